@@ -1,0 +1,1 @@
+"""The sub-commands of the blockzoo command that are not training."""

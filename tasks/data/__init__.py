@@ -1,0 +1,1 @@
+"""Lightning data modules and the real data sets that ship with the package."""
