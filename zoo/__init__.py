@@ -1,1 +1,73 @@
-"""blockzoo."""
+"""blockzoo: a model zoo for vision and science.
+
+    import blockzoo
+
+    blockzoo.list_models()
+    model = blockzoo.create_model("timesnet_classifier.japanese_vowels", pretrained=True)
+
+Importing this package loads nothing heavy; timm, Lightning, e3nn and Triton come in when something needs them. Image
+models whose names timm does not have are also found by `timm.create_model`.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from blockzoo import timm_bridge
+
+if TYPE_CHECKING:
+    from blockzoo._builder import convert_state_dict, create_model
+    from blockzoo._model import ZooModel
+    from blockzoo._registry import (
+        get_pretrained_cfg,
+        is_model,
+        list_families,
+        list_models,
+        list_pretrained,
+        model_entrypoint,
+        register_model,
+    )
+
+_HOMES = {
+    "convert_state_dict": "_builder",
+    "create_model": "_builder",
+    "ZooModel": "_model",
+    "get_pretrained_cfg": "_registry",
+    "is_model": "_registry",
+    "list_families": "_registry",
+    "list_models": "_registry",
+    "list_pretrained": "_registry",
+    "model_entrypoint": "_registry",
+    "register_model": "_registry",
+}
+
+__all__ = [
+    "ZooModel",
+    "__version__",
+    "convert_state_dict",
+    "create_model",
+    "get_pretrained_cfg",
+    "is_model",
+    "list_families",
+    "list_models",
+    "list_pretrained",
+    "model_entrypoint",
+    "register_model",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.import_module("importlib.metadata").version("blockzoo")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'blockzoo' has no attribute {name!r}")
+    importlib.import_module("timm")  # before any module of ours, see timm_bridge
+    value = getattr(importlib.import_module(f"blockzoo.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+timm_bridge.install()

@@ -1,0 +1,185 @@
+"""From a name to a model: sources, configurations, construction and weights, on timm's builder."""
+
+import difflib
+import inspect
+from dataclasses import fields, replace
+from os import PathLike
+from typing import Any, TypeVar
+
+import timm
+from timm.models import build_model_with_cfg, load_model_config_from_hf, parse_model_name
+from timm.models._hub import load_model_config_from_path
+from timm.models._registry import split_model_name_tag
+from torch import nn
+
+from blockzoo import _registry
+from blockzoo._cfg import ZooCfg
+from blockzoo._model import ZooModel
+from blockzoo.checkpoints import fetch, load_manifest, load_state_dict
+
+__all__ = ["build_model", "convert_state_dict", "create_model"]
+
+ModelT = TypeVar("ModelT", bound=nn.Module)
+
+BUILDER_ARGS = ("features_only", "out_indices", "feature_cls", "output_fmt", "pretrained_model_args")
+"""Arguments that timm's builder takes, beside those of the model's constructor."""
+
+
+def create_model(
+    model_name: str,
+    pretrained: bool = False,
+    pretrained_cfg: str | dict[str, Any] | ZooCfg | None = None,
+    pretrained_cfg_overlay: dict[str, Any] | None = None,
+    checkpoint_path: str | PathLike[str] | None = None,
+    cache_dir: str | PathLike[str] | None = None,
+    **kwargs: Any,
+) -> Any:
+    """Create a model, with timm's arguments and semantics.
+
+    Args:
+        model_name: "name", "name.tag", "hf-hub:org/name[@revision]", "local-dir:path", or "timm:anything" for what
+            `timm.create_model` builds under that name.
+        pretrained: Load the weights of the tag, by default the first that has weights. Packaged, cached and downloaded
+            weights go through one verified path (`blockzoo.checkpoints.fetch`).
+        pretrained_cfg: A tag, or a whole configuration, instead of the tag in the name.
+        pretrained_cfg_overlay: Entries that replace those of the configuration.
+        checkpoint_path: A file of weights in our layout or a published one, loaded strictly after construction.
+        cache_dir: Folder for downloads instead of the default one.
+        **kwargs: Arguments of the model (`num_classes`, `in_chans`, `drop_rate`, ...) and of timm's builder
+            (`features_only`, `out_indices`, ...); None means the default.
+
+    Returns:
+        The model, an instance of `ZooModel` unless `features_only` or "timm:" asks for another.
+
+    Raises:
+        ValueError: Unknown name, tag or source; the message suggests near ones.
+        TypeError: An argument that the model does not take; the message lists those that it does.
+        RuntimeError: There are no weights, or they cannot be fetched or do not fit.
+    """
+    kwargs = {key: value for key, value in kwargs.items() if value is not None}
+    if model_name.startswith("timm:"):
+        return timm.create_model(
+            model_name.removeprefix("timm:"),
+            pretrained=pretrained,
+            pretrained_cfg=pretrained_cfg,
+            pretrained_cfg_overlay=pretrained_cfg_overlay,
+            checkpoint_path=checkpoint_path,
+            cache_dir=cache_dir,
+            **kwargs,
+        )
+    source, name = parse_model_name(model_name)
+    if source is None:
+        name, tag = split_model_name_tag(name)
+        pretrained_cfg = pretrained_cfg or tag or None
+    elif pretrained_cfg:
+        raise ValueError(f"pretrained_cfg={pretrained_cfg!r} cannot be given with {model_name!r}, which brings its own")
+    else:
+        load = load_model_config_from_path if source == "local-dir" else load_model_config_from_hf
+        found = load(name) if source == "local-dir" else load(name, cache_dir=cache_dir)
+        pretrained_cfg, name, model_args = found
+        kwargs = {**(model_args or {}), **kwargs}
+    model = _registry.model_entrypoint(name)(
+        pretrained=pretrained,
+        pretrained_cfg=pretrained_cfg,
+        pretrained_cfg_overlay=pretrained_cfg_overlay,
+        cache_dir=cache_dir,
+        **kwargs,
+    )
+    if checkpoint_path:
+        model.load_state_dict(convert_state_dict(model, load_state_dict(checkpoint_path)), strict=True)
+    return model
+
+
+def convert_state_dict(model: nn.Module, state_dict: dict[str, Any]) -> dict[str, Any]:
+    """Turn a published checkpoint's state dict into the layout of `model`; ours passes unchanged.
+
+    Args:
+        model: A model of the zoo, which says what layouts it knows.
+        state_dict: Tensors by name in the published layout, or in ours.
+
+    Raises:
+        TypeError: `model` is not one of ours.
+    """
+    if not isinstance(model, ZooModel):
+        raise TypeError(f"model must be a model of the zoo, not {type(model).__name__}")
+    return type(model).convert_state_dict(state_dict, model)
+
+
+def build_model(
+    cls: type[ModelT],
+    variant: str,
+    pretrained: bool = False,
+    pretrained_cfg: str | dict[str, Any] | ZooCfg | None = None,
+    pretrained_cfg_overlay: dict[str, Any] | None = None,
+    cache_dir: str | PathLike[str] | None = None,
+    feature_cfg: dict[str, Any] | None = None,
+    **kwargs: Any,
+) -> Any:
+    """Build a variant of a family: what an entrypoint calls.
+
+    The configuration is looked up in our tables, its weights are fetched and verified, and timm's
+    `build_model_with_cfg` does the rest: adaptation of stem and classifier, feature wrappers, strict loading.
+
+    Args:
+        cls: The model class.
+        variant: The registered name.
+        pretrained: Load weights.
+        pretrained_cfg: Tag, dictionary or configuration; the default tag when None.
+        pretrained_cfg_overlay: Entries that replace those of the configuration.
+        cache_dir: Folder for downloads.
+        feature_cfg: timm's settings for `features_only`.
+        **kwargs: Arguments of the constructor and of timm's builder.
+    """
+    cfg = _resolve_cfg(variant, pretrained_cfg, pretrained_cfg_overlay)
+    kwargs = {**cfg.model_args, **kwargs}
+    _check_arguments(cls, variant, kwargs)
+    overlay: dict[str, Any] = {}
+    if pretrained and cfg.checkpoint and not (cfg.file or cfg.state_dict):
+        overlay["file"] = str(fetch(load_manifest()[cfg.checkpoint], cache_dir=cache_dir))
+    if cfg.modality != "image":
+        overlay["input_size"] = None  # timm's builder takes every size for that of an image
+    model = build_model_with_cfg(
+        cls,
+        variant,
+        pretrained,
+        pretrained_cfg=replace(cfg, **overlay),
+        pretrained_filter_fn=cls.convert_state_dict if issubclass(cls, ZooModel) else None,
+        feature_cfg=feature_cfg,
+        cache_dir=cache_dir,
+        **kwargs,
+    )
+    if cfg.modality != "image":
+        actual = {"input_size": getattr(model, "input_size", cfg.input_size)}
+        if cfg.num_classes is not None:
+            actual["num_classes"] = getattr(model, "num_classes", cfg.num_classes)
+        model.pretrained_cfg = model.default_cfg = {**replace(cfg, **actual).to_dict()}
+    return model
+
+
+def _resolve_cfg(variant: str, cfg: str | dict[str, Any] | ZooCfg | None, overlay: dict[str, Any] | None) -> ZooCfg:
+    if isinstance(cfg, dict):
+        base = _registry.get_pretrained_cfg(variant)
+        plain = {"url": None, "hf_hub_id": None, "file": None, "checkpoint": None}
+        cfg = replace(base, **{**plain, **_known(cfg, "pretrained_cfg")})
+    elif not isinstance(cfg, ZooCfg):
+        cfg = _registry.get_pretrained_cfg(f"{variant}.{cfg}" if cfg else variant)
+    return replace(cfg, **_known(overlay or {}, "pretrained_cfg_overlay"))
+
+
+def _known(entries: dict[str, Any], argument: str) -> dict[str, Any]:
+    names = [field.name for field in fields(ZooCfg)]
+    for key in entries:
+        if key not in names:
+            raise TypeError(f"{argument} has an unknown entry {key!r}; the entries are {', '.join(names)}")
+    return entries
+
+
+def _check_arguments(cls: type[nn.Module], variant: str, kwargs: dict[str, Any]) -> None:
+    parameters = inspect.signature(cls).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    for key in kwargs:
+        if key not in parameters and key not in BUILDER_ARGS:
+            close = difflib.get_close_matches(key, parameters, n=1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise TypeError(f"{variant} has no argument {key!r}; {hint}it takes {', '.join(parameters)}")

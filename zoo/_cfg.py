@@ -1,0 +1,40 @@
+"""Configuration of a pretrained tag: timm's, with what other modalities need."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from timm.models._pretrained import PretrainedCfg
+
+__all__ = ["ZooCfg", "series_cfg"]
+
+
+@dataclass
+class ZooCfg(PretrainedCfg):
+    """timm's `PretrainedCfg`, extended.
+
+    Attributes:
+        input_size: Sizes of one input along `input_axes`, without the batch; images keep timm's (C, H, W).
+        task: What the outputs are.
+        modality: "image", "video", "series", "graph" or "field".
+        input_axes: One letter for each axis of `input_size`, for example "CHW" or "TC".
+        model_args: Constructor arguments that belong to the weights; the caller's own come before them.
+        checkpoint: Key of the weights in the checkpoint manifest; None when there are none.
+    """
+
+    task: str = "classification"
+    modality: str = "image"
+    input_axes: str = "CHW"
+    model_args: dict[str, Any] = field(default_factory=dict)
+    checkpoint: str | None = None
+
+    @property
+    def has_weights(self) -> Any:
+        """Whether weights can be had for this tag."""
+        return self.checkpoint or super().has_weights
+
+
+def series_cfg(task: str, input_size: tuple[int, int], **kwargs: Any) -> ZooCfg:
+    """Configuration of a time-series model; `input_size` is (steps, channels)."""
+    image_only: dict[str, Any] = {"interpolation": None, "crop_pct": None, "crop_mode": None, "mean": None, "std": None}
+    defaults: dict[str, Any] = {**image_only, "num_classes": None, "license": "apache-2.0"}
+    return ZooCfg(task=task, modality="series", input_axes="TC", input_size=input_size, **{**defaults, **kwargs})

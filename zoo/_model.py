@@ -1,0 +1,59 @@
+"""What every model of the zoo offers beyond `forward`."""
+
+import abc
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from typing_extensions import Self
+
+__all__ = ["ZooModel"]
+
+
+class ZooModel(nn.Module, abc.ABC):
+    """Base class of all models, whatever they eat.
+
+    Attributes:
+        task: What the outputs are, for example "forecast" or "classification".
+        modality: What the inputs are: "image", "video", "series", "graph" or "field".
+        pretrained_cfg: The resolved configuration as a dictionary, set by the builder; `input_size` describes one input
+            of this very model, without the batch axis, its axes named by `input_axes`.
+    """
+
+    task: ClassVar[str]
+    modality: ClassVar[str]
+    pretrained_cfg: dict[str, Any]
+
+    @abc.abstractmethod
+    def example_inputs(self, batch_size: int = 1, generator: torch.Generator | None = None) -> dict[str, torch.Tensor]:
+        """Valid forward arguments, on the model's device and in its dtype.
+
+        Args:
+            batch_size: Samples in the batch.
+            generator: Source of the random values, a CPU generator; torch's global one by default.
+        """
+
+    @classmethod
+    def convert_state_dict(cls, state_dict: dict[str, Any], model: "ZooModel") -> dict[str, Any]:
+        """Turn a published checkpoint's layout into this model's; a state dict in our layout passes unchanged."""
+        return state_dict
+
+    @torch.no_grad()
+    def deploy(self) -> Self:
+        """Apply every exact merge that the architecture allows, in place, for inference.
+
+        Layers that can be merged have a method `fuse()`, as in timm. The model is put in eval mode; its outputs agree
+        with the unmerged model's to rounding. Afterwards the state dict has the merged layout.
+
+        Returns:
+            The model itself.
+        """
+        self.eval()
+        for module in self.modules():
+            if module is not self and callable(fuse := getattr(module, "fuse", None)):
+                fuse()
+        return self
+
+    def _example(self, *shape: int, generator: torch.Generator | None) -> torch.Tensor:
+        parameter = next(self.parameters())
+        return torch.randn(*shape, generator=generator).to(parameter.device, parameter.dtype)

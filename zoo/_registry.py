@@ -1,0 +1,197 @@
+"""Names, tags and configurations of the zoo's models, with timm's grammar.
+
+A model's entrypoint is a function of its name in a family module (`blockzoo/<family>.py`) that holds a `default_cfgs`
+table made by timm's `generate_default_cfgs`. The tables here are ours alone: timm's are never written to, except by
+`blockzoo.timm_bridge` for image models whose names timm does not have.
+"""
+
+import difflib
+import fnmatch
+import functools
+import importlib
+import re
+import sys
+from collections.abc import Callable, Iterable
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from timm.models._pretrained import DefaultCfg, PretrainedCfg
+from timm.models._registry import split_model_name_tag
+from timm.models._registry import is_model as timm_has
+
+from blockzoo import timm_bridge
+from blockzoo._cfg import ZooCfg
+
+__all__ = [
+    "get_pretrained_cfg",
+    "is_model",
+    "list_families",
+    "list_models",
+    "list_pretrained",
+    "model_entrypoint",
+    "register_model",
+]
+
+FAMILIES = ("timesnet",)
+"""Modules of the package that register models when they are imported."""
+
+Entrypoint = TypeVar("Entrypoint", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class _Entry:
+    entrypoint: Callable[..., Any]
+    family: str
+    cfgs: DefaultCfg
+
+    @property
+    def default(self) -> ZooCfg:
+        return self.cfgs.default
+
+
+_entries: dict[str, _Entry] = {}
+
+
+def register_model(fn: Entrypoint) -> Entrypoint:
+    """Register a model under the name of its entrypoint `fn(pretrained=False, **kwargs)`.
+
+    The configurations come from `default_cfgs[name]` in the module that defines `fn`, which must stand above it; the
+    family is that module's last name. An image model whose name is free in timm is reachable through timm as well.
+
+    Raises:
+        ValueError: The module has no configuration for the name, or another function has taken the name.
+    """
+    name, module = fn.__name__, sys.modules[fn.__module__]
+    cfgs = getattr(module, "default_cfgs", {}).get(name)
+    if not isinstance(cfgs, DefaultCfg) or not all(isinstance(cfg, ZooCfg) for cfg in cfgs.cfgs.values()):
+        raise ValueError(
+            f"{fn.__module__}.default_cfgs has no entry {name!r} made by generate_default_cfgs from ZooCfg values"
+        )
+    taken = _entries.get(name)
+    if taken is not None and taken.entrypoint.__module__ != fn.__module__:
+        raise ValueError(f"the model name {name!r} is taken by {taken.entrypoint.__module__}; choose another")
+    tagged = {tag: replace(cfg, architecture=name, tag=tag or None) for tag, cfg in cfgs.cfgs.items()}
+    family = fn.__module__.rpartition(".")[2]
+    _entries[name] = _Entry(fn, family, DefaultCfg(deepcopy(cfgs.tags), tagged, cfgs.is_pretrained))
+    if _entries[name].default.modality == "image":
+        timm_bridge.offer(name, fn, _entries[name].cfgs)
+    return fn
+
+
+@functools.cache
+def load_families() -> None:
+    """Import every family module, so that the tables are complete."""
+    for family in FAMILIES:
+        importlib.import_module(f"blockzoo.{family}")
+
+
+def _entry(model_name: str) -> _Entry:
+    load_families()
+    name = split_model_name_tag(model_name)[0]
+    if name in _entries:
+        return _entries[name]
+    close = difflib.get_close_matches(name, _entries, n=3, cutoff=0.5)
+    hint = f"; did you mean {' or '.join(close)}?" if close else "; blockzoo.list_models() lists what there is"
+    if timm_has(name):
+        hint = f"; timm has it: use 'timm:{name}'"
+    raise ValueError(f"unknown model {name!r}{hint}")
+
+
+def _natural(text: str) -> list[int | str]:
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", text.lower())]
+
+
+def _as_list(value: str | Iterable[str]) -> list[str]:
+    return [value] if isinstance(value, str) else list(value)
+
+
+def list_models(
+    filter: str | Iterable[str] = "",
+    family: str | Iterable[str] = "",
+    task: str | Iterable[str] = "",
+    modality: str | Iterable[str] = "",
+    pretrained: bool = False,
+    exclude_filters: str | Iterable[str] = "",
+    include_tags: bool | None = None,
+) -> list[str]:
+    """Names of the models, sorted naturally.
+
+    Args:
+        filter: Wildcard or wildcards that a name must match, as in `fnmatch`; one without a dot matches any tag.
+        family: Only models of this family or these families.
+        task: Only models for this task or these tasks.
+        modality: Only models with this kind of input.
+        pretrained: Only those with weights.
+        exclude_filters: Wildcard or wildcards of names to leave out.
+        include_tags: List "name.tag" instead of names; by default exactly when `pretrained` is set.
+    """
+    load_families()
+    if include_tags is None:
+        include_tags = pretrained
+
+    def matches(name: str, patterns: str | Iterable[str]) -> bool:
+        arch = split_model_name_tag(name)[0]
+        return any(fnmatch.fnmatchcase(name if "." in pattern else arch, pattern) for pattern in _as_list(patterns))
+
+    def keep(value: str, wanted: str | Iterable[str]) -> bool:
+        return not wanted or value in _as_list(wanted)
+
+    names = []
+    for name, entry in _entries.items():
+        default = entry.default
+        if not (keep(entry.family, family) and keep(default.task, task) and keep(default.modality, modality)):
+            continue
+        tags = [tag for tag in entry.cfgs.tags if not pretrained or entry.cfgs.cfgs[tag].has_weights]
+        if include_tags:
+            names += [f"{name}.{tag}" if tag else name for tag in tags]
+        elif tags:
+            names.append(name)
+    kept = [name for name in names if (not filter or matches(name, filter)) and not matches(name, exclude_filters)]
+    return sorted(kept, key=_natural)
+
+
+def list_pretrained(filter: str | Iterable[str] = "", exclude_filters: str | Iterable[str] = "") -> list[str]:
+    """All "name.tag" that have weights."""
+    return list_models(filter, pretrained=True, exclude_filters=exclude_filters)
+
+
+def list_families(task: str | Iterable[str] = "", modality: str | Iterable[str] = "") -> list[str]:
+    """Names of the model families."""
+    return sorted({_entries[name].family for name in list_models(task=task, modality=modality)}, key=_natural)
+
+
+def is_model(model_name: str) -> bool:
+    """Whether the zoo has a model of this name; a tag is ignored."""
+    load_families()
+    return split_model_name_tag(model_name)[0] in _entries
+
+
+def model_entrypoint(model_name: str) -> Callable[..., Any]:
+    """The function that builds a model; a tag is ignored.
+
+    Raises:
+        ValueError: There is no such model; the message suggests near names.
+    """
+    return _entry(model_name).entrypoint
+
+
+def family_of(model_name: str) -> str:
+    """The family that a model belongs to."""
+    return _entry(model_name).family
+
+
+def get_pretrained_cfg(model_name: str) -> PretrainedCfg:
+    """A copy of the configuration of "name" (its default tag) or "name.tag".
+
+    Raises:
+        ValueError: There is no such model, or no such tag; the message lists the tags.
+    """
+    cfgs = _entry(model_name).cfgs
+    name, tag = split_model_name_tag(model_name)
+    if not tag:
+        return deepcopy(cfgs.default)
+    if tag not in cfgs.cfgs:
+        tags = ", ".join(filter(None, cfgs.tags)) or "none"
+        raise ValueError(f"{name!r} has no pretrained tag {tag!r}; its tags: {tags}")
+    return deepcopy(cfgs.cfgs[tag])

@@ -1,0 +1,519 @@
+"""TimesNet: time series as images, folded by their strongest periods.
+
+Source: "TimesNet: Temporal 2D-Variation Modeling for General Time Series Analysis" (2023), and its code in
+Time-Series-Library, whose outputs these models reproduce from the same weights.
+
+What differs from that code: each inception block is one convolution; the period search neither synchronises a device nor
+breaks a graph; periods can be chosen per sample (`period_scope="sample"`); the calendar features are a call argument that
+may be left out; statistics of a series with no observed value are finite; arguments without effect are gone.
+
+Series are (B, T, C): batch, steps, channels. `seq_len` is T of the input and `pred_len` the number of steps to forecast.
+"""
+
+import re
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from timm.layers import DropPath, calculate_drop_path_rates
+from timm.models._features import feature_take_indices
+from timm.models._registry import generate_default_cfgs
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from blockzoo._builder import build_model
+from blockzoo._cfg import ZooCfg, series_cfg
+from blockzoo._model import ZooModel
+from blockzoo._registry import register_model
+from blockzoo.layers.period import PeriodBlock, PeriodScope
+from blockzoo.layers.series_embed import SeriesEmbedding
+from blockzoo.layers.series_norm import standardize_series
+
+__all__ = ["TimesNet", "TimesNetAnomaly", "TimesNetClassifier", "TimesNetForecast", "TimesNetImputation"]
+
+
+class TimesNet(ZooModel):
+    """Embedding and blocks that the models of all tasks share.
+
+    Args:
+        seq_len: Steps of the input series.
+        pred_len: Steps to forecast behind them.
+        in_chans: Channels of the series.
+        d_model: Width of the embedding.
+        d_ff: Channels between the two convolutions of a block.
+        depth: Number of blocks.
+        top_k: Periods that each block folds by, at most half the steps.
+        num_kernels: Branches of the inception blocks, with kernels 1, 3, .., 2 * num_kernels - 1.
+        time_freq: Sampling frequency, which sets the number of calendar features: m(onthly) 1, w 2, d 3, h 4,
+            t (by the minute) 5, s 6; None for a model without them.
+        drop_rate: Dropout on the embedding and before the classifier.
+        drop_path_rate: Stochastic depth of the last block, growing linearly from 0.
+        period_scope: "batch" chooses periods for the whole batch, as published, so that a sample's output depends on its
+            batch companions; "sample" chooses them for each sample.
+        device: Device of the parameters.
+        dtype: Type of the parameters.
+
+    Raises:
+        ValueError: A size is not positive, or `top_k` does not fit the length.
+    """
+
+    modality: ClassVar[str] = "series"
+    standardizes: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        seq_len: int,
+        pred_len: int,
+        in_chans: int,
+        d_model: int,
+        d_ff: int,
+        depth: int,
+        top_k: int,
+        num_kernels: int,
+        time_freq: str | None,
+        drop_rate: float,
+        drop_path_rate: float,
+        period_scope: PeriodScope,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+    ) -> None:
+        super().__init__()
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
+        sizes = {"seq_len": seq_len, "in_chans": in_chans, "d_model": d_model, "d_ff": d_ff, "depth": depth}
+        for name, value in sizes.items():
+            if value < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
+        if not 1 <= top_k <= (seq_len + pred_len) // 2:
+            raise ValueError(f"top_k={top_k} must be from 1 to {(seq_len + pred_len) // 2}, half the number of steps")
+        if period_scope not in ("batch", "sample"):
+            raise ValueError(f"period_scope={period_scope!r} must be 'batch' or 'sample'")
+        self.seq_len = seq_len
+        self.pred_len = pred_len
+        self.in_chans = in_chans
+        self.num_features = self.head_hidden_size = d_model
+        self.time_freq = time_freq
+        self.drop_rate = drop_rate
+        self.grad_checkpointing = False
+        self.input_size = (seq_len, in_chans)
+        self.feature_info = [{"num_chs": d_model, "reduction": 1, "module": f"blocks.{i}"} for i in range(depth)]
+
+        self.embed = SeriesEmbedding(in_chans, d_model, seq_len, time_freq, drop_rate, **dd)
+        self.extend = nn.Linear(seq_len, seq_len + pred_len, **dd) if pred_len else nn.Identity()
+        self.blocks = nn.ModuleList(
+            PeriodBlock(d_model, d_ff, top_k, num_kernels, period_scope, **dd) for _ in range(depth)
+        )
+        rates = calculate_drop_path_rates(drop_path_rate, depth)
+        self.drop_paths = nn.ModuleList(DropPath(rate) if rate > 0 else nn.Identity() for rate in rates)
+        self.norm = nn.LayerNorm(d_model, **dd)
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        """Parameters that weight decay should leave alone, beyond biases and norms: none."""
+        return set()
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Layer groups for layer-wise learning rates."""
+        return {"stem": r"^embed|^extend", "blocks": [(r"^blocks\.(\d+)", None), (r"^norm", (99999,))]}
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Trade computing each block twice in training for not storing its activations."""
+        self.grad_checkpointing = enable
+
+    def _check(self, x: torch.Tensor) -> None:
+        if x.ndim != 3 or x.shape[1:] != (self.seq_len, self.in_chans):
+            expected = f"(batch, seq_len={self.seq_len}, in_chans={self.in_chans})"
+            raise ValueError(f"x has shape {tuple(x.shape)}, expected {expected}")
+
+    def _tokens(
+        self, x: torch.Tensor, time_features: torch.Tensor | None, depth: int | None = None
+    ) -> list[torch.Tensor]:
+        """Outputs of the blocks up to `depth`, for a standardised series."""
+        x = self.extend(self.embed(x, time_features).transpose(1, 2)).transpose(1, 2)
+        outputs = []
+        for block, drop_path in zip(self.blocks[:depth], self.drop_paths, strict=False):
+            if self.grad_checkpointing and self.training and not torch.jit.is_scripting():
+                y = checkpoint(block, x, use_reentrant=False)
+            else:
+                y = block(x)
+            x = self.norm(x + drop_path(y))
+            outputs.append(x)
+        return outputs
+
+    def _standardize(
+        self, x: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        self._check(x)
+        if self.standardizes:
+            return standardize_series(x, mask)
+        return x, None, None
+
+    def forward_features(
+        self, x: torch.Tensor, mask: torch.Tensor | None = None, time_features: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Tokens of the last block, (B, seq_len + pred_len, d_model), from a raw series."""
+        return self._tokens(self._standardize(x, mask)[0], time_features)[-1]
+
+    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        """Map tokens to values of the standardised series, (B, steps, in_chans); with `pre_logits`, leave them."""
+        return x if pre_logits else self.head(x)
+
+    def forward_intermediates(
+        self,
+        x: torch.Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NLC",
+        intermediates_only: bool = False,
+    ) -> Any:
+        """Outputs of chosen blocks, as in timm.
+
+        Args:
+            x: Raw series, (B, seq_len, in_chans).
+            indices: Blocks to return: all (None), the last n (int), or those listed.
+            norm: No effect: every block's output is normalised already.
+            stop_early: Do not run the blocks behind the last one listed.
+            output_fmt: "NLC" for (B, steps, d_model), "NCL" for (B, d_model, steps).
+            intermediates_only: Return the list alone.
+
+        Returns:
+            The list, or the output of `forward_features` and the list.
+        """
+        if output_fmt not in ("NLC", "NCL"):
+            raise ValueError(f"output_fmt={output_fmt!r} must be 'NLC' or 'NCL'")
+        take, last = feature_take_indices(len(self.blocks), indices)
+        tokens = self._tokens(self._standardize(x)[0], None, last + 1 if stop_early else None)
+        chosen = [tokens[i] if output_fmt == "NLC" else tokens[i].transpose(1, 2) for i in take]
+        return chosen if intermediates_only else (tokens[-1], chosen)
+
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Drop the blocks behind the last one in `indices`, and the head; returns the indices counted from 0."""
+        take, last = feature_take_indices(len(self.blocks), indices)
+        self.blocks, self.drop_paths = self.blocks[: last + 1], self.drop_paths[: last + 1]
+        if prune_head:
+            self.head = nn.Identity()
+        return list(take)
+
+    def example_inputs(self, batch_size: int = 1, generator: torch.Generator | None = None) -> dict[str, torch.Tensor]:
+        """Random forward arguments; see `ZooModel.example_inputs`."""
+        inputs = {"x": self._example(batch_size, self.seq_len, self.in_chans, generator=generator)}
+        if self.embed.time is not None:
+            count = self.embed.num_time_features
+            noise = self._example(batch_size, self.seq_len, count, generator=generator)
+            inputs["time_features"] = noise.sigmoid() - 0.5
+        return inputs
+
+    @classmethod
+    def convert_state_dict(cls, state_dict: dict[str, Any], model: ZooModel) -> dict[str, Any]:
+        """Time-Series-Library's layout to ours.
+
+        Its position table is a constant that we compute, and its calendar embedding is left out for models that do not
+        use one.
+        """
+        own = model.state_dict()
+        converted = {}
+        for name, value in state_dict.items():
+            for pattern, replacement in _OFFICIAL_NAMES:
+                name = re.sub(pattern, replacement, name)
+            if name == "embed.positions" or (name == "embed.time.weight" and name not in own):
+                continue
+            converted[name] = value
+        return converted
+
+
+_OFFICIAL_NAMES = (
+    (r"^model\.(\d+)\.conv\.0\.", r"blocks.\1.conv1."),
+    (r"^model\.(\d+)\.conv\.2\.", r"blocks.\1.conv2."),
+    (r"^enc_embedding\.value_embedding\.tokenConv\.", "embed.value."),
+    (r"^enc_embedding\.temporal_embedding\.embed\.", "embed.time."),
+    (r"^enc_embedding\.position_embedding\.pe$", "embed.positions"),
+    (r"^layer_norm\.", "norm."),
+    (r"^predict_linear\.", "extend."),
+    (r"^projection\.", "head."),
+)
+
+
+class TimesNetForecast(TimesNet):
+    """TimesNet that forecasts; see `TimesNet` for the arguments."""
+
+    task = "forecast"
+
+    def __init__(
+        self,
+        seq_len: int = 96,
+        pred_len: int = 96,
+        in_chans: int = 7,
+        d_model: int = 16,
+        d_ff: int = 32,
+        depth: int = 2,
+        top_k: int = 5,
+        num_kernels: int = 6,
+        time_freq: str | None = "h",
+        drop_rate: float = 0.1,
+        drop_path_rate: float = 0.0,
+        period_scope: PeriodScope = "batch",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        if pred_len < 1:
+            raise ValueError(f"pred_len={pred_len} must be at least 1")
+        super().__init__(
+            seq_len, pred_len, in_chans, d_model, d_ff, depth, top_k, num_kernels, time_freq, drop_rate,
+            drop_path_rate, period_scope, device, dtype,
+        )  # fmt: skip
+        self.head = nn.Linear(d_model, in_chans, device=device, dtype=dtype)
+
+    def forward(self, x: torch.Tensor, time_features: torch.Tensor | None = None) -> torch.Tensor:
+        """Forecast a series.
+
+        Args:
+            x: The past, (B, seq_len, in_chans), in any unit: each series is standardised by its own mean and deviation.
+            time_features: Calendar features of the past, (B, seq_len, number set by `time_freq`), in [-0.5, 0.5].
+
+        Returns:
+            The next pred_len steps, (B, pred_len, in_chans), in the unit of `x`.
+
+        Raises:
+            ValueError: A shape does not fit.
+        """
+        x, mean, std = self._standardize(x)
+        return (self.forward_head(self._tokens(x, time_features)[-1]) * std + mean)[:, -self.pred_len :]
+
+
+class TimesNetImputation(TimesNet):
+    """TimesNet that fills in missing values; see `TimesNet` for the arguments."""
+
+    task = "imputation"
+
+    def __init__(
+        self,
+        seq_len: int = 96,
+        in_chans: int = 7,
+        d_model: int = 16,
+        d_ff: int = 32,
+        depth: int = 2,
+        top_k: int = 3,
+        num_kernels: int = 6,
+        time_freq: str | None = "h",
+        drop_rate: float = 0.1,
+        drop_path_rate: float = 0.0,
+        period_scope: PeriodScope = "batch",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            seq_len, 0, in_chans, d_model, d_ff, depth, top_k, num_kernels, time_freq, drop_rate, drop_path_rate,
+            period_scope, device, dtype,
+        )  # fmt: skip
+        self.head = nn.Linear(d_model, in_chans, device=device, dtype=dtype)
+
+    def forward(
+        self, x: torch.Tensor, mask: torch.Tensor | None = None, time_features: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Reconstruct a series with gaps.
+
+        Args:
+            x: Values, (B, seq_len, in_chans); those at missing places are ignored.
+            mask: 1 where a value is observed, 0 where it is missing, (B, seq_len, in_chans); all by default.
+            time_features: Calendar features, (B, seq_len, number set by `time_freq`), in [-0.5, 0.5].
+
+        Returns:
+            The whole series, (B, seq_len, in_chans), in the unit of `x`; read it at the missing places.
+
+        Raises:
+            ValueError: A shape does not fit.
+        """
+        if mask is not None and mask.shape != x.shape:
+            raise ValueError(f"mask has shape {tuple(mask.shape)}, expected that of x, {tuple(x.shape)}")
+        x, mean, std = self._standardize(x, mask)
+        return self.forward_head(self._tokens(x, time_features)[-1]) * std + mean
+
+    def example_inputs(self, batch_size: int = 1, generator: torch.Generator | None = None) -> dict[str, torch.Tensor]:
+        """Random forward arguments, a quarter of the values missing; see `ZooModel.example_inputs`."""
+        inputs = super().example_inputs(batch_size, generator)
+        inputs["mask"] = (torch.rand(inputs["x"].shape, generator=generator) > 0.25).to(inputs["x"])
+        return inputs
+
+
+class TimesNetAnomaly(TimesNet):
+    """TimesNet that reconstructs series, so that anomalies show as errors; see `TimesNet` for the arguments."""
+
+    task = "anomaly"
+
+    def __init__(
+        self,
+        seq_len: int = 100,
+        in_chans: int = 38,
+        d_model: int = 64,
+        d_ff: int = 64,
+        depth: int = 2,
+        top_k: int = 5,
+        num_kernels: int = 6,
+        drop_rate: float = 0.1,
+        drop_path_rate: float = 0.0,
+        period_scope: PeriodScope = "batch",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            seq_len, 0, in_chans, d_model, d_ff, depth, top_k, num_kernels, None, drop_rate, drop_path_rate,
+            period_scope, device, dtype,
+        )  # fmt: skip
+        self.head = nn.Linear(d_model, in_chans, device=device, dtype=dtype)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Reconstruct series (B, seq_len, in_chans) of any unit; the squared error at a step is its anomaly score.
+
+        Raises:
+            ValueError: The shape does not fit.
+        """
+        x, mean, std = self._standardize(x)
+        return self.forward_head(self._tokens(x, None)[-1]) * std + mean
+
+
+class TimesNetClassifier(TimesNet):
+    """TimesNet that classifies whole series; see `TimesNet` for the arguments.
+
+    Args:
+        num_classes: Classes; 0 for a model that returns features.
+    """
+
+    task = "classification"
+    standardizes = False
+
+    def __init__(
+        self,
+        seq_len: int = 29,
+        in_chans: int = 12,
+        num_classes: int = 9,
+        d_model: int = 16,
+        d_ff: int = 32,
+        depth: int = 2,
+        top_k: int = 3,
+        num_kernels: int = 6,
+        drop_rate: float = 0.1,
+        drop_path_rate: float = 0.0,
+        period_scope: PeriodScope = "batch",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            seq_len, 0, in_chans, d_model, d_ff, depth, top_k, num_kernels, None, drop_rate, drop_path_rate,
+            period_scope, device, dtype,
+        )  # fmt: skip
+        self.head_hidden_size = d_model * seq_len
+        self.head_drop = nn.Dropout(drop_rate)
+        self.head: nn.Module = nn.Identity()
+        self.reset_classifier(num_classes)
+        self.head.to(device=device, dtype=dtype)
+
+    @torch.jit.ignore
+    def get_classifier(self) -> nn.Module:
+        """The last layer."""
+        return self.head
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Put a new classifier in place, on the device and in the dtype of the model.
+
+        Args:
+            num_classes: Classes; 0 for none.
+            global_pool: Only None: the classifier reads all steps, there is no pooling.
+        """
+        if global_pool:
+            raise ValueError(f"global_pool={global_pool!r} must be None: the classifier reads all steps")
+        self.num_classes = num_classes
+        weight = self.norm.weight
+        self.head = nn.Linear(self.head_hidden_size, num_classes) if num_classes else nn.Identity()
+        self.head.to(device=weight.device, dtype=weight.dtype)
+
+    def forward_head(
+        self, x: torch.Tensor, mask: torch.Tensor | None = None, pre_logits: bool = False
+    ) -> torch.Tensor:
+        """Classify tokens.
+
+        Args:
+            x: Tokens, (B, seq_len, d_model).
+            mask: 1 where a step is real, 0 where it is padding, (B, seq_len).
+            pre_logits: Stop before the classifier.
+
+        Returns:
+            Logits (B, num_classes), or features (B, seq_len * d_model).
+        """
+        x = self.head_drop(F.gelu(x))
+        if mask is not None:
+            x = x * mask.to(x.dtype).unsqueeze(-1)
+        x = x.flatten(1)
+        return x if pre_logits else self.head(x)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Classify series.
+
+        Args:
+            x: Series, (B, seq_len, in_chans), standardised as the training data was, zero behind the last real step.
+            mask: 1 where a step is real, 0 where it is padding, (B, seq_len); all are real by default.
+
+        Returns:
+            Logits, (B, num_classes).
+
+        Raises:
+            ValueError: A shape does not fit.
+        """
+        if mask is not None and mask.shape != x.shape[:2]:
+            raise ValueError(f"mask has shape {tuple(mask.shape)}, expected {tuple(x.shape[:2])}")
+        return self.forward_head(self.forward_features(x), mask)
+
+    def example_inputs(self, batch_size: int = 1, generator: torch.Generator | None = None) -> dict[str, torch.Tensor]:
+        """Random series of random lengths and their masks; see `ZooModel.example_inputs`."""
+        inputs = super().example_inputs(batch_size, generator)
+        lengths = torch.randint(self.seq_len // 2, self.seq_len + 1, (batch_size, 1), generator=generator)
+        mask = (torch.arange(self.seq_len) < lengths).to(inputs["x"])
+        return {"x": inputs["x"] * mask[..., None], "mask": mask}
+
+
+def _cfg(task: str, input_size: tuple[int, int], **kwargs: Any) -> ZooCfg:
+    return series_cfg(
+        task,
+        input_size,
+        paper_name="TimesNet: Temporal 2D-Variation Modeling for General Time Series Analysis",
+        paper_ids="arXiv:2210.02186",
+        origin_url="https://github.com/thuml/Time-Series-Library",
+        **kwargs,
+    )
+
+
+default_cfgs = generate_default_cfgs(
+    {
+        "timesnet_forecast": _cfg("forecast", (96, 7)),
+        "timesnet_imputation": _cfg("imputation", (96, 7)),
+        "timesnet_anomaly": _cfg("anomaly", (100, 38)),
+        "timesnet_classifier": _cfg("classification", (29, 12), num_classes=9, classifier="head"),
+    }
+)
+
+
+@register_model
+def timesnet_forecast(pretrained: bool = False, **kwargs: Any) -> TimesNetForecast:
+    """TimesNet for forecasting, by default at the sizes published for ETTh1, 96 to 96 steps: 0.61 M parameters."""
+    return build_model(TimesNetForecast, "timesnet_forecast", pretrained, **kwargs)
+
+
+@register_model
+def timesnet_imputation(pretrained: bool = False, **kwargs: Any) -> TimesNetImputation:
+    """TimesNet for imputation, by default at the sizes published for ETTh1: 0.59 M parameters."""
+    return build_model(TimesNetImputation, "timesnet_imputation", pretrained, **kwargs)
+
+
+@register_model
+def timesnet_anomaly(pretrained: bool = False, **kwargs: Any) -> TimesNetAnomaly:
+    """TimesNet for anomaly detection, by default at the sizes published for SMD: 4.70 M parameters."""
+    return build_model(TimesNetAnomaly, "timesnet_anomaly", pretrained, **kwargs)
+
+
+@register_model
+def timesnet_classifier(pretrained: bool = False, **kwargs: Any) -> TimesNetClassifier:
+    """TimesNet for classification, by default at the sizes published for JapaneseVowels: 0.59 M parameters."""
+    return build_model(TimesNetClassifier, "timesnet_classifier", pretrained, **kwargs)

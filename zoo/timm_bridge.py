@@ -1,0 +1,88 @@
+"""Makes our image models reachable through `timm.create_model`, where timm has no model of the name.
+
+timm is heavy to import, so nothing here imports it: when timm is loaded already, the models are registered there at
+once, otherwise at the moment it is imported. timm's own entries are never replaced.
+"""
+
+import functools
+import importlib
+import importlib.abc
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+__all__ = ["install", "offer"]
+
+default_cfgs: dict[str, Any] = {}
+"""Configurations of the models offered to timm, where timm's `register_model` looks for them."""
+
+
+def install() -> None:
+    """Register our image models in timm now if it is imported, otherwise when it is."""
+    if hasattr(sys.modules.get("timm"), "create_model"):
+        _offer_all()
+    else:
+        sys.meta_path.insert(0, _TimmFinder())
+
+
+def offer(name: str, fn: Callable[..., Any], cfgs: Any) -> None:
+    """Register an image model of ours in timm, unless timm has the name.
+
+    Args:
+        name: The model's name.
+        fn: Its entrypoint.
+        cfgs: Its configurations by tag, timm's `DefaultCfg`.
+    """
+    from timm.models._registry import is_model, register_model
+
+    if is_model(name):
+        return
+
+    @functools.wraps(fn)
+    def entrypoint(pretrained: bool = False, **kwargs: Any) -> Any:
+        return fn(pretrained=pretrained, **kwargs)
+
+    entrypoint.__module__ = __name__  # timm's registry reads name and configurations through these two
+    entrypoint.__name__ = name
+    default_cfgs[name] = cfgs
+    register_model(entrypoint)
+
+
+def _offer_all() -> None:
+    importlib.import_module("blockzoo._registry").load_families()
+
+
+def _is_importing_us() -> bool:
+    """Whether timm comes in while one of our own modules is half imported, which a family might need whole.
+
+    The public names of `blockzoo` import timm before any of our modules; a family module that somebody imports by
+    itself offers its own models, and the rest follow with the first look into the registry.
+    """
+    ours = [module for name, module in sys.modules.items() if name.startswith("blockzoo.")]
+    return any(getattr(module.__spec__, "_initializing", False) for module in ours)
+
+
+class _TimmFinder(importlib.abc.MetaPathFinder):
+    """Lets the ordinary finders load timm once, then registers our models."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname != "timm":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec("timm")
+        if spec is None or spec.loader is None:
+            return spec
+        run = spec.loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            run(module)
+            if not _is_importing_us():
+                _offer_all()
+
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
