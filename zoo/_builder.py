@@ -12,10 +12,9 @@ from timm.models._hub import load_model_config_from_path
 from timm.models._registry import split_model_name_tag
 from torch import nn
 
-from blockzoo import _registry
+from blockzoo import _registry, checkpoints
 from blockzoo._cfg import ZooCfg
 from blockzoo._model import ZooModel
-from blockzoo.checkpoints import fetch, load_manifest, load_state_dict
 
 __all__ = ["build_model", "convert_state_dict", "create_model"]
 
@@ -86,7 +85,7 @@ def create_model(
         **kwargs,
     )
     if checkpoint_path:
-        model.load_state_dict(convert_state_dict(model, load_state_dict(checkpoint_path)), strict=True)
+        model.load_state_dict(convert_state_dict(model, checkpoints.load_state_dict(checkpoint_path)), strict=True)
     return model
 
 
@@ -131,11 +130,12 @@ def build_model(
         **kwargs: Arguments of the constructor and of timm's builder.
     """
     cfg = _resolve_cfg(variant, pretrained_cfg, pretrained_cfg_overlay)
-    kwargs = {**cfg.model_args, **kwargs}
+    if pretrained or pretrained_cfg:
+        kwargs = {**cfg.model_args, **kwargs}  # a bare name means the family's own defaults, not the default tag's
     _check_arguments(cls, variant, kwargs)
     overlay: dict[str, Any] = {}
     if pretrained and cfg.checkpoint and not (cfg.file or cfg.state_dict):
-        overlay["file"] = str(fetch(load_manifest()[cfg.checkpoint], cache_dir=cache_dir))
+        overlay["file"] = str(checkpoints.fetch(checkpoints.load_manifest()[cfg.checkpoint], cache_dir=cache_dir))
     if cfg.modality != "image":
         overlay["input_size"] = None  # timm's builder takes every size for that of an image
     model = build_model_with_cfg(
@@ -148,11 +148,13 @@ def build_model(
         cache_dir=cache_dir,
         **kwargs,
     )
+    built = model.model if kwargs.get("features_only") else model
+    described: dict[str, Any] = {**model.pretrained_cfg, "file": cfg.file}
     if cfg.modality != "image":
-        actual = {"input_size": getattr(model, "input_size", cfg.input_size)}
-        if cfg.num_classes is not None:
-            actual["num_classes"] = getattr(model, "num_classes", cfg.num_classes)
-        model.pretrained_cfg = model.default_cfg = {**replace(cfg, **actual).to_dict()}
+        described["input_size"] = built.input_size
+    if "num_classes" in described:
+        described["num_classes"] = built.num_classes
+    model.pretrained_cfg = model.default_cfg = {key: value for key, value in described.items() if value is not None}
     return model
 
 

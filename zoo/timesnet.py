@@ -485,6 +485,11 @@ def _cfg(task: str, input_size: tuple[int, int], **kwargs: Any) -> ZooCfg:
     )
 
 
+def _create(cls: type[TimesNet], variant: str, pretrained: bool, **kwargs: Any) -> Any:
+    feature_cfg = {"feature_cls": "getter", "output_fmt": "NLC", "out_indices": None}
+    return build_model(cls, variant, pretrained, feature_cfg=feature_cfg, **kwargs)
+
+
 default_cfgs = generate_default_cfgs(
     {
         "timesnet_forecast": _cfg("forecast", (96, 7)),
@@ -498,22 +503,22 @@ default_cfgs = generate_default_cfgs(
 @register_model
 def timesnet_forecast(pretrained: bool = False, **kwargs: Any) -> TimesNetForecast:
     """TimesNet for forecasting, by default at the sizes published for ETTh1, 96 to 96 steps: 0.61 M parameters."""
-    return build_model(TimesNetForecast, "timesnet_forecast", pretrained, **kwargs)
+    return _create(TimesNetForecast, "timesnet_forecast", pretrained, **kwargs)
 
 
 @register_model
 def timesnet_imputation(pretrained: bool = False, **kwargs: Any) -> TimesNetImputation:
     """TimesNet for imputation, by default at the sizes published for ETTh1: 0.59 M parameters."""
-    return build_model(TimesNetImputation, "timesnet_imputation", pretrained, **kwargs)
+    return _create(TimesNetImputation, "timesnet_imputation", pretrained, **kwargs)
 
 
 @register_model
 def timesnet_anomaly(pretrained: bool = False, **kwargs: Any) -> TimesNetAnomaly:
     """TimesNet for anomaly detection, by default at the sizes published for SMD: 4.70 M parameters."""
-    return build_model(TimesNetAnomaly, "timesnet_anomaly", pretrained, **kwargs)
+    return _create(TimesNetAnomaly, "timesnet_anomaly", pretrained, **kwargs)
 
 
 @register_model
 def timesnet_classifier(pretrained: bool = False, **kwargs: Any) -> TimesNetClassifier:
     """TimesNet for classification, by default at the sizes published for JapaneseVowels: 0.59 M parameters."""
-    return build_model(TimesNetClassifier, "timesnet_classifier", pretrained, **kwargs)
+    return _create(TimesNetClassifier, "timesnet_classifier", pretrained, **kwargs)

@@ -1,0 +1,83 @@
+"""Fixtures that all tests share."""
+
+import json
+import os
+import sys
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+# The checkout's own folders must not be importable under their bare names: `kernels` is also a package of others.
+sys.path[:] = [entry for entry in sys.path if Path(entry or os.curdir).resolve() != ROOT]
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+
+@pytest.fixture(autouse=True)
+def _isolated(tmp_path_factory, monkeypatch):
+    """No test reads or writes the user's cache, and each starts from the same random state."""
+    monkeypatch.setenv("BLOCKZOO_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+    torch.manual_seed(0)
+
+
+def noise(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Standard normal values that depend only on a name."""
+    return np.random.Generator(np.random.PCG64(zlib.crc32(name.encode()))).standard_normal(shape, dtype=np.float32)
+
+
+def named_weight(name: str, shape: tuple[int, ...], gain: float) -> torch.Tensor:
+    """The golden cases' value of the official parameter `name`."""
+    x = noise(name, shape)
+    if len(shape) >= 2:
+        x = x * np.float32(np.sqrt(gain / np.prod(shape[1:])))
+    elif name.endswith(("weight", "scale")):
+        x = 1 + 0.1 * x
+    else:
+        x = 0.1 * x
+    return torch.from_numpy(np.asarray(x))
+
+
+@dataclass
+class Golden:
+    """One case: what an official implementation computed from name-seeded weights."""
+
+    arrays: dict[str, np.ndarray]
+    meta: dict[str, Any]
+
+    def array(self, *names: str) -> torch.Tensor | None:
+        """The first stored input of these names."""
+        return next((torch.from_numpy(self.arrays[name]) for name in names if name in self.arrays), None)
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """The official state dict."""
+        return {
+            name: self.array(f"extra_sd_{name}")
+            if f"extra_sd_{name}" in self.arrays
+            else named_weight(name, tuple(shape), self.meta["gain"])
+            for name, shape, _, filled in self.meta["table"]
+            if filled
+        }
+
+    def error(self, name: str, ours: torch.Tensor) -> float:
+        """Largest difference from the stored output, in units of its standard deviation."""
+        theirs = self.arrays[f"out_{name}"]
+        stride = self.meta["outputs"][name]["stride"]
+        assert list(ours.shape) == self.meta["outputs"][name]["shape"]
+        return float(np.abs(ours.detach().flatten().numpy()[::stride] - theirs).max() / theirs.std())
+
+
+@pytest.fixture
+def golden():
+    """Loads a case by name."""
+
+    def load(name: str) -> Golden:
+        with np.load(ROOT / "tests" / "golden" / f"{name}.npz") as file:
+            arrays = {key: file[key] for key in file.files}
+        return Golden(arrays, json.loads(arrays.pop("meta").tobytes()))
+
+    return load
