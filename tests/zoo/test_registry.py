@@ -1,0 +1,188 @@
+"""Names, tags, arguments and sources of models."""
+
+import json
+import sys
+import types
+import warnings
+
+import blockzoo
+import pytest
+import timm
+import torch
+from blockzoo._cfg import ZooCfg
+from blockzoo._registry import _entries
+from safetensors.torch import save_file
+from timm.models._registry import generate_default_cfgs
+
+
+def test_listing_follows_filters():
+    everything = blockzoo.list_models()
+    assert {"timesnet_anomaly", "timesnet_classifier", "timesnet_forecast", "timesnet_imputation"} <= set(everything)
+    assert blockzoo.list_models("*_fore*") == ["timesnet_forecast"]
+    assert blockzoo.list_models(["*_fore*", "*_imp*"]) == ["timesnet_forecast", "timesnet_imputation"]
+    assert blockzoo.list_models(task="classification", family="timesnet") == ["timesnet_classifier"]
+    assert blockzoo.list_models("timesnet*", exclude_filters="*er") == everything[:1] + everything[2:4]
+    assert blockzoo.list_models(family="nothing") == []
+    assert "timesnet" in blockzoo.list_families(modality="series")
+    assert blockzoo.is_model("timesnet_forecast.any_tag") and not blockzoo.is_model("resnet50")
+    assert blockzoo.model_entrypoint("timesnet_forecast").__name__ == "timesnet_forecast"
+
+
+def test_configurations_are_copies_that_serialise():
+    cfg = blockzoo.get_pretrained_cfg("timesnet_forecast")
+    cfg.input_size = (1, 1)
+    assert blockzoo.get_pretrained_cfg("timesnet_forecast").input_size == (96, 7)
+    assert json.loads(json.dumps(cfg.to_dict()))["input_axes"] == "TC"
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "error", "message"),
+    [
+        ("timesnet_forcast", {}, ValueError, "did you mean timesnet_forecast"),
+        ("resnet50", {}, ValueError, "timm has it: use 'timm:resnet50'"),
+        ("zzz", {}, ValueError, "unknown model 'zzz'; blockzoo.list_models"),
+        ("timesnet_forecast.nope", {}, ValueError, "no pretrained tag 'nope'; its tags:"),
+        ("org/name", {}, ValueError, "hf-hub:org/name"),
+        ("ftp:org/name", {}, ValueError, "Unknown model source 'ftp'"),
+        ("timesnet_forecast", {"d_modle": 3}, TypeError, "no argument 'd_modle'; did you mean 'd_model'.*it takes seq_len"),
+        ("timesnet_forecast", {"pretrained": True}, RuntimeError, "No pretrained weights exist for timesnet_forecast"),
+        ("timesnet_forecast", {"pretrained_cfg_overlay": {"foo": 1}}, TypeError, "unknown entry 'foo'"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_explained(name, kwargs, error, message):
+    with pytest.raises(error, match=message):
+        blockzoo.create_model(name, **kwargs)
+
+
+def test_none_means_the_default():
+    assert blockzoo.create_model("timesnet_classifier", num_classes=None, drop_rate=None).num_classes == 9
+
+
+def test_checkpoint_path_takes_both_layouts_and_is_strict(tmp_path):
+    model = blockzoo.create_model("timesnet_anomaly", d_model=4, d_ff=4)
+    ours = model.state_dict()
+    official = {}
+    for name, value in ours.items():
+        name = name.replace("blocks.", "model.").replace(".conv1.", ".conv.0.").replace(".conv2.", ".conv.2.")
+        for new, old in {"embed.value": "enc_embedding.value_embedding.tokenConv", "norm": "layer_norm", "head": "projection"}.items():  # fmt: skip
+            name = name.replace(f"{new}.", f"{old}.") if name.startswith(new) else name
+        official[name] = value
+    official["enc_embedding.temporal_embedding.embed.weight"] = torch.zeros(4, 4)
+    save_file(ours, tmp_path / "ours.safetensors")
+    torch.save({"state_dict": official}, tmp_path / "official.pth")
+    x = model.example_inputs()["x"]
+    for file in ("ours.safetensors", "official.pth"):
+        loaded = blockzoo.create_model("timesnet_anomaly", d_model=4, d_ff=4, checkpoint_path=tmp_path / file)
+        torch.testing.assert_close(loaded.eval()(x), model.eval()(x))
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        blockzoo.create_model("timesnet_anomaly", d_model=5, d_ff=4, checkpoint_path=tmp_path / "ours.safetensors")
+
+
+def test_a_local_folder_is_a_model(tmp_path):
+    model = blockzoo.create_model("timesnet_classifier", seq_len=20, in_chans=3, num_classes=4).eval()
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    config = {"architecture": "timesnet_classifier", "num_classes": 4, "pretrained_cfg": {"mean": [1.0, 2.0, 3.0]}}
+    (tmp_path / "config.json").write_text(json.dumps({**config, "model_args": {"seq_len": 20, "in_chans": 3}}))
+    loaded = blockzoo.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    inputs = model.example_inputs(2)
+    torch.testing.assert_close(loaded(**inputs), model(**inputs))
+    assert loaded.pretrained_cfg["input_size"] == (20, 3) and loaded.pretrained_cfg["mean"] == [1.0, 2.0, 3.0]
+    other = blockzoo.create_model(f"local-dir:{tmp_path}", pretrained=True, num_classes=7)
+    assert other(**inputs).shape == (2, 7)
+
+
+def test_timm_names_with_prefix_are_timms():
+    model = blockzoo.create_model("timm:resnet10t", num_classes=3)
+    assert type(model).__module__ == "timm.models.resnet" and model.num_classes == 3
+
+
+class TinyImageModel(blockzoo.ZooModel):
+    """A small network with timm's conventions."""
+
+    task, modality = "classification", "image"
+
+    def __init__(self, num_classes=10, in_chans=3, global_pool="avg", width=4):
+        super().__init__()
+        self.num_classes, self.num_features = num_classes, width
+        self.stem = torch.nn.Conv2d(in_chans, width, 3, stride=2, padding=1)
+        self.head = torch.nn.Linear(width, num_classes)
+
+    def example_inputs(self, batch_size=1, generator=None):
+        return {"x": self._example(batch_size, 3, 16, 16, generator=generator)}
+
+    def forward(self, x):
+        return self.head(self.stem(x).mean((2, 3)))
+
+
+@pytest.fixture
+def family(monkeypatch):
+    """Registers image models under a module of our own making, and forgets them afterwards."""
+    module = types.ModuleType("blockzoo_test_family")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    before = dict(_entries)
+    timm_tables = timm.models._registry
+
+    def register(name, tag="", **cfg):
+        from blockzoo._builder import build_model
+
+        def entrypoint(pretrained=False, **kwargs):
+            return build_model(TinyImageModel, name, pretrained, **kwargs)
+
+        entrypoint.__name__, entrypoint.__module__ = name, module.__name__
+        key = f"{name}.{tag}" if tag else name
+        shapes = {"input_size": (3, 16, 16), "num_classes": 10, "first_conv": "stem", "classifier": "head"}
+        table = generate_default_cfgs({key: ZooCfg(**shapes, pool_size=(8, 8), **cfg)})
+        module.default_cfgs = {**getattr(module, "default_cfgs", {}), **table}
+        return blockzoo.register_model(entrypoint)
+
+    yield register
+    for name in set(_entries) - set(before):
+        del _entries[name]
+        if timm_tables._model_to_module.get(name) == "timm_bridge":
+            timm_tables._clear_model_entries(name)
+
+
+def test_a_free_image_name_is_reachable_through_timm(family):
+    timm_before = timm.list_models()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        family("blockzoo_tiny")
+    assert sorted(set(timm.list_models()) - set(timm_before)) == ["blockzoo_tiny"]
+    assert timm.list_models(module="timm_bridge") == ["blockzoo_tiny"]
+    model = timm.create_model("blockzoo_tiny", num_classes=3, in_chans=1)
+    assert isinstance(model, TinyImageModel) and model(torch.zeros(1, 1, 16, 16)).shape == (1, 3)
+
+
+def test_a_name_of_timms_is_ours_here_and_timms_there(family):
+    entry, cfgs = timm.model_entrypoint("nextvit_small"), timm.models.get_arch_pretrained_cfgs("nextvit_small")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        family("nextvit_small", tag="ours")
+    assert isinstance(blockzoo.create_model("nextvit_small"), TinyImageModel)
+    assert timm.model_entrypoint("nextvit_small") is entry
+    assert timm.models.get_arch_pretrained_cfgs("nextvit_small") == cfgs
+    assert blockzoo.get_pretrained_cfg("nextvit_small").tag == "ours"
+    assert type(blockzoo.create_model("timm:nextvit_small", device="meta")).__module__ == "timm.models.nextvit"
+
+
+def test_image_weights_adapt_to_classes_and_channels(family, tmp_path):
+    source = TinyImageModel()
+    save_file(source.state_dict(), tmp_path / "tiny.safetensors")
+    family("blockzoo_adapted", tag="here", file=str(tmp_path / "tiny.safetensors"))
+    model = blockzoo.create_model("blockzoo_adapted.here", pretrained=True, num_classes=4, in_chans=1)
+    torch.testing.assert_close(model.stem.weight, source.stem.weight.sum(1, keepdim=True))
+    assert model.head.out_features == 4
+    assert blockzoo.list_models("blockzoo_adapted", pretrained=True) == ["blockzoo_adapted.here"]
+
+
+def test_a_taken_name_is_refused(family):
+    with pytest.raises(ValueError, match="'timesnet_forecast' is taken by blockzoo.timesnet"):
+        family("timesnet_forecast")
+
+
+def test_a_model_without_configuration_is_refused():
+    def unconfigured(pretrained=False, **kwargs):
+        return None
+
+    with pytest.raises(ValueError, match="no entry 'unconfigured'"):
+        blockzoo.register_model(unconfigured)
