@@ -2,3 +2,39 @@
 
 if __name__ != "blockzoo.checkpoints":
     raise ImportError("import this package as blockzoo.checkpoints (pip install -e .)")
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from blockzoo.checkpoints.download import cache_path, cache_root, fetch, is_cached, is_offline, verify_file
+from blockzoo.checkpoints.errors import CheckpointError, ChecksumError, DownloadError, OfflineError
+from blockzoo.checkpoints.manifest import Artifact, Source, load_manifest, read_card
+
+if TYPE_CHECKING:
+    from blockzoo.checkpoints.io import load_state_dict, read_metadata, save_state_dict
+
+__all__ = [
+    "Artifact",
+    "CheckpointError",
+    "ChecksumError",
+    "DownloadError",
+    "OfflineError",
+    "Source",
+    "cache_path",
+    "cache_root",
+    "fetch",
+    "is_cached",
+    "is_offline",
+    "load_manifest",
+    "load_state_dict",
+    "read_card",
+    "read_metadata",
+    "save_state_dict",
+    "verify_file",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("load_state_dict", "read_metadata", "save_state_dict"):  # these need torch, the others do not
+        return getattr(importlib.import_module("blockzoo.checkpoints.io"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

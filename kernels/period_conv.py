@@ -14,8 +14,8 @@ Cost of one period: 2 K^2 C F multiply-adds per step; bytes: x, y and the weight
 twice. Two forms compute it:
 
 * `period_conv_folded` really folds. The periods become Python integers, so that each image has its true shape and
-  kernel taps that can only meet zero padding are cut off: |row| >= n or |column| >= p. It is the fastest on a CPU, where
-  reading the periods costs nothing. Equal periods are convolved once.
+  kernel taps that can only meet zero padding are cut off: |row| >= n or |column| >= p. It is the fastest on a CPU,
+  where reading the periods costs nothing. Equal periods are convolved once.
 * `period_conv_gathered` has shapes that depend on T alone: rows are laid out one behind the other with h zeros between
   them, the K rows around each position are gathered, and one convolution with stride K over that axis does the rest for
   all periods together. No value of `periods` reaches the host, so it neither synchronises a device nor breaks a
@@ -150,7 +150,7 @@ def period_conv_gathered(
 
 
 def _gather_conv(x: torch.Tensor, source: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """Gather (B, C, L) at `source` (1 or B, k, K, slots), whose value L means zero, and convolve to (B, C', k, slots)."""
+    """Gather (B, C, L) at `source` (1 or B, k, K, slots), where L reads a zero, and convolve to (B, C', k, slots)."""
     size = weight.shape[-1]
     index = source.flatten(1)[:, None].expand(x.shape[0], x.shape[1], -1)
     window = F.pad(x, (0, 1)).gather(2, index).unflatten(2, (source.shape[1] * size, source.shape[3]))

@@ -1,5 +1,7 @@
 """Averaged inception convolution: parallel square kernels evaluated as one."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -36,28 +38,31 @@ class InceptionConv2d(nn.Module):
         super().__init__()
         if num_kernels < 1:
             raise ValueError(f"num_kernels={num_kernels} must be at least 1")
-        dd = {"device": device, "dtype": dtype}
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
         self.in_chans = in_chans
         self.out_chans = out_chans
         self.num_kernels = num_kernels
         self.kernels = nn.ModuleList(
             nn.Conv2d(in_chans, out_chans, 2 * i + 1, padding=i, **dd) for i in range(num_kernels)
         )
-        self.register_parameter("weight", None)
-        self.register_parameter("bias", None)
+        self.weight: nn.Parameter | None = None
+        self.bias: nn.Parameter | None = None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Kaiming-normal kernels (fan out, ReLU gain) and zero biases in every branch."""
         for conv in self.kernels:
+            assert isinstance(conv, nn.Conv2d) and conv.bias is not None
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
             nn.init.zeros_(conv.bias)
 
     def merged(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The equivalent single kernel (out_chans, in_chans, K, K), K = 2 * num_kernels - 1, and bias (out_chans,)."""
-        if self.weight is not None:
+        if self.weight is not None and self.bias is not None:
             return self.weight, self.bias
-        weight, bias = self.kernels[0].weight, self.kernels[0].bias
+        weight: Any = self.kernels[0].weight
+        bias: Any = self.kernels[0].bias
+        conv: Any
         for conv in self.kernels[1:]:
             weight = F.pad(weight, (1, 1, 1, 1)) + conv.weight
             bias = bias + conv.bias

@@ -1,6 +1,6 @@
 """Period search and the two-dimensional block of TimesNet."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -77,7 +77,7 @@ class PeriodBlock(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        dd = {"device": device, "dtype": dtype}
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
         self.top_k = top_k
         self.period_scope: PeriodScope = period_scope
         self.conv1 = InceptionConv2d(dim, hidden_dim, num_kernels, **dd)

@@ -1,6 +1,7 @@
 """Embedding of multivariate series: values, position and calendar features."""
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -55,14 +56,14 @@ class SeriesEmbedding(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        dd = {"device": device, "dtype": dtype}
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
         if time_freq is not None and time_freq not in TIME_FREQS:
             raise ValueError(f"time_freq={time_freq!r} must be one of {', '.join(TIME_FREQS)}, or None")
         self.num_time_features = TIME_FREQS[time_freq] if time_freq is not None else 0
         self.value = nn.Conv1d(in_chans, dim, 3, bias=False, **dd)
         nn.init.kaiming_normal_(self.value.weight, mode="fan_in", nonlinearity="leaky_relu")
         self.time = nn.Linear(self.num_time_features, dim, bias=False, **dd) if time_freq is not None else None
-        positions = sinusoidal_positions(num_steps, dim).to(**{**dd, "dtype": dtype or torch.get_default_dtype()})
+        positions = sinusoidal_positions(num_steps, dim).to(device, dtype or torch.get_default_dtype())
         self.register_buffer("positions", positions, persistent=False)
         self.drop = nn.Dropout(drop_rate)
 

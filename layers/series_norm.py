@@ -12,8 +12,8 @@ def standardize_series(
 
     Undo it with `y * std + mean`. Statistics carry no gradient.
 
-    Source: "Non-stationary Transformers: Exploring the Stationarity in Time Series Forecasting" (2022), equation 1, with
-    `eps` inside the root as in the TimesNet code. A channel without observed values has mean 0 and std sqrt(eps).
+    Source: "Non-stationary Transformers: Exploring the Stationarity in Time Series Forecasting" (2022), equation 1,
+    with `eps` inside the root as in the TimesNet code. A channel without observed values has mean 0 and std sqrt(eps).
 
     Args:
         x: Series, (B, T, C).

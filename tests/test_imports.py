@@ -49,7 +49,9 @@ def test_any_order_of_imports_works(code):
 
 def test_version_and_directory():
     assert run("import blockzoo; print(blockzoo.__version__, 'create_model' in dir(blockzoo))").endswith(" True")
-    assert "no attribute 'nonsense'" in run("import blockzoo\ntry: blockzoo.nonsense\nexcept AttributeError as e: print(e)")
+    assert "no attribute 'nonsense'" in run(
+        "import blockzoo\ntry: blockzoo.nonsense\nexcept AttributeError as e: print(e)"
+    )
 
 
 def imported(path: Path) -> set[str]:
@@ -71,7 +73,9 @@ def imported(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("folder", LAYERS)
 def test_imports_point_one_way(folder):
-    allowed = {*LAYERS[: LAYERS.index(folder) + 1]} | ({"checkpoints", "configs"} if folder in ("zoo", "tasks") else set())
+    allowed = {*LAYERS[: LAYERS.index(folder) + 1]} | (
+        {"checkpoints", "configs"} if folder in ("zoo", "tasks") else set()
+    )
     for path in (ROOT / folder).rglob("*.py"):
         assert imported(path) <= allowed, path
 

@@ -3,7 +3,7 @@
 import difflib
 import inspect
 from dataclasses import fields, replace
-from os import PathLike
+from pathlib import Path
 from typing import Any, TypeVar
 
 import timm
@@ -29,8 +29,8 @@ def create_model(
     pretrained: bool = False,
     pretrained_cfg: str | dict[str, Any] | ZooCfg | None = None,
     pretrained_cfg_overlay: dict[str, Any] | None = None,
-    checkpoint_path: str | PathLike[str] | None = None,
-    cache_dir: str | PathLike[str] | None = None,
+    checkpoint_path: str | Path | None = None,
+    cache_dir: str | Path | None = None,
     **kwargs: Any,
 ) -> Any:
     """Create a model, with timm's arguments and semantics.
@@ -73,9 +73,10 @@ def create_model(
     elif pretrained_cfg:
         raise ValueError(f"pretrained_cfg={pretrained_cfg!r} cannot be given with {model_name!r}, which brings its own")
     else:
-        load = load_model_config_from_path if source == "local-dir" else load_model_config_from_hf
-        found = load(name) if source == "local-dir" else load(name, cache_dir=cache_dir)
-        pretrained_cfg, name, model_args = found
+        if source == "local-dir":
+            pretrained_cfg, name, model_args = load_model_config_from_path(name)
+        else:
+            pretrained_cfg, name, model_args = load_model_config_from_hf(name, cache_dir=cache_dir)
         kwargs = {**(model_args or {}), **kwargs}
     model = _registry.model_entrypoint(name)(
         pretrained=pretrained,
@@ -110,7 +111,7 @@ def build_model(
     pretrained: bool = False,
     pretrained_cfg: str | dict[str, Any] | ZooCfg | None = None,
     pretrained_cfg_overlay: dict[str, Any] | None = None,
-    cache_dir: str | PathLike[str] | None = None,
+    cache_dir: str | Path | None = None,
     feature_cfg: dict[str, Any] | None = None,
     **kwargs: Any,
 ) -> Any:
@@ -138,11 +139,11 @@ def build_model(
         overlay["file"] = str(checkpoints.fetch(checkpoints.load_manifest()[cfg.checkpoint], cache_dir=cache_dir))
     if cfg.modality != "image":
         overlay["input_size"] = None  # timm's builder takes every size for that of an image
-    model = build_model_with_cfg(
+    model: Any = build_model_with_cfg(
         cls,
         variant,
         pretrained,
-        pretrained_cfg=replace(cfg, **overlay),
+        pretrained_cfg=replace(cfg, **overlay),  # type: ignore[arg-type]  # timm takes its dataclass too
         pretrained_filter_fn=cls.convert_state_dict if issubclass(cls, ZooModel) else None,
         feature_cfg=feature_cfg,
         cache_dir=cache_dir,
@@ -160,9 +161,8 @@ def build_model(
 
 def _resolve_cfg(variant: str, cfg: str | dict[str, Any] | ZooCfg | None, overlay: dict[str, Any] | None) -> ZooCfg:
     if isinstance(cfg, dict):
-        base = _registry.get_pretrained_cfg(variant)
-        plain = {"url": None, "hf_hub_id": None, "file": None, "checkpoint": None}
-        cfg = replace(base, **{**plain, **_known(cfg, "pretrained_cfg")})
+        no_weights = {"url": None, "hf_hub_id": None, "file": None, "checkpoint": None}
+        cfg = replace(_registry.get_pretrained_cfg(variant), **{**no_weights, **_known(cfg, "pretrained_cfg")})
     elif not isinstance(cfg, ZooCfg):
         cfg = _registry.get_pretrained_cfg(f"{variant}.{cfg}" if cfg else variant)
     return replace(cfg, **_known(overlay or {}, "pretrained_cfg_overlay"))

@@ -33,8 +33,10 @@ class ZooCfg(PretrainedCfg):
         return self.checkpoint or super().has_weights
 
 
-def series_cfg(task: str, input_size: tuple[int, int], **kwargs: Any) -> ZooCfg:
+def series_cfg(task: str, input_size: tuple[int, ...], **kwargs: Any) -> ZooCfg:
     """Configuration of a time-series model; `input_size` is (steps, channels)."""
     image_only: dict[str, Any] = {"interpolation": None, "crop_pct": None, "crop_mode": None, "mean": None, "std": None}
     defaults: dict[str, Any] = {**image_only, "num_classes": None, "license": "apache-2.0"}
-    return ZooCfg(task=task, modality="series", input_axes="TC", input_size=input_size, **{**defaults, **kwargs})
+    return ZooCfg(
+        **{**defaults, **kwargs, "task": task, "modality": "series", "input_axes": "TC", "input_size": input_size}
+    )

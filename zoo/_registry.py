@@ -16,9 +16,9 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from timm.models._pretrained import DefaultCfg, PretrainedCfg
-from timm.models._registry import split_model_name_tag
+from timm.models._pretrained import DefaultCfg
 from timm.models._registry import is_model as timm_has
+from timm.models._registry import split_model_name_tag
 
 from blockzoo import timm_bridge
 from blockzoo._cfg import ZooCfg
@@ -45,9 +45,15 @@ class _Entry:
     family: str
     cfgs: DefaultCfg
 
+    def cfg(self, tag: str) -> ZooCfg:
+        """The configuration of a tag, which registration has checked to be ours."""
+        cfg = self.cfgs.cfgs[tag]
+        assert isinstance(cfg, ZooCfg)
+        return cfg
+
     @property
     def default(self) -> ZooCfg:
-        return self.cfgs.default
+        return self.cfg(self.cfgs.tags[0])
 
 
 _entries: dict[str, _Entry] = {}
@@ -181,17 +187,17 @@ def family_of(model_name: str) -> str:
     return _entry(model_name).family
 
 
-def get_pretrained_cfg(model_name: str) -> PretrainedCfg:
+def get_pretrained_cfg(model_name: str) -> ZooCfg:
     """A copy of the configuration of "name" (its default tag) or "name.tag".
 
     Raises:
         ValueError: There is no such model, or no such tag; the message lists the tags.
     """
-    cfgs = _entry(model_name).cfgs
+    entry = _entry(model_name)
     name, tag = split_model_name_tag(model_name)
     if not tag:
-        return deepcopy(cfgs.default)
-    if tag not in cfgs.cfgs:
-        tags = ", ".join(filter(None, cfgs.tags)) or "none"
+        return deepcopy(entry.default)
+    if tag not in entry.cfgs.cfgs:
+        tags = ", ".join(filter(None, entry.cfgs.tags)) or "none"
         raise ValueError(f"{name!r} has no pretrained tag {tag!r}; its tags: {tags}")
-    return deepcopy(cfgs.cfgs[tag])
+    return deepcopy(entry.cfg(tag))

@@ -3,11 +3,11 @@
 Source: "TimesNet: Temporal 2D-Variation Modeling for General Time Series Analysis" (2023), and its code in
 Time-Series-Library, whose outputs these models reproduce from the same weights.
 
-What differs from that code: each inception block is one convolution; the period search neither synchronises a device nor
-breaks a graph; periods can be chosen per sample (`period_scope="sample"`); the calendar features are a call argument that
-may be left out; statistics of a series with no observed value are finite; arguments without effect are gone.
+What differs from that code: each inception block is one convolution; the period search neither synchronises a device
+nor breaks a graph; periods can be chosen per sample (`period_scope="sample"`); calendar features are a call argument
+that may be left out; statistics of a series with no observed value are finite; arguments without effect are gone.
 
-Series are (B, T, C): batch, steps, channels. `seq_len` is T of the input and `pred_len` the number of steps to forecast.
+Series are (B, T, C): batch, steps, channels. `seq_len` is T of the input, `pred_len` the number of steps to forecast.
 """
 
 import re
@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath, calculate_drop_path_rates
+from timm.layers import DropPath
 from timm.models._features import feature_take_indices
 from timm.models._registry import generate_default_cfgs
 from torch import nn
@@ -48,8 +48,8 @@ class TimesNet(ZooModel):
             t (by the minute) 5, s 6; None for a model without them.
         drop_rate: Dropout on the embedding and before the classifier.
         drop_path_rate: Stochastic depth of the last block, growing linearly from 0.
-        period_scope: "batch" chooses periods for the whole batch, as published, so that a sample's output depends on its
-            batch companions; "sample" chooses them for each sample.
+        period_scope: "batch" chooses periods for the whole batch, as published, so that a sample's output depends on
+            its batch companions; "sample" chooses them for each sample.
         device: Device of the parameters.
         dtype: Type of the parameters.
 
@@ -58,7 +58,7 @@ class TimesNet(ZooModel):
     """
 
     modality: ClassVar[str] = "series"
-    standardizes: ClassVar[bool] = True
+    head: nn.Module
 
     def __init__(
         self,
@@ -102,8 +102,8 @@ class TimesNet(ZooModel):
         self.blocks = nn.ModuleList(
             PeriodBlock(d_model, d_ff, top_k, num_kernels, period_scope, **dd) for _ in range(depth)
         )
-        rates = calculate_drop_path_rates(drop_path_rate, depth)
-        self.drop_paths = nn.ModuleList(DropPath(rate) if rate > 0 else nn.Identity() for rate in rates)
+        rates = torch.linspace(0, drop_path_rate, depth, device="cpu").tolist()
+        self.drop_paths = nn.ModuleList(DropPath(rate) if rate else nn.Identity() for rate in rates)
         self.norm = nn.LayerNorm(d_model, **dd)
 
     @torch.jit.ignore
@@ -143,11 +143,9 @@ class TimesNet(ZooModel):
 
     def _standardize(
         self, x: torch.Tensor, mask: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         self._check(x)
-        if self.standardizes:
-            return standardize_series(x, mask)
-        return x, None, None
+        return standardize_series(x, mask)
 
     def forward_features(
         self, x: torch.Tensor, mask: torch.Tensor | None = None, time_features: torch.Tensor | None = None
@@ -383,7 +381,6 @@ class TimesNetClassifier(TimesNet):
     """
 
     task = "classification"
-    standardizes = False
 
     def __init__(
         self,
@@ -407,7 +404,6 @@ class TimesNetClassifier(TimesNet):
         )  # fmt: skip
         self.head_hidden_size = d_model * seq_len
         self.head_drop = nn.Dropout(drop_rate)
-        self.head: nn.Module = nn.Identity()
         self.reset_classifier(num_classes)
         self.head.to(device=device, dtype=dtype)
 
@@ -430,15 +426,20 @@ class TimesNetClassifier(TimesNet):
         self.head = nn.Linear(self.head_hidden_size, num_classes) if num_classes else nn.Identity()
         self.head.to(device=weight.device, dtype=weight.dtype)
 
-    def forward_head(
-        self, x: torch.Tensor, mask: torch.Tensor | None = None, pre_logits: bool = False
-    ) -> torch.Tensor:
+    def _standardize(
+        self, x: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Leave the series as it is: the level of a channel may tell the class."""
+        self._check(x)
+        return x, x.new_zeros(()), x.new_ones(())
+
+    def forward_head(self, x: torch.Tensor, pre_logits: bool = False, mask: torch.Tensor | None = None) -> torch.Tensor:
         """Classify tokens.
 
         Args:
             x: Tokens, (B, seq_len, d_model).
-            mask: 1 where a step is real, 0 where it is padding, (B, seq_len).
             pre_logits: Stop before the classifier.
+            mask: 1 where a step is real, 0 where it is padding, (B, seq_len).
 
         Returns:
             Logits (B, num_classes), or features (B, seq_len * d_model).
@@ -464,7 +465,7 @@ class TimesNetClassifier(TimesNet):
         """
         if mask is not None and mask.shape != x.shape[:2]:
             raise ValueError(f"mask has shape {tuple(mask.shape)}, expected {tuple(x.shape[:2])}")
-        return self.forward_head(self.forward_features(x), mask)
+        return self.forward_head(self.forward_features(x), mask=mask)
 
     def example_inputs(self, batch_size: int = 1, generator: torch.Generator | None = None) -> dict[str, torch.Tensor]:
         """Random series of random lengths and their masks; see `ZooModel.example_inputs`."""

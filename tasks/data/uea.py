@@ -116,8 +116,8 @@ def read_series_set(path: str | Path, split: str) -> SeriesSet:
         splits = sorted({key.split(".")[0] for key in file.keys()})
         if split not in splits:
             raise ValueError(f"split={split!r} is not in {path}; it has {', '.join(splits)}")
-        tensors = [file.get_tensor(f"{split}.{field}") for field in ("values", "lengths", "labels")]
-        return SeriesSet(*tensors, class_names=tuple(file.metadata()["class_names"].split("\n")))
+        values, lengths, labels = (file.get_tensor(f"{split}.{field}") for field in ("values", "lengths", "labels"))
+        return SeriesSet(values, lengths, labels, tuple(file.metadata()["class_names"].split("\n")))
 
 
 def main() -> None:

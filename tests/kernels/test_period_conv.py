@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+
 from blockzoo.kernels.period_conv import period_candidates, period_conv_folded, period_conv_gathered
 
 

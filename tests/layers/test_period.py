@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+
 from blockzoo.layers.inception_conv import InceptionConv2d
 from blockzoo.layers.period import find_periods
 from blockzoo.layers.series_embed import SeriesEmbedding, sinusoidal_positions

@@ -5,14 +5,15 @@ import sys
 import types
 import warnings
 
-import blockzoo
 import pytest
 import timm
 import torch
-from blockzoo._cfg import ZooCfg
-from blockzoo._registry import _entries
 from safetensors.torch import save_file
 from timm.models._registry import generate_default_cfgs
+
+import blockzoo
+from blockzoo._cfg import ZooCfg
+from blockzoo._registry import _entries
 
 
 def test_listing_follows_filters():
@@ -44,7 +45,7 @@ def test_configurations_are_copies_that_serialise():
         ("timesnet_forecast.nope", {}, ValueError, "no pretrained tag 'nope'; its tags:"),
         ("org/name", {}, ValueError, "hf-hub:org/name"),
         ("ftp:org/name", {}, ValueError, "Unknown model source 'ftp'"),
-        ("timesnet_forecast", {"d_modle": 3}, TypeError, "no argument 'd_modle'; did you mean 'd_model'.*it takes seq_len"),
+        ("timesnet_forecast", {"d_modle": 3}, TypeError, "'d_modle'; did you mean 'd_model'.*it takes seq_len"),
         ("timesnet_forecast", {"pretrained": True}, RuntimeError, "No pretrained weights exist for timesnet_forecast"),
         ("timesnet_forecast", {"pretrained_cfg_overlay": {"foo": 1}}, TypeError, "unknown entry 'foo'"),
     ],
@@ -61,11 +62,12 @@ def test_none_means_the_default():
 def test_checkpoint_path_takes_both_layouts_and_is_strict(tmp_path):
     model = blockzoo.create_model("timesnet_anomaly", d_model=4, d_ff=4)
     ours = model.state_dict()
+    names = {"blocks.": "model.", ".conv1.": ".conv.0.", ".conv2.": ".conv.2.", "norm.": "layer_norm."}
+    names |= {"embed.value.": "enc_embedding.value_embedding.tokenConv.", "head.": "projection."}
     official = {}
     for name, value in ours.items():
-        name = name.replace("blocks.", "model.").replace(".conv1.", ".conv.0.").replace(".conv2.", ".conv.2.")
-        for new, old in {"embed.value": "enc_embedding.value_embedding.tokenConv", "norm": "layer_norm", "head": "projection"}.items():  # fmt: skip
-            name = name.replace(f"{new}.", f"{old}.") if name.startswith(new) else name
+        for new, old in names.items():
+            name = name.replace(new, old)
         official[name] = value
     official["enc_embedding.temporal_embedding.embed.weight"] = torch.zeros(4, 4)
     save_file(ours, tmp_path / "ours.safetensors")

@@ -1,14 +1,15 @@
 """TimesNet: parity with the original, and what the original lacks."""
 
-import blockzoo
 import pytest
 import torch
+
+import blockzoo
 
 NAMES = ("timesnet_forecast", "timesnet_imputation", "timesnet_anomaly", "timesnet_classifier")
 SMALL = {"d_model": 8, "d_ff": 6, "num_kernels": 3}
 CASES = (
-    "anomaly_msl anomaly_smd classification_japanesevowels classify_jv forecast_etth1 forecast_weather imputation_etth1 "
-    "imputation_ettm1 long_etth1_96_96_periodic long_ili_36_24 m4_monthly short_m4_monthly"
+    "anomaly_msl anomaly_smd classification_japanesevowels classify_jv forecast_etth1 forecast_weather "
+    "imputation_etth1 imputation_ettm1 long_etth1_96_96_periodic long_ili_36_24 m4_monthly short_m4_monthly"
 ).split()
 
 
@@ -153,10 +154,10 @@ def test_padding_does_not_reach_the_classifier():
     model = blockzoo.create_model("timesnet_classifier", **SMALL).eval()
     inputs = model.example_inputs(3)
     tokens = model.forward_features(inputs["x"])
-    expected = model.forward_head(tokens, inputs["mask"])
+    expected = model.forward_head(tokens, mask=inputs["mask"])
     torch.testing.assert_close(expected, model(**inputs))
     changed = torch.where(inputs["mask"][..., None] == 0, 9.0, tokens)
-    torch.testing.assert_close(model.forward_head(changed, inputs["mask"]), expected)
+    torch.testing.assert_close(model.forward_head(changed, mask=inputs["mask"]), expected)
 
 
 def test_the_usual_methods_of_a_backbone():
@@ -172,9 +173,12 @@ def test_the_usual_methods_of_a_backbone():
     model.reset_classifier(0)
     assert model(x).shape == (2, model.head_hidden_size) == model.forward_head(final, pre_logits=True).shape
     assert model.pretrained_cfg["input_size"] == (29, 12) and model.pretrained_cfg["input_axes"] == "TC"
-    assert model.state_dict().keys() == blockzoo.create_model(
-        "timesnet_classifier", depth=3, num_classes=0, device="meta", **SMALL
-    ).state_dict().keys()
+    assert (
+        model.state_dict().keys()
+        == blockzoo.create_model("timesnet_classifier", depth=3, num_classes=0, device="meta", **SMALL)
+        .state_dict()
+        .keys()
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,100 @@
+"""Reading and writing files of weights: safetensors, and torch files without code in them."""
+
+import os
+import pickle
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+
+from blockzoo.checkpoints.errors import CheckpointError
+
+__all__ = ["load_state_dict", "read_metadata", "save_state_dict"]
+
+
+def load_state_dict(path: str | Path) -> dict[str, Any]:
+    """Read tensors by name from a file, whatever its suffix.
+
+    Args:
+        path: A safetensors file; or a torch file, of which the entry `state_dict_ema`, `state_dict`, `model_ema` or
+            `model` is taken where there is one. The prefix "model." of a Lightning checkpoint of ours, "module." of
+            data parallelism and "_orig_mod." of a compiled model are removed.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        CheckpointError: The file is something else, is damaged, or would run code when read.
+    """
+    path = Path(path)
+    with path.open("rb") as file:
+        head = file.read(512)
+    if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        raise CheckpointError(f"{path} is a web page, not weights; the download link probably asked for confirmation")
+    if head[:2] == b"PK" or head[:1] == b"\x80":
+        return _from_torch(path)
+    try:
+        return dict(load_file(path))
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is neither a safetensors nor a torch file, or is damaged: {error}") from error
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """The metadata that stands in a safetensors file."""
+    with safe_open(path, framework="pt") as file:
+        return dict(file.metadata() or {})
+
+
+def _from_torch(path: Path) -> dict[str, Any]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read safely: it is damaged, or holds Python objects beside tensors, which could run "
+            f"code. If you trust its origin, load it where it was made and save its state_dict() alone. ({error})"
+        ) from error
+    is_lightning = isinstance(content, dict) and "pytorch-lightning_version" in content
+    for key in ("state_dict_ema", "state_dict", "model_ema", "model"):
+        if isinstance(content, dict) and isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a state dict")
+    prefixes = ["_orig_mod.", "module.", *(["model.", "_orig_mod."] if is_lightning else [])]
+    state_dict = dict(content)
+    for prefix in prefixes:
+        if state_dict and all(name.startswith(prefix) for name in state_dict):
+            state_dict = {name.removeprefix(prefix): value for name, value in state_dict.items()}
+    return state_dict
+
+
+def save_state_dict(
+    state_dict: Mapping[str, torch.Tensor], path: str | Path, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write a safetensors file. If anything breaks, a file that was there before is untouched.
+
+    Args:
+        state_dict: Tensors by name; tensors that share memory are stored separately.
+        path: The file to write.
+        metadata: Text by key to store with them.
+    """
+    path = Path(path)
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state_dict.items()}
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    os.close(handle)
+    try:
+        save_file(tensors, temporary, metadata=dict(metadata or {}))
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
