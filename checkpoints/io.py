@@ -33,7 +33,8 @@ def load_state_dict(path: str | Path) -> dict[str, Any]:
         head = file.read(512)
     if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
         raise CheckpointError(f"{path} is a web page, not weights; the download link probably asked for confirmation")
-    if head[:2] == b"PK" or head[:1] == b"\x80":
+    # A safetensors file begins with the length of its JSON header, which may look like the start of a pickle.
+    if head[8:9] != b"{" and (head[:2] == b"PK" or head[:1] == b"\x80"):
         return _from_torch(path)
     try:
         return dict(load_file(path))

@@ -44,9 +44,9 @@ def find_periods(x: torch.Tensor, top_k: int, scope: PeriodScope = "batch") -> t
     amplitude = torch.fft.rfft(wide, dim=1)[:, 1:].abs().mean(-1)  # (B, T // 2)
     if scope == "batch":
         index = amplitude.detach().mean(0).topk(top_k).indices
-        return steps // (index + 1), amplitude[:, index]
+        return torch.full_like(index, steps) // (index + 1), amplitude[:, index]
     index = amplitude.detach().topk(top_k, dim=1).indices
-    return steps // (index + 1), amplitude.gather(1, index)
+    return torch.full_like(index, steps) // (index + 1), amplitude.gather(1, index)
 
 
 class PeriodBlock(nn.Module):

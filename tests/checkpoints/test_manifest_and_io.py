@@ -87,6 +87,15 @@ def test_reading_ignores_the_suffix_and_unwraps(tmp_path):
     assert load_state_dict(tmp_path / "legacy.pt")["a"].equal(weight)
 
 
+def test_a_safetensors_header_that_looks_like_a_pickle_is_read(tmp_path):
+    for padding in range(400):
+        save_file({"a": torch.zeros(1)}, tmp_path / "w", metadata={"x": "y" * padding})
+        if (tmp_path / "w").read_bytes()[0] == 0x80:
+            break
+    assert (tmp_path / "w").read_bytes()[0] == 0x80
+    assert load_state_dict(tmp_path / "w")["a"].tolist() == [0]
+
+
 class Evil:
     def __init__(self, target):
         self.target = target

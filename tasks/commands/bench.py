@@ -1,0 +1,127 @@
+"""Time a model: as built, merged for deployment, compiled, and against the plain formulation where there is one.
+
+`blockzoo bench timesnet` measures whole models at the ETTh1, Weather and JapaneseVowels configurations against the plain
+formulation (`blockzoo.tasks.commands.bench_reference`), in one process, turn by turn, on the same weights and inputs, after
+checking that the outputs agree. Inputs are sums of daily and other cycles plus noise, so that the periods differ.
+
+examples:
+  blockzoo bench timesnet
+  blockzoo bench timesnet_forecast --batch-size 8 --arg d_model=64 --compile
+"""
+
+import argparse
+import math
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+import blockzoo
+from blockzoo.tasks.commands.bench_reference import PlainPeriodBlock
+from blockzoo.tasks.commands.output import add_model_args, parse_model_args, print_json, print_table
+
+TIMESNET = {
+    "ETTh1": ("timesnet_forecast", 32, {}),
+    "Weather": ("timesnet_forecast", 32, {"in_chans": 21, "d_model": 32, "d_ff": 32, "time_freq": "t"}),
+    "JapaneseVowels": ("timesnet_classifier", 16, {}),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("name", help="model, or 'timesnet' for the comparison with the plain formulation")
+    parser.add_argument("--batch-size", type=int, help="samples in a batch")
+    parser.add_argument("--runs", type=int, default=15, help="timed runs of each variant (default: 15)")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's own choice)")
+    parser.add_argument("--compile", action="store_true", help="also time the model under torch.compile")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_model_args(parser)
+
+
+def interleaved(functions: dict[str, Callable[[], Any]], runs: int) -> dict[str, list[float]]:
+    """Milliseconds of each function, run turn by turn after one call to warm up."""
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for function in functions.values():
+        function()
+    for _ in range(runs):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            function()
+            times[name].append(1e3 * (time.perf_counter() - start))
+    return times
+
+
+def _inputs(model: Any, batch: int) -> dict[str, torch.Tensor]:
+    """Example inputs whose series hold several cycles of different strength."""
+    inputs = model.example_inputs(batch, torch.Generator().manual_seed(0))
+    if model.modality == "series":
+        steps = torch.arange(model.seq_len, dtype=torch.float32)
+        for strength, cycle in ((1.6, 24.0), (1.3, 12.0), (1.1, 8.0), (0.9, 48.0)):
+            inputs["x"] = inputs["x"] + strength * torch.sin(2 * math.pi * steps / cycle)[:, None]
+    return inputs
+
+
+def _plain(name: str, model: Any, kwargs: dict[str, Any]) -> Any:
+    """A copy of a TimesNet with plain blocks on the same weights."""
+    plain = blockzoo.create_model(name, **kwargs)
+    plain.load_state_dict(model.state_dict())
+    plain.blocks = torch.nn.ModuleList(PlainPeriodBlock(block) for block in plain.blocks)
+    return plain
+
+
+def _training(model: Any, inputs: dict[str, torch.Tensor]) -> Callable[[], None]:
+    def step() -> None:
+        model.zero_grad()
+        model(**inputs).square().mean().backward()
+
+    return step
+
+
+def measure(name: str, batch: int, kwargs: dict[str, Any], runs: int, compare: bool, compiled: bool) -> dict[str, Any]:
+    """Times of a model's variants: {"forward": {variant: [ms]}, "training": {variant: [ms]}}."""
+    torch.manual_seed(0)
+    model = blockzoo.create_model(name, **kwargs).eval()
+    inputs = _inputs(model, batch)
+    deployed = blockzoo.create_model(name, **kwargs)
+    deployed.load_state_dict(model.state_dict())
+    variants = {"as built": model, "deployed": deployed.deploy()}
+    if compare:
+        variants = {"plain": _plain(name, model, kwargs).eval(), **variants}
+    if compiled:
+        variants["compiled"] = torch.compile(model)
+    with torch.no_grad():
+        outputs = {key: variant(**inputs) for key, variant in variants.items()}
+        for key, output in outputs.items():
+            torch.testing.assert_close(output, outputs["as built"], rtol=1e-3, atol=1e-4, msg=f"{key} differs")
+        forward = interleaved({key: lambda v=v: v(**inputs) for key, v in variants.items()}, runs)
+    trained = {key: _training(variants[key].train(), inputs) for key in ("plain", "as built") if key in variants}
+    return {"forward": forward, "training": interleaved(trained, runs)}
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure and print."""
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    extra = parse_model_args(args.arg)
+    compare = args.name == "timesnet"
+    cases = TIMESNET if compare else {args.name: (args.name, args.batch_size or 8, {})}
+    rows = []
+    for case, (name, batch, kwargs) in cases.items():
+        size = args.batch_size or batch
+        times = measure(name, size, {**kwargs, **extra}, args.runs, compare, args.compile)
+        for phase, variants in times.items():
+            base = statistics.median(next(iter(variants.values())))
+            for variant, values in variants.items():
+                middle = statistics.median(values)
+                spread = {"min": min(values), "max": max(values)}
+                row = {"case": case, "batch": size, "phase": phase, "variant": variant, "ms": middle, **spread}
+                rows.append({**row, "speedup": base / middle})
+    if args.json:
+        print_json({"torch": torch.__version__, "threads": torch.get_num_threads(), "rows": rows})
+        return 0
+    columns = list(rows[0])
+    cells = [[f"{value:.2f}" if isinstance(value, float) else value for value in row.values()] for row in rows]
+    print_table(columns, cells, title=f"{torch.get_num_threads()} threads, torch {torch.__version__}")
+    return 0
