@@ -1,11 +1,11 @@
 """Reading and writing files of weights: safetensors, and torch files without code in them."""
 
+import argparse
 import os
-import pickle
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,13 +16,17 @@ from blockzoo.checkpoints.errors import CheckpointError
 __all__ = ["load_state_dict", "read_metadata", "save_state_dict"]
 
 
-def load_state_dict(path: str | Path) -> dict[str, Any]:
+def load_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
     """Read tensors by name from a file, whatever its suffix.
 
     Args:
-        path: A safetensors file; or a torch file, of which the entry `state_dict_ema`, `state_dict`, `model_ema` or
-            `model` is taken where there is one. The prefix "model." of a Lightning checkpoint of ours, "module." of
-            data parallelism and "_orig_mod." of a compiled model are removed.
+        path: A safetensors file; or a torch file, of which the entry `state_dict_ema`, `model_ema`, `state_dict` or
+            `model` is taken, in this order, where there is one. Of a Lightning checkpoint only the entries below
+            "model." are taken, without that prefix. The prefixes "module." of data parallelism and "_orig_mod." of a
+            compiled model are removed.
+
+    Returns:
+        Tensors on the CPU, in the file's order; beside them only what modules store as their "_extra_state".
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -48,26 +52,37 @@ def read_metadata(path: str | Path) -> dict[str, str]:
         return dict(file.metadata() or {})
 
 
-def _from_torch(path: Path) -> dict[str, Any]:
+def _from_torch(path: Path) -> dict[str, torch.Tensor]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        # Training scripts store their arguments beside the weights; a namespace holds data only.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file makes the reader fail in any way
+        refused = re.search(r"GLOBAL \S+|TorchScript", str(error))
+        if refused is None:
+            reason = str(error).rpartition("WeightsUnpickler error: ")[2].partition("\n")[0]
+            raise CheckpointError(f"{path} is damaged ({type(error).__name__}: {reason})") from error
         raise CheckpointError(
-            f"{path} cannot be read safely: it is damaged, or holds Python objects beside tensors, which could run "
-            f"code. If you trust its origin, load it where it was made and save its state_dict() alone. ({error})"
+            f"{path} holds code or Python objects beside tensors ({refused[0]}) and is not read, because that could "
+            "run anything. If you trust its origin, convert it with the program that made it: load the model there "
+            "and save model.state_dict() alone, best as safetensors."
         ) from error
     is_lightning = isinstance(content, dict) and "pytorch-lightning_version" in content
-    for key in ("state_dict_ema", "state_dict", "model_ema", "model"):
+    for key in ("state_dict_ema", "model_ema", "state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), Mapping):
             content = content[key]
             break
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a state dict")
-    prefixes = ["_orig_mod.", "module.", *(["model.", "_orig_mod."] if is_lightning else [])]
     state_dict = dict(content)
-    for prefix in prefixes:
-        if state_dict and all(name.startswith(prefix) for name in state_dict):
+    if is_lightning:
+        state_dict = {name[6:]: value for name, value in state_dict.items() if name.startswith("model.")} or state_dict
+    for prefix in ("_orig_mod.", "module."):
+        if state_dict and all(str(name).startswith(prefix) for name in state_dict):
             state_dict = {name.removeprefix(prefix): value for name, value in state_dict.items()}
+    for name, value in state_dict.items():
+        if not isinstance(value, torch.Tensor) and not str(name).endswith("_extra_state"):
+            raise CheckpointError(f"{path}: entry {name!r} is a {type(value).__name__}, so this is not a state dict")
     return state_dict
 
 

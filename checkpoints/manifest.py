@@ -15,6 +15,23 @@ __all__ = ["Artifact", "Source", "load_manifest", "read_card"]
 
 FORMAT_VERSION = 1
 _SOURCE_KEYS = ({"package"}, {"url"}, {"hub_repo", "hub_file", "hub_revision"})
+_METRIC_KEYS = {"name", "value", "dataset", "split"}
+
+_FILE = (r"\w[\w.+-]*", "a bare file name")
+_SOURCE_TEXTS = {
+    "package": _FILE,
+    "url": (r"(https?|file)://\S+", "an http, https or file address"),
+    "hub_repo": (r"[\w.-]+/[\w.-]+", "organisation/name"),
+    "hub_file": (r"\w[\w.+-]*(/\w[\w.+-]*)*", "a path in the repository"),
+    "hub_revision": (r"[0-9a-f]{40}", "a 40-digit commit"),
+}
+_TEXTS = (
+    ("file", *_FILE),
+    ("card", *_FILE),
+    ("sha256", "[0-9a-f]{64}", "64 hexadecimal digits"),
+    ("origin", "official|ours", "'official' or 'ours'"),
+    *((key, r".*\S.*", "text") for key in ("license", "data_license", "command", "conversion")),
+)
 
 
 @dataclass(frozen=True)
@@ -111,30 +128,53 @@ def read_card(artifact: Artifact) -> str:
 
 
 def _read(path: Path) -> dict[str, Artifact]:
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if content.get("format_version") != FORMAT_VERSION:
-        raise CheckpointError(f"{path}: format_version is {content.get('format_version')!r}, expected {FORMAT_VERSION}")
-    return {name: _artifact(f"{path}: {name}", name, entry) for name, entry in content["checkpoints"].items()}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not JSON: {error}") from error
+    version = content.get("format_version") if isinstance(content, dict) else None
+    if version != FORMAT_VERSION:
+        raise CheckpointError(f"{path}: format_version is {version!r}, expected {FORMAT_VERSION}")
+    entries = content.get("checkpoints")
+    if not isinstance(entries, dict):
+        raise CheckpointError(f"{path}: checkpoints is {entries!r}, expected an object of entries by name")
+    return {name: _artifact(f"{path}: {name}", name, entry) for name, entry in entries.items()}
 
 
-def _artifact(where: str, name: str, entry: dict[str, Any]) -> Artifact:
+def _artifact(where: str, name: str, entry: Any) -> Artifact:
+    def check(good: bool, what: str, expected: str) -> None:
+        if not good:
+            raise CheckpointError(f"{where}: {what}, expected {expected}")
+
+    check(isinstance(entry, dict), f"the entry is {entry!r}", "an object")
+    check(re.fullmatch(r"\w+\.[\w-]+", name) is not None, f"the name is {name!r}", '"model.tag"')
     known = {item.name for item in fields(Artifact)} - {"name"}
     optional = {"conversion", "card", "model_args", "preprocessing"}
     if unknown := set(entry) - known:
         raise CheckpointError(f"{where}: unknown fields {sorted(unknown)}; known are {sorted(known)}")
     if missing := known - optional - set(entry):
         raise CheckpointError(f"{where}: missing fields {sorted(missing)}")
-    if not re.fullmatch("[0-9a-f]{64}", entry["sha256"]):
-        raise CheckpointError(f"{where}: sha256 is {entry['sha256']!r}, expected 64 hexadecimal digits")
-    if not isinstance(entry["size"], int) or entry["size"] <= 0:
-        raise CheckpointError(f"{where}: size is {entry['size']!r}, expected a positive number of bytes")
-    if Path(entry["file"]).name != entry["file"]:
-        raise CheckpointError(f"{where}: file is {entry['file']!r}, expected a bare file name")
-    if entry["origin"] not in ("official", "ours"):
-        raise CheckpointError(f"{where}: origin is {entry['origin']!r}, expected 'official' or 'ours'")
-    for source in entry["sources"]:
-        if set(source) not in _SOURCE_KEYS:
-            raise CheckpointError(f"{where}: source has fields {sorted(source)}, expected one of {_SOURCE_KEYS}")
-        if not re.fullmatch("[0-9a-f]{40}", source.get("hub_revision", "0" * 40)):
-            raise CheckpointError(f"{where}: hub_revision is {source['hub_revision']!r}, expected a 40-digit commit")
-    return Artifact(name=name, **{**entry, "sources": tuple(Source(**source) for source in entry["sources"])})
+    for key, pattern, expected in _TEXTS:
+        value = entry.get(key)
+        good = value is None and key in optional or isinstance(value, str) and re.fullmatch(pattern, value) is not None
+        check(good, f"{key} is {value!r}", expected)
+    size = entry["size"]
+    check(type(size) is int and size > 0, f"size is {size!r}", "a positive number of bytes")
+    for key in ("metric", "model_args", "preprocessing"):
+        check(isinstance(entry.get(key, {}), dict), f"{key} is {entry.get(key)!r}", "an object")
+    if missing := _METRIC_KEYS - set(entry["metric"]):
+        raise CheckpointError(f"{where}: metric lacks {sorted(missing)}")
+    sources = entry["sources"]
+    check(isinstance(sources, list) and bool(sources), f"sources is {sources!r}", "a list of at least one")
+    return Artifact(name=name, **{**entry, "sources": tuple(_source(where, source) for source in sources)})
+
+
+def _source(where: str, source: Any) -> Source:
+    if not isinstance(source, dict) or set(source) not in _SOURCE_KEYS:
+        kinds = " or ".join(str(sorted(keys)) for keys in _SOURCE_KEYS)
+        raise CheckpointError(f"{where}: source is {source!r}, expected the fields {kinds}")
+    for key, value in source.items():
+        pattern, expected = _SOURCE_TEXTS[key]
+        if not isinstance(value, str) or not re.fullmatch(pattern, value):
+            raise CheckpointError(f"{where}: {key} is {value!r}, expected {expected}")
+    return Source(**source)

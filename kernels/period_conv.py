@@ -76,7 +76,8 @@ def _conv_image(
 ) -> torch.Tensor:
     batch, steps, chans = x.shape
     rows = -(-steps // period)
-    image = F.pad(x, (0, 0, 0, rows * period - steps)).reshape(batch, rows, period, chans).permute(0, 3, 1, 2)
+    tail = rows * period - steps
+    image = (F.pad(x, (0, 0, 0, tail)) if tail else x).reshape(batch, rows, period, chans).permute(0, 3, 1, 2)
     w1, w2 = _crop(w1, rows, period), _crop(w2, rows, period)
     padding = (w1.shape[-2] // 2, w1.shape[-1] // 2)
     image = F.conv2d(F.gelu(F.conv2d(image, w1, b1, padding=padding)), w2, b2, padding=padding)
@@ -94,15 +95,25 @@ def period_conv_folded(
 ) -> torch.Tensor:
     """`period_conv` with one image shape per distinct period; reads the periods on the host."""
     total: torch.Tensor | None = None
-    for period in sorted(set(periods.flatten().tolist())):
-        weight = torch.where(periods == period, weights, 0).sum(1)
-        if periods.ndim == 1:
-            part = _conv_image(x, period, w1, b1, w2, b2) * weight[:, None, None]
-        else:
-            rows = (periods == period).any(1).nonzero().squeeze(1)
-            image = _conv_image(x[rows], period, w1, b1, w2, b2) * weight[rows, None, None]
-            part = image.new_zeros(x.shape[0], x.shape[1], image.shape[2]).index_add(0, rows, image)
-        total = part if total is None else total + part
+    if periods.ndim == 1:
+        places: dict[int, list[int]] = {}
+        for place, period in enumerate(periods.tolist()):
+            places.setdefault(period, []).append(place)
+        for period, columns in places.items():
+            weight = weights[:, columns[0], None, None]
+            for column in columns[1:]:
+                weight = weight + weights[:, column, None, None]
+            image = _conv_image(x, period, w1, b1, w2, b2)
+            total = image * weight if total is None else torch.addcmul(total, image, weight)
+    else:
+        for period in periods.unique().tolist():
+            chosen = periods == period
+            rows = chosen.any(1).nonzero().squeeze(1)
+            weight = torch.where(chosen, weights, 0).sum(1)[rows, None, None]
+            image = _conv_image(x[rows], period, w1, b1, w2, b2) * weight
+            if total is None:
+                total = image.new_zeros(x.shape[0], x.shape[1], image.shape[2])
+            total = total.index_add(0, rows, image)
     assert total is not None
     return total
 

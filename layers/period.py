@@ -41,7 +41,7 @@ def find_periods(x: torch.Tensor, top_k: int, scope: PeriodScope = "batch") -> t
     if scope not in ("batch", "sample"):
         raise ValueError(f"scope={scope!r} must be 'batch' or 'sample'")
     wide = x if x.dtype == torch.float64 else x.float()
-    amplitude = torch.fft.rfft(wide, dim=1)[:, 1:].abs().mean(-1)  # (B, T // 2)
+    amplitude = torch.fft.rfft(wide.mT)[..., 1:].abs().mean(1)  # (B, T // 2)
     if scope == "batch":
         index = amplitude.detach().mean(0).topk(top_k).indices
         return torch.full_like(index, steps) // (index + 1), amplitude[:, index]

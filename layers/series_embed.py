@@ -4,7 +4,6 @@ import math
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 __all__ = ["TIME_FREQS", "SeriesEmbedding", "sinusoidal_positions"]
@@ -80,7 +79,8 @@ class SeriesEmbedding(nn.Module):
         Raises:
             ValueError: `time_features` do not fit the frequency or the series.
         """
-        y = self.value(F.pad(x.transpose(1, 2), (1, 1), mode="circular")).transpose(1, 2) + self.positions
+        ring = torch.cat((x[:, -1:], x, x[:, :1]), dim=1)
+        y = self.value(ring.transpose(1, 2)).transpose(1, 2) + self.positions
         if time_features is not None:
             expected = (x.shape[0], x.shape[1], self.num_time_features)
             if self.time is None or tuple(time_features.shape) != expected:

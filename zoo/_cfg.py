@@ -5,7 +5,9 @@ from typing import Any
 
 from timm.models._pretrained import PretrainedCfg
 
-__all__ = ["ZooCfg", "series_cfg"]
+from blockzoo.checkpoints import load_manifest
+
+__all__ = ["ZooCfg", "from_manifest", "series_cfg"]
 
 
 @dataclass
@@ -40,3 +42,10 @@ def series_cfg(task: str, input_size: tuple[int, ...], **kwargs: Any) -> ZooCfg:
     return ZooCfg(
         **{**defaults, **kwargs, "task": task, "modality": "series", "input_axes": "TC", "input_size": input_size}
     )
+
+
+def from_manifest(name: str) -> dict[str, Any]:
+    """The entries of a configuration that belong to the weights of "model.tag", from the checkpoint manifest."""
+    artifact = load_manifest()[name]
+    about = {"checkpoint": name, "model_args": dict(artifact.model_args), "license": artifact.license.lower()}
+    return {**about, "description": artifact.command, **artifact.preprocessing}

@@ -22,7 +22,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from blockzoo._builder import build_model
-from blockzoo._cfg import ZooCfg, series_cfg
+from blockzoo._cfg import ZooCfg, from_manifest, series_cfg
 from blockzoo._model import ZooModel
 from blockzoo._registry import register_model
 from blockzoo.layers.period import PeriodBlock, PeriodScope
@@ -496,7 +496,13 @@ default_cfgs = generate_default_cfgs(
         "timesnet_forecast": _cfg("forecast", (96, 7)),
         "timesnet_imputation": _cfg("imputation", (96, 7)),
         "timesnet_anomaly": _cfg("anomaly", (100, 38)),
-        "timesnet_classifier": _cfg("classification", (29, 12), num_classes=9, classifier="head"),
+        "timesnet_classifier.japanese_vowels": _cfg(
+            "classification",
+            (29, 12),
+            num_classes=9,
+            classifier="head",
+            **from_manifest("timesnet_classifier.japanese_vowels"),
+        ),
     }
 )
 

@@ -160,7 +160,7 @@ Inputs are prepared as `pretrained_cfg` in `config.json` says.
 
 ## How it was made
 
-- command: `{shlex.join(["blockzoo", *sys.argv[1:]])}`; the resolved config is `config.yaml`
+- command: `{shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])}`; the resolved config is `config.yaml`
 - seed: {facts["seed"]}; epochs: {results["epochs"]}; time: {facts["seconds"]:.0f} s on {facts["devices"]}
 - {libraries}; Python {platform.python_version()}
 

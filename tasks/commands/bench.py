@@ -1,10 +1,10 @@
 """Time a model: as built, merged for deployment, compiled, and against the plain formulation where there is one.
 
-`blockzoo bench timesnet` measures whole models at the ETTh1, Weather and JapaneseVowels configurations against the plain
-formulation (`blockzoo.tasks.commands.bench_reference`), in one process, turn by turn, on the same weights and inputs, after
-checking that the outputs agree. Inputs are sums of daily and other cycles plus noise, so that the periods differ.
+`blockzoo bench timesnet` measures whole models at the ETTh1, Weather and JapaneseVowels configurations against the
+plain formulation (`blockzoo.tasks.commands.bench_reference`), in one process, turn by turn, on the same weights and
+inputs, after checking that the outputs agree. Inputs are sums of daily and other cycles plus noise.
 
-examples:
+Examples:
   blockzoo bench timesnet
   blockzoo bench timesnet_forecast --batch-size 8 --arg d_model=64 --compile
 """

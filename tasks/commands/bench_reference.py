@@ -1,8 +1,8 @@
 """TimesNet's block in the plain formulation, to measure ours against.
 
 The equations of "TimesNet" (2023), section 3.2, step by step: every period folds the padded series anew, six parallel
-convolutions run on the image, their outputs are stacked and averaged, and the periods are read on the host. It shares the
-weights of one of our blocks and computes the same function.
+convolutions run on the image, their outputs are stacked and averaged, and the periods are read on the host. It shares
+the weights of one of our blocks and computes the same function.
 """
 
 import torch

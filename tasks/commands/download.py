@@ -1,6 +1,6 @@
 """Fetch and verify pretrained weights, for example before going offline.
 
-examples:
+Examples:
   blockzoo download --all
   blockzoo download timesnet_classifier.japanese_vowels --to weights/
   blockzoo download --all --verify

@@ -1,6 +1,6 @@
 """Write a model to a file, then read the file back, run it on fresh inputs and compare.
 
-examples:
+Examples:
   blockzoo export timesnet_classifier.japanese_vowels --format torch-export --out vowels.pt2
   blockzoo export timesnet_forecast --format onnx --out forecast.onnx      (needs blockzoo[export])
 """
@@ -53,7 +53,9 @@ def run(args: argparse.Namespace) -> int:
     finally:
         temporary.unlink(missing_ok=True)
     weights = "pretrained weights" if pretrained else "random weights"
-    print(f"{out}: {args.name}, {weights}, {args.format}, {out.stat().st_size:,} bytes, checked: difference {error:.2e}")
+    print(
+        f"{out}: {args.name}, {weights}, {args.format}, {out.stat().st_size:,} bytes, checked: difference {error:.2e}"
+    )
     return 0
 
 

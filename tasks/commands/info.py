@@ -1,6 +1,6 @@
 """Show what a model takes, gives and costs, and its pretrained weights.
 
-examples:
+Examples:
   blockzoo info timesnet_classifier.japanese_vowels
   blockzoo info timesnet_forecast --arg seq_len=336 --arg pred_len=96 --json
 """
@@ -77,7 +77,9 @@ def run(args: argparse.Namespace) -> int:
         print_json(facts)
         return 0
     nested = ("arguments", "weights", "inputs")
-    rows = [(key, f"{value:,}" if isinstance(value, int) else value) for key, value in facts.items() if key not in nested]
+    rows = [
+        (key, f"{value:,}" if isinstance(value, int) else value) for key, value in facts.items() if key not in nested
+    ]
     rows += [(f"input {key}", shape) for key, shape in facts["inputs"].items()]
     rows += [(f"argument {key}", default) for key, default in facts["arguments"].items()]
     for weights in facts["weights"]:

@@ -1,6 +1,6 @@
 """List models, pretrained tags or packaged training configs.
 
-examples:
+Examples:
   blockzoo list 'timesnet*'
   blockzoo list --task classification --pretrained
   blockzoo list --configs

@@ -35,7 +35,11 @@ def print_json(value: Any) -> None:
 def add_model_args(parser: argparse.ArgumentParser) -> None:
     """Add `--arg NAME=VALUE`, arguments of the model's constructor."""
     parser.add_argument(
-        "--arg", action="append", default=[], metavar="NAME=VALUE", help="an argument of the model, e.g. --arg d_model=64"
+        "--arg",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an argument of the model, e.g. --arg d_model=64",
     )
 
 

@@ -1,10 +1,10 @@
 """Classify your own series with pretrained weights.
 
-The file is a UEA `.ts` file, or a CSV file with a header: one row a step, a column `series` that numbers the series, and
-one column for each channel. Values are in the units of the training data; the checkpoint's own standardisation and padding
-are applied. Predictions of a config or of a run's folder are Lightning's: blockzoo predict --config ...
+The file is a UEA `.ts` file, or a CSV file with a header: one row a step, a column `series` that numbers the series,
+and one column for each channel. Values are in the units of the training data; the checkpoint's own standardisation and
+padding are applied. Predictions of a config or of a run's folder are Lightning's: blockzoo predict --config ...
 
-examples:
+Examples:
   blockzoo predict timesnet_classifier.japanese_vowels vowels.ts
   blockzoo predict timesnet_classifier.japanese_vowels vowels.csv --json
 """
@@ -84,7 +84,9 @@ def run(args: argparse.Namespace) -> int:
     """Print the likeliest class of each series."""
     model = blockzoo.create_model(args.name, pretrained=True, cache_dir=args.cache_dir).eval()
     if model.modality != "series" or model.task != "classification":
-        raise ValueError(f"{args.name} is a model for {model.task}; predict reads files for series classification so far")
+        raise ValueError(
+            f"{args.name} is a model for {model.task}; predict reads files for series classification so far"
+        )
     if Path(args.file).suffix == ".ts":
         series, names = read_ts(args.file), None
     else:
@@ -94,13 +96,22 @@ def run(args: argparse.Namespace) -> int:
     labels = model.pretrained_cfg["label_names"]
     best = probabilities.max(-1)
     rows = [
-        {"series": names[i] if names else i, "label": labels[int(best.indices[i])], "probability": float(best.values[i])}
+        {
+            "series": names[i] if names else i,
+            "label": labels[int(best.indices[i])],
+            "probability": float(best.values[i]),
+        }
         for i in range(len(series))
     ]
     if args.json:
         print_json(
-            [{**row, "probabilities": dict(zip(labels, p.tolist(), strict=True))} for row, p in zip(rows, probabilities)]
+            [
+                {**row, "probabilities": dict(zip(labels, p.tolist(), strict=True))}
+                for row, p in zip(rows, probabilities, strict=True)
+            ]
         )
     else:
-        print_table(("series", "label", "probability"), [(*list(r.values())[:2], f"{r['probability']:.4f}") for r in rows])
+        print_table(
+            ("series", "label", "probability"), [(*list(r.values())[:2], f"{r['probability']:.4f}") for r in rows]
+        )
     return 0

@@ -22,7 +22,7 @@ class FaultyServer(http.server.ThreadingHTTPServer):
 
     def __init__(self):
         self.body, self.faults, self.requests, self.ranges = BODY, [], [], True
-        self.content_type = "application/octet-stream"
+        self.content_type, self.retry_after, self.pauses = "application/octet-stream", "0.1", []
         super().__init__(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
 
@@ -54,8 +54,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if isinstance(fault, int):
             self.send_response(fault)
             self.send_header("Content-Length", "0")
-            if fault == 429:
-                self.send_header("Retry-After", "0.1")
+            if fault in (429, 503):
+                self.send_header("Retry-After", server.retry_after)
             self.end_headers()
             return
         if fault == "redirect":
@@ -74,14 +74,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 self.end_headers()
                 return
             self.send_response(206)
-            self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
+            claimed = start + 1 if fault == "wrong-range" else start
+            self.send_header("Content-Range", f"bytes {claimed}-{len(body) - 1}/{len(body)}")
         else:
             self.send_response(200)
         if fault == "corrupt":
             body = body[:-1] + b"!"
         self._hub_headers()
         self.send_header("Content-Type", server.content_type)
-        if fault == "no-length":
+        if fault in ("no-length", "whole-no-length"):
             self.send_header("Connection", "close")
         else:
             self.send_header("Content-Length", str(len(body) - start))
@@ -93,6 +94,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 time.sleep(1.5)
             self.close_connection = True
             return
+        if fault == "whole-no-length":
+            self.close_connection = True
         if fault == "slow":
             for offset in range(start, len(body), 50_000):
                 self.wfile.write(body[offset : offset + 50_000])
@@ -104,11 +107,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch):
-    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "BLOCKZOO_OFFLINE", "HF_HUB_OFFLINE", "BLOCKZOO_MIRRORS"):
+    proxies = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+    for name in (*proxies, "BLOCKZOO_OFFLINE", "HF_HUB_OFFLINE", "BLOCKZOO_MIRRORS", "BLOCKZOO_TIMEOUT"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
-    monkeypatch.setattr("blockzoo.checkpoints.download.sleep", lambda seconds: None)
     server = FaultyServer()
+    monkeypatch.setattr("blockzoo.checkpoints.transfer.sleep", server.pauses.append)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield server
@@ -140,6 +144,12 @@ def artifact(server):
         )
 
     return make
+
+
+@pytest.fixture
+def child_code():
+    """The program of another process that fetches an artifact."""
+    return lambda item: f"from blockzoo.checkpoints import Artifact, Source, fetch\nprint(fetch({item!r}))"
 
 
 @pytest.fixture

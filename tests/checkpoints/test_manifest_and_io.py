@@ -1,5 +1,7 @@
 """The manifest's format, and files of weights."""
 
+import argparse
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -21,7 +23,8 @@ from blockzoo.checkpoints import (
 
 ENTRY = {
     "file": "w.safetensors", "sha256": "0" * 64, "size": 3, "sources": [{"url": "https://example.org/w"}],
-    "license": "apache-2.0", "data_license": "cc-by-4.0", "origin": "ours", "metric": {}, "command": "x",
+    "license": "apache-2.0", "data_license": "cc-by-4.0", "origin": "ours", "command": "x",
+    "metric": {"name": "accuracy", "value": 0.9, "dataset": "d", "split": "test"},
 }  # fmt: skip
 
 
@@ -39,9 +42,19 @@ def manifest(tmp_path, **changes):
         ({"size": "absent"}, "missing fields .'size'."),
         ({"sha256": "abc"}, "sha256 is 'abc', expected 64"),
         ({"size": 0}, "size is 0"),
+        ({"size": True}, "size is True"),
         ({"file": "../w"}, "file is '../w', expected a bare file name"),
+        ({"file": ".."}, "file is '..', expected a bare file name"),
+        ({"card": "a/b.md"}, "card is 'a/b.md', expected a bare file name"),
+        ({"license": ""}, "license is '', expected text"),
+        ({"metric": {"value": 1}}, "metric lacks .'dataset', 'name', 'split'."),
+        ({"model_args": [1]}, "model_args is .1., expected an object"),
+        ({"sources": []}, "sources is .., expected a list of at least one"),
+        ({"sources": ["https://example.org/w"]}, "source is 'https://example.org/w', expected the fields"),
+        ({"sources": [{"url": "example.org/w"}]}, "url is 'example.org/w', expected an http, https or file address"),
+        ({"sources": [{"package": "../w"}]}, "package is '../w', expected a bare file name"),
         ({"origin": "theirs"}, "origin is 'theirs'"),
-        ({"sources": [{"url": "x", "package": "y"}]}, "source has fields"),
+        ({"sources": [{"url": "x", "package": "y"}]}, "source is .*, expected the fields"),
         ({"sources": [{"hub_repo": "a/b", "hub_file": "w", "hub_revision": "main"}]}, "hub_revision is 'main'"),
     ],
 )
@@ -51,9 +64,20 @@ def test_malformed_entries_are_explained(tmp_path, changes, message):
         manifest(tmp_path, **changes)
 
 
-def test_an_unknown_version_is_refused(tmp_path):
-    (tmp_path / "m.json").write_text('{"format_version": 2, "checkpoints": {}}')
-    with pytest.raises(CheckpointError, match="format_version is 2, expected 1"):
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"format_version": 2, "checkpoints": {}}', "format_version is 2, expected 1"),
+        ('{"format_version": 1}', "checkpoints is None"),
+        ('{"format_version": 1, "checkpoints": {"m": {}}}', "the name is 'm', expected \"model.tag\""),
+        ('{"format_version": 1, "checkpoints": {"m.t": 3}}', "m.t: the entry is 3, expected an object"),
+        ("[]", "format_version is None"),
+        ("{", "is not JSON"),
+    ],
+)
+def test_a_malformed_manifest_is_explained(tmp_path, text, message):
+    (tmp_path / "m.json").write_text(text)
+    with pytest.raises(CheckpointError, match=message):
         load_manifest(tmp_path / "m.json")
 
 
@@ -87,6 +111,17 @@ def test_reading_ignores_the_suffix_and_unwraps(tmp_path):
     assert load_state_dict(tmp_path / "legacy.pt")["a"].equal(weight)
 
 
+def test_of_a_lightning_checkpoint_only_the_model_is_read(tmp_path):
+    weights = {"model._orig_mod.a": torch.ones(2), "criterion.weight": torch.ones(1)}
+    torch.save({"state_dict": weights, "pytorch-lightning_version": "2", "epoch": 3}, tmp_path / "l.ckpt")
+    assert list(load_state_dict(tmp_path / "l.ckpt")) == ["a"]
+
+
+def test_arguments_beside_the_weights_do_not_matter(tmp_path):
+    torch.save({"model": {"a": torch.ones(1)}, "args": argparse.Namespace(lr=1), "epoch": 3}, tmp_path / "t.pth")
+    assert list(load_state_dict(tmp_path / "t.pth")) == ["a"]
+
+
 def test_a_safetensors_header_that_looks_like_a_pickle_is_read(tmp_path):
     for padding in range(400):
         save_file({"a": torch.zeros(1)}, tmp_path / "w", metadata={"x": "y" * padding})
@@ -107,16 +142,36 @@ class Evil:
 def test_code_in_a_file_is_never_run(tmp_path):
     for new in (True, False):
         torch.save({"a": Evil(tmp_path / "ran")}, tmp_path / "evil.pth", _use_new_zipfile_serialization=new)
-        with pytest.raises(CheckpointError, match="cannot be read safely"):
+        with pytest.raises(CheckpointError, match="GLOBAL getattr.* not read.*convert it"):
             load_state_dict(tmp_path / "evil.pth")
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.parametrize("new", [True, False])
+def test_damaged_torch_files_are_a_checkpoint_error(tmp_path, new):
+    torch.save({"a": torch.ones(50), "b": torch.ones(2)}, tmp_path / "w", _use_new_zipfile_serialization=new)
+    whole = (tmp_path / "w").read_bytes()
+    for position in range(2, 200):
+        for damaged in (whole[:position], whole[:position] + b"\x93" + whole[position + 1 :]):
+            (tmp_path / "w").write_bytes(damaged)
+            with contextlib.suppress(CheckpointError):
+                load_state_dict(tmp_path / "w")
+
+
 def test_other_files_are_named_for_what_they_are(tmp_path):
     (tmp_path / "page").write_text("<!DOCTYPE html><html>Download anyway?</html>")
-    (tmp_path / "noise").write_bytes(os.urandom(64).replace(b"\x80", b"x"))
+    (tmp_path / "noise").write_bytes(b"\x01noise" * 20)
+    (tmp_path / "empty").touch()
     torch.save([1, 2], tmp_path / "list.pt")
-    for name, message in {"page": "web page", "noise": "neither", "list.pt": "holds a list"}.items():
+    torch.save({"epoch": 3, "net": {"a": torch.ones(1)}}, tmp_path / "odd.pt")
+    expected = {
+        "page": "web page",
+        "noise": "neither",
+        "empty": "neither",
+        "list.pt": "holds a list",
+        "odd.pt": "entry 'epoch' is a int",
+    }
+    for name, message in expected.items():
         with pytest.raises(CheckpointError, match=message):
             load_state_dict(tmp_path / name)
     with pytest.raises(FileNotFoundError):

@@ -1,0 +1,180 @@
+"""Moving a file's bytes from one source into a partial file, whatever the network does."""
+
+import contextlib
+import itertools
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from time import sleep
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from blockzoo.checkpoints.errors import ChecksumError, DownloadError
+from blockzoo.checkpoints.manifest import Artifact, Source
+
+if TYPE_CHECKING:
+    import httpx
+
+__all__ = ["transfer"]
+
+TRIES = 5
+_RETRIED = {408, 425, 429, 500, 502, 503, 504}
+_MAX_WAIT = 60.0
+
+
+def transfer(source: Source, artifact: Artifact, part: Path) -> None:
+    """Fill a partial file from one source; its hash is left for the caller to check.
+
+    Args:
+        source: Where to get the bytes, not a packaged one.
+        artifact: What they should be.
+        part: The partial file. What it holds is taken for the beginning of the artifact where the source can resume.
+
+    Raises:
+        ChecksumError: The source has a file of another size.
+        DownloadError: The source did not deliver. What arrived stays in `part` for another try.
+    """
+    if source.hub_repo is not None:
+        return _from_hub(source, part)
+    url = str(source.url)
+    scheme = url.partition(":")[0].lower()
+    if scheme == "file":
+        return _from_file(url, part)
+    if scheme in ("http", "https"):
+        return _from_web(url, artifact, part)
+    raise DownloadError("not an http, https or file address")
+
+
+def _from_file(url: str, part: Path) -> None:
+    try:
+        shutil.copyfile(url2pathname(urlsplit(url).path), part)
+    except (OSError, ValueError) as error:
+        raise DownloadError(f"{type(error).__name__}: {error}") from error
+
+
+def _from_hub(source: Source, part: Path) -> None:
+    from huggingface_hub import hf_hub_download
+
+    folder = part.with_name(f"{part.name}.hub")
+    try:
+        found = hf_hub_download(
+            str(source.hub_repo), str(source.hub_file), revision=source.hub_revision, local_dir=folder
+        )
+        os.replace(found, part)
+    except Exception as error:  # beside its own errors the hub raises those of whichever transport it uses
+        raise DownloadError(f"{type(error).__name__}: {error}") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class _Passing(Exception):
+    """A fault that may pass; `wait` is the pause in seconds that the server asks for."""
+
+    def __init__(self, what: str, wait: float = 0.0) -> None:
+        super().__init__(what)
+        self.wait = wait
+
+
+def _from_web(url: str, artifact: Artifact, part: Path) -> None:
+    """Get a file over http, resuming until it is complete or `TRIES` tries in a row bring nothing new."""
+    import httpx
+
+    tries, longest = 0, _size(part)
+    with httpx.Client(follow_redirects=True, timeout=_timeout()) as client:
+        while True:
+            try:
+                return _get(client, url, artifact, part)
+            except (httpx.InvalidURL, httpx.TooManyRedirects, httpx.UnsupportedProtocol) as error:
+                raise DownloadError(f"{type(error).__name__}: {error}") from error
+            except (httpx.TransportError, _Passing) as error:
+                failure = error
+            tries = 1 if _size(part) > longest else tries + 1
+            longest = max(longest, _size(part))
+            if tries == TRIES:
+                kind = "" if isinstance(failure, _Passing) else f"{type(failure).__name__}: "
+                raise DownloadError(f"gave up after {TRIES} tries: {kind}{failure}") from failure
+            sleep(max(min(0.25 * 2**tries, 8.0), getattr(failure, "wait", 0.0)))
+
+
+def _timeout() -> float:
+    value = os.environ.get("BLOCKZOO_TIMEOUT") or "30"
+    with contextlib.suppress(ValueError):
+        if float(value) > 0:
+            return float(value)
+    raise ValueError(f"BLOCKZOO_TIMEOUT is {value!r}, expected a positive number of seconds")
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _get(client: "httpx.Client", url: str, artifact: Artifact, part: Path) -> None:
+    """One request for what is missing of the file."""
+    have = _size(part)
+    if have == artifact.size:
+        return
+    headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={have}-"} if have else {})}
+    with client.stream("GET", url, headers=headers) as response:
+        status = response.status_code
+        if status == 416:  # what is on disk does not fit the file there
+            part.unlink(missing_ok=True)
+            raise _Passing("the server refused to resume")
+        if status in _RETRIED:
+            raise _Passing(f"HTTP {status}", _retry_after(response.headers.get("retry-after", "")))
+        if status not in (200, 206):
+            raise DownloadError(f"HTTP {status}")
+        _receive(response, artifact, part, have)
+
+
+def _retry_after(header: str) -> float:
+    """Seconds from a Retry-After header, which is a number or a date; 0 without one."""
+    with contextlib.suppress(ValueError, TypeError):
+        if re.fullmatch(r"\d+(\.\d+)?", header):
+            return min(float(header), _MAX_WAIT)
+        return min(max((parsedate_to_datetime(header) - datetime.now(timezone.utc)).total_seconds(), 0.0), _MAX_WAIT)
+    return 0.0
+
+
+def _receive(response: "httpx.Response", artifact: Artifact, part: Path, have: int) -> None:
+    """Append a response's body to the partial file, or start that anew when the server sends the whole."""
+    if response.headers.get("content-type", "").startswith("text/html"):
+        raise DownloadError("the server sent a web page instead of the file")
+    start, total = 0, response.headers.get("content-length", "")
+    if response.status_code == 206:
+        match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("content-range", ""))
+        if match is None or int(match[1]) != have:
+            part.unlink(missing_ok=True)
+            raise _Passing("the server sent another range than asked for")
+        start, total = have, match[2]
+    if total.isdigit() and int(total) != artifact.size:
+        raise ChecksumError(f"the file there has {total} bytes, expected {artifact.size}")
+    chunks = response.iter_raw()
+    first = next(chunks, b"")
+    if start == 0 and first.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html")):
+        raise DownloadError("the server sent a web page instead of the file")
+    received = start
+    with part.open("ab" if start else "wb") as file, _progress(artifact, start) as advance:
+        for chunk in itertools.chain([first], chunks):
+            file.write(chunk)
+            received += len(chunk)
+            advance(len(chunk))
+            if received > artifact.size:
+                raise ChecksumError(f"the file there is larger than the expected {artifact.size} bytes")
+    if received < artifact.size:
+        raise _Passing(f"{received} of {artifact.size} bytes arrived")
+
+
+@contextlib.contextmanager
+def _progress(artifact: Artifact, done: int) -> Iterator[Callable[[int], Any]]:
+    """A progress bar on a terminal."""
+    from tqdm import tqdm
+
+    quiet = not sys.stderr.isatty()
+    with tqdm(total=artifact.size, initial=done, desc=artifact.file, unit="B", unit_scale=True, disable=quiet) as bar:
+        yield bar.update

@@ -1,0 +1,98 @@
+"""Evaluate every shipped checkpoint on its real test data, compare with its card, and write a page about it.
+
+Exit status 1 if a measured metric differs from the claimed one.
+
+Examples:
+  blockzoo demo
+  blockzoo demo --out report.html --only timesnet_classifier.japanese_vowels
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from blockzoo.checkpoints import Artifact, load_manifest
+from blockzoo.tasks.commands.output import print_json, print_table
+
+__all__ = ["Result", "add_arguments", "run"]
+
+TOLERANCE = 1e-6
+
+
+@dataclass
+class Result:
+    """What the demo found out about one checkpoint; `sections` are pairs of heading and HTML."""
+
+    artifact: Artifact
+    measured: float
+    seconds: float
+    sections: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def claimed(self) -> float:
+        """The metric on the card."""
+        return float(self.artifact.metric["value"])
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the card's claim holds."""
+        return abs(self.measured - self.claimed) <= TOLERANCE
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("--out", default="demo.html", help="the page to write (default: demo.html)")
+    parser.add_argument("--only", metavar="MODEL.TAG", help="only this checkpoint")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _evaluators() -> dict[str, Callable[[Any], tuple[float, list[tuple[str, str]]]]]:
+    """By data set: a function from a model to its metric and the page's sections about it."""
+    from blockzoo.tasks.commands.demo_series import evaluate_japanese_vowels
+
+    return {"JapaneseVowels": evaluate_japanese_vowels}
+
+
+def evaluate(artifact: Artifact) -> Result:
+    """Load a checkpoint the way a user does and evaluate it."""
+    import blockzoo
+
+    start = time.perf_counter()
+    model = blockzoo.create_model(artifact.name, pretrained=True).eval()
+    measured, sections = _evaluators()[artifact.metric["dataset"]](model)
+    return Result(artifact, measured, time.perf_counter() - start, sections)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate, print and write the page."""
+    from blockzoo.tasks.commands.demo_page import page
+
+    shipped = {name: item for name, item in load_manifest().items() if item.origin == "ours"}
+    if args.only and args.only not in shipped:
+        raise ValueError(f"--only {args.only}: not a shipped checkpoint; there are {', '.join(shipped)}")
+    results = [evaluate(item) for name, item in shipped.items() if args.only in (None, name)]
+    rows = [
+        {
+            "checkpoint": result.artifact.name,
+            "data": f"{result.artifact.metric['dataset']} {result.artifact.metric['split']}",
+            "metric": result.artifact.metric["name"],
+            "claimed": f"{result.claimed:.6f}",
+            "measured": f"{result.measured:.6f}",
+            "result": "agrees" if result.agrees else "DIFFERS",
+            "seconds": f"{result.seconds:.1f}",
+        }
+        for result in results
+    ]
+    out = Path(args.out)
+    temporary = out.with_name(f".{out.name}.tmp")
+    temporary.write_text(page(results), encoding="utf-8")
+    temporary.replace(out)
+    if args.json:
+        print_json(rows)
+    else:
+        print_table(list(rows[0]), [list(row.values()) for row in rows], title="Shipped checkpoints")
+        print(f"page: {out.resolve()}")
+    return 0 if all(result.agrees for result in results) else 1

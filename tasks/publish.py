@@ -1,0 +1,98 @@
+"""Turn a finished run into a shipped checkpoint: weights, model card and manifest entry.
+
+    python -m blockzoo.tasks.publish RUN --name MODEL.TAG --seeds seeds.json --baseline "published recipe" base.json ...
+
+For maintainers, in a source checkout. The run's weights are copied beside the manifest, evaluated once more through
+`blockzoo.create_model` on the test set by `blockzoo demo`, and described; nothing in the card is typed by hand.
+"""
+
+import argparse
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from blockzoo.checkpoints import read_metadata
+
+__all__ = ["main"]
+
+
+def _spread(path: str, key: str) -> str:
+    """One table row's cells: median and range of several seeds, in per cent."""
+    report = json.loads(Path(path).read_text())
+    median, least, most = (100 * report[key][name] for name in ("median", "min", "max"))
+    return f"{median:.2f} % | {least:.2f} to {most:.2f} % | {len(report['runs'])}"
+
+
+def _card(args: argparse.Namespace, run: Path, metric: dict[str, Any], commit: str) -> str:
+    text = (run / "README.md").read_text()
+    rows = [f"| this recipe, last epoch | {_spread(args.seeds, 'last')} |"]
+    rows += [f"| this recipe, best by validation | {_spread(args.seeds, 'chosen')} |"]
+    rows += [f"| {name}, last epoch | {_spread(path, 'last')} |" for name, path in args.baseline]
+    spread = "\n".join(
+        [f"## Spread over seeds: {metric['dataset']}, {metric['split']} {metric['name']}", ""]
+        + ["| recipe | median | range | seeds |", "| --- | --- | --- | --- |", *rows]
+        + [
+            "",
+            "The shipped weights are those of the seed with the lowest validation loss; no test metric chose anything.",
+        ]
+    )
+    head, _, rest = text.partition("## How it was made")
+    head = head.replace("# " + args.name.split(".")[0], f"# {args.name}", 1)
+    head = head.replace('"local-dir:THIS_FOLDER"', f'"{args.name}"')
+    head = head.replace("; `last.safetensors` those of the last epoch", "").replace("`model.safetensors` holds", "Weights:")
+    head = head.replace("weights of `model.safetensors`", "these weights").replace("`config.json`", "the manifest")
+    rest = re.sub("- command: `[^`]*`", f"- command: `{args.command}`", rest).replace("`config.yaml`", "in the package")
+    return f"{head}{spread}\n\n## How it was made\n\n- commit: {commit}\n{rest.strip()}\n"
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Write the three files."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", help="folder of a finished fit")
+    parser.add_argument("--name", required=True, metavar="MODEL.TAG")
+    parser.add_argument("--seeds", required=True, help="JSON of blockzoo.tasks.seeds for the same config")
+    parser.add_argument("--baseline", nargs=2, action="append", default=[], metavar=("NAME", "JSON"))
+    parser.add_argument("--metric", default="test/acc")
+    parser.add_argument("--dataset", required=True)
+    parser.add_argument("--data-license", required=True)
+    parser.add_argument("--command", required=True, help="the command that made the run")
+    args = parser.parse_args(argv)
+    run, home = Path(args.run), Path(str(files("blockzoo.checkpoints")))
+    weights = run / "model.safetensors"
+    config = json.loads(read_metadata(weights)["config"])
+    results = json.loads((run / "results.json").read_text())
+    cfg = config["pretrained_cfg"]
+    split, _, short = args.metric.partition("/")
+    names = {"acc": "accuracy"}
+    metric = {"name": names.get(short, short), "value": results[split][args.metric]}
+    metric |= {"dataset": args.dataset, "split": split}
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    shutil.copyfile(weights, home / f"{args.name}.safetensors")
+    (home / f"{args.name}.md").write_text(_card(args, run, metric, commit))
+    manifest_path = home / "manifest.json"
+    manifest = json.loads(manifest_path.read_text())
+    manifest["checkpoints"][args.name] = {
+        "file": f"{args.name}.safetensors",
+        "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        "size": weights.stat().st_size,
+        "sources": [{"package": f"{args.name}.safetensors"}],
+        "license": "Apache-2.0",
+        "data_license": args.data_license,
+        "origin": "ours",
+        "metric": metric,
+        "command": args.command,
+        "card": f"{args.name}.md",
+        "model_args": config["model_args"],
+        "preprocessing": {key: cfg[key] for key in ("mean", "std", "label_names") if key in cfg},
+    }
+    manifest_path.write_text(json.dumps(manifest, indent=2) + "\n")
+    print(f"{args.name}: {metric['name']} {metric['value']:.6f}, {weights.stat().st_size:,} bytes")
+
+
+if __name__ == "__main__":
+    main()
