@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 
 from blockzoo import create_model
-from blockzoo.tasks.optim import cosine_schedule, parameter_groups
+from blockzoo.tasks.optim import cosine_schedule, parameter_groups, set_peak
 
 __all__ = ["Task"]
 
@@ -27,7 +27,8 @@ class Task(LightningModule, abc.ABC):
         optimizer: Makes the optimiser from parameter groups, for example `{class_path: torch.optim.AdamW, init_args:
             {lr: 1e-3}}` in a config.
         lr: Learning rate that replaces the optimiser's own; also what Lightning's `LearningRateFinder` sets.
-        weight_decay: Decay of weights; biases, norms and what the model exempts have none.
+        weight_decay: Decay of weights, instead of the optimiser's own; biases, norms and what the model exempts have
+            none.
         layer_decay: Factor of the learning rate from layer to layer, see `parameter_groups`.
         schedule: "cosine" or "constant" after the warm-up; its length is that of the run.
         warmup_fraction: Part of the run that warms the learning rate up from 0.
@@ -59,7 +60,7 @@ class Task(LightningModule, abc.ABC):
             model_name, pretrained=pretrained, checkpoint_path=checkpoint_path, **(model_kwargs or {})
         )
         self.optimizer_factory = optimizer
-        self.lr = lr
+        self.lr = self._scheduled_lr = lr
         self.weight_decay = weight_decay
         self.layer_decay = layer_decay
         self.schedule = schedule
@@ -75,7 +76,8 @@ class Task(LightningModule, abc.ABC):
             if not any(re.match(pattern, name) for name in names):
                 raise ValueError(f"freeze={pattern!r} matches no parameter; they are {', '.join(names)}")
         for name, parameter in self.model.named_parameters():
-            parameter.requires_grad_(not any(re.match(pattern, name) for pattern in patterns))
+            if any(re.match(pattern, name) for pattern in patterns):
+                parameter.requires_grad_(False)
 
     def configure_optimizers(self) -> Any:
         """The optimiser, over groups with and without weight decay, and its schedule by step."""
@@ -83,12 +85,20 @@ class Task(LightningModule, abc.ABC):
         optimizer = self.optimizer_factory(groups)
         for group in optimizer.param_groups if self.lr is not None else []:
             group["lr"] = self.lr
-        if self.schedule == "constant" and not self.warmup_fraction:
+        self._scheduled_lr = self.lr
+        if self.schedule == "constant" and not self.warmup_fraction and self.layer_decay is None:
             return optimizer
         last = 1.0 if self.schedule == "constant" else self.min_lr_ratio
         steps = int(self.trainer.estimated_stepping_batches)
         scheduler = cosine_schedule(optimizer, steps, self.warmup_fraction, last)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """Let a learning rate that `LearningRateFinder` has just found reach the schedule, made before it."""
+        if self.lr is None or self.lr == self._scheduled_lr:
+            return
+        for config in self.trainer.lr_scheduler_configs:
+            set_peak(config.scheduler, self.lr)
 
     @abc.abstractmethod
     def shared_step(self, batch: Any, stage: str) -> torch.Tensor:

@@ -44,7 +44,9 @@ def _card(args: argparse.Namespace, run: Path, metric: dict[str, Any], commit: s
     head, _, rest = text.partition("## How it was made")
     head = head.replace("# " + args.name.split(".")[0], f"# {args.name}", 1)
     head = head.replace('"local-dir:THIS_FOLDER"', f'"{args.name}"')
-    head = head.replace("; `last.safetensors` those of the last epoch", "").replace("`model.safetensors` holds", "Weights:")
+    head = head.replace("; `last.safetensors` those of the last epoch", "").replace(
+        "`model.safetensors` holds", "Weights:"
+    )
     head = head.replace("weights of `model.safetensors`", "these weights").replace("`config.json`", "the manifest")
     rest = re.sub("- command: `[^`]*`", f"- command: `{args.command}`", rest).replace("`config.yaml`", "in the package")
     return f"{head}{spread}\n\n## How it was made\n\n- commit: {commit}\n{rest.strip()}\n"

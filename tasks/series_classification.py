@@ -17,7 +17,8 @@ class SeriesClassification(Task):
 
     Batches are dictionaries with `x` (B, T, C), `mask` (B, T), `label` (B,) and `index` (B,). Logged are `loss` and,
     in evaluation, `acc` (share of series that are right) and `f1` (mean over classes), computed over all series of a
-    stage at once, so that they do not depend on the batch size.
+    stage at once, so that they do not depend on the batch size. After a test, `test_confusion` holds how many series
+    of each true class (row) were taken for each class (column).
 
     Args:
         label_smoothing: Share of the target spread over all classes, in training only.
@@ -74,6 +75,10 @@ class SeriesClassification(Task):
     def on_test_epoch_start(self) -> None:
         """Begin a new confusion matrix."""
         self.confusion.reset()
+
+    def on_test_epoch_end(self) -> None:
+        """Count over all processes."""
+        self.test_confusion = self.confusion.compute().cpu()
 
     def predict_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> dict[str, torch.Tensor]:
         """Class probabilities (B, num_classes), the likeliest class (B,), and which series they belong to (B,)."""

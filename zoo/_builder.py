@@ -23,6 +23,12 @@ ModelT = TypeVar("ModelT", bound=nn.Module)
 BUILDER_ARGS = ("features_only", "out_indices", "feature_cls", "output_fmt", "pretrained_model_args")
 """Arguments that timm's builder takes, beside those of the model's constructor."""
 
+_OF_WEIGHTS: dict[str, Any] = {
+    **dict.fromkeys(("url", "hf_hub_id", "file", "checkpoint", "label_names", "mean", "std", "description")),
+    "model_args": {},
+}
+"""Entries of a configuration that belong to one tag's weights, at the values that mean none."""
+
 
 def create_model(
     model_name: str,
@@ -134,6 +140,9 @@ def build_model(
     if pretrained or pretrained_cfg:
         kwargs = {**cfg.model_args, **kwargs}  # a bare name means the family's own defaults, not the default tag's
     _check_arguments(cls, variant, kwargs)
+    if pretrained and not (cfg.has_weights or cfg.state_dict):
+        tags = ", ".join(_registry.list_models(f"{variant}.*", pretrained=True)) or "none"
+        raise checkpoints.CheckpointError(f"no pretrained weights for {variant}; names with weights: {tags}")
     overlay: dict[str, Any] = {}
     if pretrained and cfg.checkpoint and not (cfg.file or cfg.state_dict):
         overlay["file"] = str(checkpoints.fetch(checkpoints.load_manifest()[cfg.checkpoint], cache_dir=cache_dir))
@@ -161,8 +170,7 @@ def build_model(
 
 def _resolve_cfg(variant: str, cfg: str | dict[str, Any] | ZooCfg | None, overlay: dict[str, Any] | None) -> ZooCfg:
     if isinstance(cfg, dict):
-        no_weights = {"url": None, "hf_hub_id": None, "file": None, "checkpoint": None}
-        cfg = replace(_registry.get_pretrained_cfg(variant), **{**no_weights, **_known(cfg, "pretrained_cfg")})
+        cfg = replace(_registry.get_pretrained_cfg(variant), **{**_OF_WEIGHTS, **_known(cfg, "pretrained_cfg")})
     elif not isinstance(cfg, ZooCfg):
         cfg = _registry.get_pretrained_cfg(f"{variant}.{cfg}" if cfg else variant)
     return replace(cfg, **_known(overlay or {}, "pretrained_cfg_overlay"))

@@ -1,15 +1,19 @@
-"""What happens when a run goes wrong or is stopped."""
+"""What happens when a run goes wrong, is stopped, or is resumed."""
 
+import random
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-__all__ = ["InterruptGuard", "NonFiniteLossError", "NonFiniteLossGuard", "last_checkpoint"]
+__all__ = ["ExactResume", "InterruptGuard", "NonFiniteLossError", "NonFiniteLossGuard", "last_checkpoint"]
 
 
 class NonFiniteLossError(RuntimeError):
@@ -27,33 +31,105 @@ class NonFiniteLossGuard(Callback):
     """Stops before a loss that is not finite reaches the weights."""
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: torch.Tensor) -> None:
-        """Check the loss of this batch on every process at once, so that all stop together."""
-        finite = trainer.strategy.reduce_boolean_decision(bool(loss.detach().isfinite().all()), all=True)
-        if finite:
+        """Check the losses of all processes in each of them, so that all stop together.
+
+        Raises:
+            NonFiniteLossError: One of them is NaN or infinite.
+        """
+        losses = trainer.strategy.all_gather(loss.detach()).flatten()
+        if losses.isfinite().all():
             return
-        rates = ", ".join(f"{group['lr']:.3g}" for optimizer in trainer.optimizers for group in optimizer.param_groups)
+        rates = sorted({f"{group['lr']:.3g}" for optimizer in trainer.optimizers for group in optimizer.param_groups})
         kept = last_checkpoint(trainer)
         raise NonFiniteLossError(
-            f"the loss is {float(loss):g} in epoch {trainer.current_epoch}, step {trainer.global_step} (learning rates "
-            f"{rates}); the weights are those before this batch. A lower learning rate, trainer.gradient_clip_val, a "
-            f"warm-up, or precision 32-true may help. "
-            + (f"The last good checkpoint is {kept}" if kept else "No checkpoint was written before")
+            f"the loss is {', '.join(f'{value:g}' for value in losses.tolist())} in epoch {trainer.current_epoch}, "
+            f"step {trainer.global_step} (learning rate {', '.join(rates)}); the weights are those before this batch. "
+            "A lower learning rate, trainer.gradient_clip_val, a warm-up, precision 32-true, or a look at the data may "
+            "help. " + (f"The last good checkpoint is {kept}" if kept else "No checkpoint was written before")
         )
 
 
 class InterruptGuard(Callback):
-    """On SIGINT or SIGTERM, saves where the run stands and says how to go on."""
+    """On SIGINT or SIGTERM, saves where a fit stands and says how to go on.
+
+    Args:
+        command: Arguments of the `blockzoo` call, for the command that resumes it.
+    """
+
+    def __init__(self, command: Sequence[str] = ()) -> None:
+        self.command = list(command)
+        self._weights_are_swapped = False
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note that weight averaging, which comes before this callback, has put the averages into the module."""
+        self._weights_are_swapped = True
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note that they are back."""
+        self._weights_are_swapped = False
+
+    def on_predict_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        """Stop on SIGTERM; Lightning itself does so in its other loops only."""
+        if trainer.received_sigterm:
+            raise SIGTERMException
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save `interrupted.ckpt` beside the other checkpoints."""
         if not isinstance(exception, KeyboardInterrupt | SIGTERMException) or trainer.state.fn != "fit":
             return
-        keeper: Any = trainer.checkpoint_callback
-        folder = Path(getattr(keeper, "dirpath", None) or trainer.default_root_dir)
-        path = folder / "interrupted.ckpt"
-        trainer.save_checkpoint(path)
         name = "SIGTERM" if isinstance(exception, SIGTERMException) else "SIGINT"
-        rank_zero_info(
-            f"Stopped by {name} in epoch {trainer.current_epoch}, step {trainer.global_step}. Saved {path}; "
-            f"to go on, repeat the command with --ckpt_path {path}"
-        )
+        where = f"Stopped by {name} in epoch {trainer.current_epoch}, step {trainer.global_step}"
+        keeper: Any = trainer.checkpoint_callback
+        if not getattr(keeper, "dirpath", None) or getattr(trainer, "fast_dev_run", False) or trainer.global_step == 0:
+            kept = last_checkpoint(trainer)
+            rank_zero_info(f"{where}; " + (f"the last checkpoint is {kept}" if kept else "no checkpoint was written"))
+            return
+        if self._weights_are_swapped:
+            for callback in getattr(trainer, "callbacks", []):
+                if isinstance(callback, WeightAveraging):
+                    callback.on_validation_epoch_end(trainer, pl_module)
+        path = Path(keeper.dirpath) / "interrupted.ckpt"
+        trainer.save_checkpoint(path)
+        rank_zero_info(f"{where}; saved {path}. To go on:\n  {self._resume(path)}")
+
+    def _resume(self, path: Path) -> str:
+        pairs = zip(["", *self.command], self.command, strict=False)
+        kept = [word for before, word in pairs if before != "--ckpt_path" and not word.startswith("--ckpt_path")]
+        return shlex.join(["blockzoo", *kept, "--ckpt_path", str(path)])
+
+
+class ExactResume(Callback):
+    """Makes a fit that was resumed at the end of an epoch go on as if it had never stopped.
+
+    Checkpoints also hold the random state, and the best checkpoint so far counts although the new run has a folder of
+    its own. A fit resumed within an epoch sees the rest of that epoch in another order.
+    """
+
+    def state_dict(self) -> dict[str, Any]:
+        """The random states of this process, as tensors and plain values."""
+        kind, key, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002 - what augmentations draw from
+        state = {
+            "torch": torch.get_rng_state(),
+            "python": random.getstate(),
+            "numpy": (str(kind), np.asarray(key).tolist(), int(position), int(has_gauss), float(gauss)),
+        }
+        return {**state, "cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else state
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Restore both, before the training data is shuffled for the first time."""
+        if trainer.state.fn != "fit":
+            return
+        states = checkpoint.get("callbacks", {})
+        for callback in trainer.checkpoint_callbacks:
+            state = states.get(callback.state_key, {})
+            # ModelCheckpoint drops its scores when its folder is another one.
+            if isinstance(callback, ModelCheckpoint) and Path(state.get("best_model_path", "")).is_file():
+                state["dirpath"] = callback.dirpath
+        own = states.get(self.state_key)
+        if own is None:
+            return
+        torch.set_rng_state(own["torch"].cpu())
+        random.setstate(own["python"])
+        np.random.set_state(own["numpy"])  # noqa: NPY002 - as above
+        if "cuda" in own and torch.cuda.is_available():
+            torch.cuda.set_rng_state(own["cuda"].cpu())

@@ -1,6 +1,8 @@
 """What a finished fit leaves behind: weights, config, curves and a model card."""
 
 import csv
+import hashlib
+import io
 import json
 import os
 import platform
@@ -13,13 +15,16 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 
 from blockzoo.checkpoints import save_state_dict
 from blockzoo.tasks.base import Task
+from blockzoo.tasks.callbacks.plots import draw_curves
 from blockzoo.tasks.data.base import ZooData
 
-__all__ = ["RunFolder", "draw_curves"]
+__all__ = ["RunFolder"]
+
+_OF_OTHER_WEIGHTS = ("checkpoint", "description", "file", "source", "url", "hf_hub_id", "mean", "std", "label_names")
 
 
 class RunFolder(Callback):
@@ -28,7 +33,8 @@ class RunFolder(Callback):
     It holds `model.safetensors` (the best weights by the `ModelCheckpoint` that has a `monitor`, averaged ones where
     weights are averaged; the last weights if nothing is monitored), `last.safetensors`, `config.json` (so that
     `blockzoo.create_model("local-dir:FOLDER", pretrained=True)` builds the model), `metrics.csv` and `config.yaml` of
-    others, `curves.png`, `results.json` and the model card `README.md`. A fit that fails or is stopped gets none of it.
+    others, `curves.png`, `results.json`, `confusion.csv` of a classifier's test, and the model card `README.md`. A fit
+    that fails or is stopped gets none of it.
     """
 
     def __init__(self) -> None:
@@ -41,32 +47,43 @@ class RunFolder(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write everything, on the main process."""
-        if not trainer.is_global_zero or trainer.log_dir is None or trainer.interrupted:
+        log_dir = trainer.log_dir  # a collective call: every process must get to it
+        if not trainer.is_global_zero or log_dir is None or trainer.interrupted:
             return
         assert isinstance(pl_module, Task)
-        folder = Path(trainer.log_dir)
+        folder = Path(log_dir)
         folder.mkdir(parents=True, exist_ok=True)
         for logger in trainer.loggers:
             logger.save()
-        keeper: Any = trainer.checkpoint_callback
-        monitored = bool(keeper is not None and keeper.monitor and keeper.best_model_path)
-        last = pl_module.model.state_dict()
-        best = _weights(keeper.best_model_path) if monitored else last
-        self._facts = self._gather(trainer, pl_module, keeper if monitored else None)
+        keeper = _keeper(trainer)
+        self._facts = self._gather(trainer, pl_module, keeper)
+        results = self._facts["results"]
+        best = last = pl_module.model.state_dict()
+        if keeper is not None:
+            best, results["best_epoch"] = _read(keeper.best_model_path)
         config = _hub_config(pl_module, self._facts["preprocessing"])
-        metadata = {"format": "pt", "config": json.dumps(config), "results": json.dumps(self._facts["results"])}
-        save_state_dict(best, folder / "model.safetensors", metadata)
-        save_state_dict(last, folder / "last.safetensors", metadata)
+        metadata = {"format": "pt", "config": json.dumps(config)}
+        if (folder / "config.yaml").is_file():
+            metadata["config_sha256"] = hashlib.sha256((folder / "config.yaml").read_bytes()).hexdigest()
+        of_best, of_last = ({**results, "weights": which} for which in ("best" if keeper else "last", "last"))
+        save_state_dict(best, folder / "model.safetensors", {**metadata, "results": json.dumps(of_best)})
+        save_state_dict(last, folder / "last.safetensors", {**metadata, "results": json.dumps(of_last)})
         _write(folder / "config.json", json.dumps(config, indent=2) + "\n")
         if (folder / "metrics.csv").is_file():
-            draw_curves(folder / "metrics.csv", folder / "curves.png", keeper.monitor if monitored else None)
+            monitor, mode = (keeper.monitor, keeper.mode) if keeper is not None else (None, "min")
+            draw_curves(folder / "metrics.csv", folder / "curves.png", monitor, mode, pl_module.model_name)
         self._describe(folder)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add the test metrics of the best weights, when the test follows the fit."""
-        if self._facts and trainer.is_global_zero and trainer.log_dir is not None:
+        log_dir = trainer.log_dir
+        if self._facts and trainer.is_global_zero and log_dir is not None:
             self._facts["results"]["test"] = _numbers(trainer, "test/")
-            self._describe(Path(trainer.log_dir))
+            self._describe(Path(log_dir))
+            counts = getattr(pl_module, "test_confusion", None)
+            if counts is not None:
+                names = self._facts["preprocessing"].get("label_names") or [str(i) for i in range(len(counts))]
+                _write(Path(log_dir) / "confusion.csv", _confusion_csv(counts.tolist(), names))
 
     def _gather(self, trainer: Trainer, task: Task, keeper: Any | None) -> dict[str, Any]:
         data = getattr(trainer, "datamodule", None)
@@ -92,22 +109,41 @@ class RunFolder(Callback):
         _write(folder / "README.md", _card(self._facts))
 
 
-def _weights(checkpoint: str) -> dict[str, Any]:
-    """The model's part of a checkpoint; where weights are averaged, these are the averages."""
-    state_dict = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
-    return {name.removeprefix("model."): value for name, value in state_dict.items() if name.startswith("model.")}
+def _keeper(trainer: Trainer) -> ModelCheckpoint | None:
+    """The callback that has kept the best weights by a metric, if any."""
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, ModelCheckpoint) and callback.monitor and callback.best_model_path:
+            return callback
+    return None
+
+
+def _read(checkpoint: str) -> tuple[dict[str, Any], int]:
+    """The model's part of a checkpoint, averages where weights are averaged, and its epoch."""
+    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    state_dict = {name: value for name, value in content["state_dict"].items() if name.startswith("model.")}
+    return {name.removeprefix("model."): value for name, value in state_dict.items()}, int(content["epoch"])
 
 
 def _hub_config(task: Task, preprocessing: dict[str, Any]) -> dict[str, Any]:
-    """The folder's `config.json`, in timm's format."""
-    hparams = dict(task.hparams)
-    cfg = {key: value for key, value in task.model.pretrained_cfg.items() if key not in ("checkpoint", "model_args")}
+    """The folder's `config.json`, in timm's format, without what is true of other weights only."""
+    cfg = task.model.pretrained_cfg
+    model_args = dict(task.hparams.get("model_kwargs") or {})
+    if task.hparams.get("pretrained") or "." in task.model_name or ":" in task.model_name:
+        model_args = {**cfg.get("model_args", {}), **model_args}  # as the builder does for a tag
+    kept = {key: value for key, value in cfg.items() if key not in _OF_OTHER_WEIGHTS}
     return {
         "architecture": str(cfg.get("architecture", task.model_name)),
         "num_classes": cfg.get("num_classes"),
-        "pretrained_cfg": {**cfg, **preprocessing},
-        "model_args": hparams.get("model_kwargs") or {},
+        "pretrained_cfg": {**kept, "tag": None, "license": None, **preprocessing, "model_args": model_args},
+        "model_args": model_args,
     }
+
+
+def _confusion_csv(counts: list[list[int]], names: list[str]) -> str:
+    rows = [["true \\ predicted", *names], *([name, *row] for name, row in zip(names, counts, strict=True))]
+    with io.StringIO(newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(rows)
+        return file.getvalue()
 
 
 def _numbers(trainer: Trainer, prefix: str) -> dict[str, float]:
@@ -138,7 +174,9 @@ def _card(facts: dict[str, Any]) -> str:
     dataset = data.get("dataset", "not described")
     licence, split = data.get("license", "not known"), data.get("split", "split not described")
     table = "\n".join(f"| {part} | `{key}` | {value:.6f} |" for part, group in rows for key, value in group.items())
-    best = f"Best `{results['best_by']}`: {results['best']:.6f}.\n" if results.get("best") is not None else ""
+    best = ""
+    if results.get("best") is not None:
+        best = f"Best `{results['best_by']}`: {results['best']:.6f}, in epoch {results['best_epoch']} (from 0).\n"
     libraries = ", ".join(f"{name} {version(name)}" for name in ("blockzoo", "torch", "timm", "lightning"))
     return f"""# {facts["model"]}
 
@@ -168,42 +206,3 @@ Inputs are prepared as `pretrained_cfg` in `config.json` says.
 
 One run on one data set: nothing here says how the weights do on other data. The numbers are of one seed.
 """
-
-
-def draw_curves(metrics: Path, out: Path, monitor: str | None = None) -> None:
-    """Draw the learning curves of a `metrics.csv` of Lightning's `CSVLogger`, one panel for each metric.
-
-    Args:
-        metrics: The file; columns named `stage/name` are drawn over epochs.
-        out: The PNG to write.
-        monitor: The metric that chooses the best weights; its best epoch is marked.
-    """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    with metrics.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    names = sorted({key.split("/")[1] for row in rows for key in row if key.startswith(("train/", "val/"))})
-    figure, axes = plt.subplots(1, max(len(names), 1), figsize=(4.2 * max(len(names), 1), 3.4), squeeze=False)
-    for axis, name in zip(axes[0], names, strict=False):
-        for stage, colour in (("train", "#0072B2"), ("val", "#D55E00")):
-            key = f"{stage}/{name}"
-            points = [(int(row["epoch"]), float(row[key])) for row in rows if row.get(key)]
-            if not points:
-                continue
-            axis.plot(*zip(*points, strict=True), color=colour, label=stage, linewidth=1.6)
-            if key == monitor:
-                smaller = "loss" in name or "err" in name or name in ("mse", "mae")
-                epoch, value = (min if smaller else max)(points, key=lambda point: point[1])
-                axis.plot(epoch, value, "o", color=colour, label=f"best: {value:.4g}, epoch {epoch}")
-        axis.set(title=name, xlabel="epoch")
-        axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.grid(alpha=0.3)
-        axis.legend(frameon=False)
-    figure.tight_layout()
-    temporary = out.with_name(f".{out.name}.tmp")
-    figure.savefig(temporary, dpi=120, format="png")
-    plt.close(figure)
-    os.replace(temporary, out)

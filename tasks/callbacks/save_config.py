@@ -5,7 +5,7 @@ from lightning.pytorch.cli import SaveConfigCallback
 
 __all__ = ["SaveFitConfig"]
 
-_OF_ONE_RUN = ("ckpt_path", "weights_only", "verbose", "return_predictions", "config")
+_OF_ONE_CALL = ("ckpt_path", "weights_only", "verbose", "return_predictions", "config")
 
 
 class SaveFitConfig(SaveConfigCallback):
@@ -16,9 +16,10 @@ class SaveFitConfig(SaveConfigCallback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write once, at the start of a fit."""
-        if stage != "fit" or self.already_saved or not trainer.is_global_zero or trainer.log_dir is None:
+        # Asking for the folder is a collective call: every process must get to it.
+        if stage != "fit" or self.already_saved or trainer.log_dir is None:
             return
-        for name in _OF_ONE_RUN:
+        for name in _OF_ONE_CALL:
             self.config.pop(name, None)
         self.overwrite = True
         super().setup(trainer, pl_module, stage)

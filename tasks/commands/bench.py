@@ -14,6 +14,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -95,8 +96,8 @@ def measure(name: str, batch: int, kwargs: dict[str, Any], runs: int, compare: b
         outputs = {key: variant(**inputs) for key, variant in variants.items()}
         for key, output in outputs.items():
             torch.testing.assert_close(output, outputs["as built"], rtol=1e-3, atol=1e-4, msg=f"{key} differs")
-        forward = interleaved({key: lambda v=v: v(**inputs) for key, v in variants.items()}, runs)
-    trained = {key: _training(variants[key].train(), inputs) for key in ("plain", "as built") if key in variants}
+        forward = interleaved({key: partial(variant, **inputs) for key, variant in variants.items()}, runs)
+    trained = {key: _training(v.train(), inputs) for key, v in variants.items() if key in ("plain", "as built")}
     return {"forward": forward, "training": interleaved(trained, runs)}
 
 

@@ -20,7 +20,7 @@ from blockzoo.tasks.data.uea import SeriesSet, read_series_set
 
 __all__ = ["evaluate_japanese_vowels"]
 
-STYLE = {"font.size": 9, "axes.titlesize": 10, "figure.facecolor": "white", "axes.spines.top": False}
+STYLE: Any = {"font.size": 9, "axes.titlesize": 10, "figure.facecolor": "white", "axes.spines.top": False}
 
 
 def evaluate_japanese_vowels(model: Any) -> tuple[float, list[tuple[str, str]]]:
@@ -55,12 +55,12 @@ def _confusion(series: SeriesSet, probabilities: torch.Tensor) -> str:
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(4.6, 4.2))
         share = matrix / matrix.sum(1, keepdim=True).clamp(min=1)
-        axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
+        axis.imshow(share.numpy(), cmap="Blues", vmin=0, vmax=1)
         for i in range(count):
             for j in range(count):
                 if matrix[i, j]:
                     colour = "white" if share[i, j] > 0.5 else "black"
-                    axis.text(j, i, int(matrix[i, j]), ha="center", va="center", color=colour)
+                    axis.text(j, i, str(int(matrix[i, j])), ha="center", va="center", color=colour)
         axis.set_xticks(range(count), series.class_names)
         axis.set_yticks(range(count), series.class_names)
         axis.set(xlabel="predicted speaker", ylabel="true speaker", title="Test series by speaker")
@@ -85,14 +85,14 @@ def _periods(model: Any, x: torch.Tensor, mask: torch.Tensor, series: SeriesSet)
         figure, axes = plt.subplots(len(chosen), columns, figsize=(2.5 * columns, 2.1 * len(chosen)))
         for row, index in enumerate(chosen):
             length = int(mask[index].sum())
-            axes[row, 0].plot(x[index, :length, :4], linewidth=1.2)
+            axes[row, 0].plot(x[index, :length, :4].numpy(), linewidth=1.2)
             axes[row, 0].set_title(f"speaker {series.class_names[int(series.labels[index])]}, test series {index}")
             axes[row, 0].set(xlabel="step", ylabel="coefficients 1 to 4")
             signal = tokens[row].mean(-1)
             for column, period in enumerate(periods[row].tolist(), start=1):
                 rows = -(-len(signal) // period)
                 image = np.full(rows * period, np.nan)
-                image[: len(signal)] = signal
+                image[: len(signal)] = signal.numpy()
                 axis = axes[row, column]
                 axis.imshow(image.reshape(rows, period), aspect="auto", cmap="viridis")
                 axis.set_title(f"period {period}, weight {weights[row, column - 1]:.2f}")
@@ -108,8 +108,8 @@ def _periods(model: Any, x: torch.Tensor, mask: torch.Tensor, series: SeriesSet)
         "convolves the images. Left: four of the twelve coefficients. Right: the mean of the embedded series (padding "
         "included), folded by the periods that the first block chose, strongest first.</p>"
     )
-    image = picture(figure, f"Three series and their images. {told}.")
-    return f'{text}<div class="scroll wide" tabindex="0" role="group" aria-label="Series and images">{image}</div>'
+    shown = picture(figure, f"Three series and their images. {told}.")
+    return f'{text}<div class="scroll wide" tabindex="0" role="group" aria-label="Series and images">{shown}</div>'
 
 
 def _predictions(series: SeriesSet, probabilities: torch.Tensor) -> str:

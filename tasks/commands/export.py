@@ -6,6 +6,7 @@ Examples:
 """
 
 import argparse
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -98,9 +99,12 @@ def _onnx(args: argparse.Namespace, model: Any, inputs: Any, fresh: Any, path: P
         raise ValueError(f"ONNX needs the package {error.name!r}: pip install 'blockzoo[export]'") from error
     import torch
 
-    program = torch.onnx.export(
-        model, (), kwargs=inputs, dynamo=True, dynamic_shapes=_dynamic(args, inputs), verbose=False
-    )
+    with warnings.catch_warnings():
+        # All inputs share one batch axis, which the exporter mentions for each of them.
+        warnings.filterwarnings("ignore", ".*axis name: batch will not be used", UserWarning)
+        program = torch.onnx.export(
+            model, (), kwargs=inputs, dynamo=True, dynamic_shapes=_dynamic(args, inputs), verbose=False
+        )
     if program is None:
         raise ValueError("the ONNX exporter returned nothing")
     program.save(str(path))

@@ -29,7 +29,9 @@ def run(args: argparse.Namespace) -> int:
     if args.configs:
         root = Path(str(files("blockzoo.configs")))
         paths = sorted(root.rglob("*.yaml"))
-        rows = [(path.relative_to(root).with_suffix("").as_posix(), _first_comment(path)) for path in paths]
+        rows: list[tuple[str, ...]] = [
+            (path.relative_to(root).with_suffix("").as_posix(), _first_comment(path)) for path in paths
+        ]
         columns: tuple[str, ...] = ("config", "about")
     else:
         import blockzoo

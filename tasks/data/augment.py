@@ -19,7 +19,7 @@ def time_warp(x: torch.Tensor, mask: torch.Tensor, length: torch.Tensor) -> tupl
     """
     steps = x.shape[1]
     time = torch.arange(steps, device=x.device)
-    old = mask.sum(1).clamp(min=2)
+    old = mask.sum(1)
     place = time * ((old - 1) / (length - 1))[:, None]
     low = place.floor().long().clamp(max=steps - 1)
     high = torch.minimum(low + 1, (old.long() - 1)[:, None]).clamp(max=steps - 1)

@@ -52,7 +52,7 @@ class UEASeries(ZooData):
     """A classification set of the UEA archive, from its two `.ts` files.
 
     Channels are standardised by mean and deviation over the real steps of the training part, without its validation
-    share. Series are padded with zeros at the end.
+    share; a channel that is constant there is only centred. Series are padded with zeros at the end.
 
     Args:
         train_path: The training part, `NAME_TRAIN.ts`.
@@ -101,7 +101,9 @@ class UEASeries(ZooData):
         fit, held_out = stratified_split(train.labels, self.val_fraction, self.split_seed)
         x, mask = train.padded(seq_len)
         real = x[fit][mask[fit] > 0]
-        self.mean, self.std, self.class_names = real.mean(0), real.std(0, correction=0), train.class_names
+        self.mean, self.class_names = real.mean(0), train.class_names
+        constant = real.amax(0) == real.amin(0)
+        self.std = torch.where(constant, 1.0, real.std(0, correction=0))
         self.datasets = {"train": self._padded(x[fit], mask[fit], train.labels[fit])}
         if len(held_out):
             self.datasets["val"] = self._padded(x[held_out], mask[held_out], train.labels[held_out])

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+
+from blockzoo.checkpoints import save_state_dict
 
 __all__ = ["SeriesSet", "read_series_set", "read_ts", "write_series_set"]
 
@@ -99,11 +100,11 @@ def write_series_set(splits: dict[str, SeriesSet], path: str | Path) -> None:
     if len(names) != 1:
         raise ValueError(f"the splits disagree about the classes: {sorted(names)}")
     tensors = {
-        f"{key}.{field}": getattr(split, field).contiguous()
+        f"{key}.{field}": getattr(split, field)
         for key, split in splits.items()
         for field in ("values", "lengths", "labels")
     }
-    save_file(tensors, path, metadata={"class_names": "\n".join(names.pop())})
+    save_state_dict(tensors, path, {"class_names": "\n".join(names.pop())})
 
 
 def read_series_set(path: str | Path, split: str) -> SeriesSet:

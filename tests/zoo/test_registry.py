@@ -46,7 +46,7 @@ def test_configurations_are_copies_that_serialise():
         ("org/name", {}, ValueError, "hf-hub:org/name"),
         ("ftp:org/name", {}, ValueError, "Unknown model source 'ftp'"),
         ("timesnet_forecast", {"d_modle": 3}, TypeError, "'d_modle'; did you mean 'd_model'.*it takes seq_len"),
-        ("timesnet_forecast", {"pretrained": True}, RuntimeError, "No pretrained weights exist for timesnet_forecast"),
+        ("timesnet_forecast", {"pretrained": True}, RuntimeError, "no pretrained weights for timesnet_forecast"),
         ("timesnet_forecast", {"pretrained_cfg_overlay": {"foo": 1}}, TypeError, "unknown entry 'foo'"),
     ],
 )  # fmt: skip

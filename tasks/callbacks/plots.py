@@ -1,0 +1,50 @@
+"""Figures of a run."""
+
+import csv
+import os
+from pathlib import Path
+
+__all__ = ["draw_curves"]
+
+
+def draw_curves(
+    metrics: Path, out: Path, monitor: str | None = None, mode: str = "min", title: str | None = None
+) -> None:
+    """Draw the learning curves of a `metrics.csv` of Lightning's `CSVLogger`, one panel for each metric.
+
+    Args:
+        metrics: The file; columns named `stage/name` are drawn over epochs.
+        out: The PNG to write.
+        monitor: The metric that chooses the best weights; its best epoch is marked.
+        mode: Whether the best is its least ("min") or its largest value ("max").
+        title: Title of the figure.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    with metrics.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    names = sorted({key.split("/")[1] for row in rows for key in row if key.startswith(("train/", "val/"))})
+    figure, axes = plt.subplots(1, max(len(names), 1), figsize=(4.2 * max(len(names), 1), 3.4), squeeze=False)
+    for axis, name in zip(axes[0], names, strict=False):
+        for stage, colour in (("train", "#0072B2"), ("val", "#D55E00")):
+            key = f"{stage}/{name}"
+            points = [(int(row["epoch"]), float(row[key])) for row in rows if row.get(key)]
+            if not points:
+                continue
+            axis.plot(*zip(*points, strict=True), color=colour, label=stage, linewidth=1.6)
+            if key == monitor:
+                epoch, value = (min if mode == "min" else max)(points, key=lambda point: point[1])
+                axis.plot(epoch, value, "o", color=colour, label=f"best: {value:.4g}, epoch {epoch}")
+        axis.set(xlabel="epoch", ylabel=name)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.grid(alpha=0.3)
+        axis.legend(frameon=False)
+    figure.suptitle(title or "")
+    figure.tight_layout()
+    temporary = out.with_name(f".{out.name}.tmp")
+    figure.savefig(temporary, dpi=120, format="png")
+    plt.close(figure)
+    os.replace(temporary, out)

@@ -1,0 +1,119 @@
+"""What a finished fit leaves behind, and that it can be used."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import blockzoo
+from blockzoo.checkpoints import load_state_dict, read_metadata
+from blockzoo.tasks.callbacks.run_folder import draw_curves
+from blockzoo.tasks.cli import main, run
+
+
+def width(path):
+    with Image.open(path) as image:
+        return image.size[0]
+
+
+@pytest.fixture
+def workdir(tmp_path, monkeypatch):
+    """The current folder of a test, in which nothing but `runs/` should appear."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Folder of a finished fit of the smoke config, which the tests only read."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("finished"))
+        patch.setattr(sys, "argv", ["blockzoo", "fit", "--config", "smoke/timesnet_classifier"])
+        config = ["fit", "--config", "smoke/timesnet_classifier", "--trainer.enable_progress_bar=false"]
+        ema = '[{"class_path": "EMAWeightAveraging", "init_args": {"decay": 0.9}}]'
+        line = run([*config, "--trainer.accelerator=cpu", f"--trainer.callbacks+={ema}", "--trainer.max_epochs=3"])
+        return Path(line.trainer.log_dir).resolve()
+
+
+@pytest.fixture
+def results(finished):
+    return json.loads((finished / "results.json").read_text())
+
+
+def test_the_folder_is_complete(finished):
+    names = {path.name for path in finished.iterdir()}
+    expected = {"model.safetensors", "last.safetensors", "config.yaml", "config.json", "metrics.csv", "curves.png"}
+    assert expected | {"results.json", "README.md", "checkpoints"} <= names
+    assert not [name for name in names if name.endswith(".tmp")]
+    assert width(finished / "curves.png") > 800
+    card = (finished / "README.md").read_text()
+    for fact in ("parameters", "JapaneseVowels", "CC-BY-4.0", "test/acc", "seed: 0", "blockzoo fit --config", "Limits"):
+        assert fact in card
+    rows = list(csv.DictReader((finished / "metrics.csv").read_text().splitlines()))
+    assert {"train/loss", "val/acc", "val/loss"} <= set(rows[0])
+
+
+@pytest.mark.parametrize(("command", "stage"), [("test", "test"), ("validate", "val")])
+def test_evaluating_the_folder_gives_the_fits_metric_to_the_last_digit(finished, results, workdir, command, stage):
+    before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
+    line = run([command, str(finished), "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"])
+    found = {key: float(value) for key, value in line.trainer.callback_metrics.items()}
+    if stage == "test":
+        assert {key: found[key] for key in results["test"]} == results["test"]
+    else:
+        assert found["val/loss"] == pytest.approx(results["best"], abs=1e-6)
+    assert {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()} == before
+    assert list(workdir.iterdir()) == []
+
+
+def test_the_metric_does_not_depend_on_the_batch_size(workdir, finished, results):
+    command = ["test", str(finished), "--trainer.accelerator=cpu", "--data.init_args.batch_size=370"]
+    command += ["--model.init_args.model_kwargs.period_scope=sample"]
+    first = run([*command, "--trainer.enable_progress_bar=false"]).trainer.callback_metrics
+    command[3] = "--data.init_args.batch_size=7"
+    second = run([*command, "--trainer.enable_progress_bar=false"]).trainer.callback_metrics
+    assert first["test/acc"] == second["test/acc"] and first["test/f1"] == second["test/f1"]
+
+
+def test_the_folder_is_a_model(finished, results):
+    model = blockzoo.create_model(f"local-dir:{finished}", pretrained=True).eval()
+    for name, value in load_state_dict(finished / "model.safetensors").items():
+        torch.testing.assert_close(model.state_dict()[name], value, rtol=0, atol=0)
+    assert len(model.pretrained_cfg["mean"]) == 12 and model.pretrained_cfg["label_names"][0] == "1"
+    config = json.loads(read_metadata(finished / "model.safetensors")["config"])
+    assert config["architecture"] == "timesnet_classifier"
+
+
+def test_exported_weights_are_the_averaged_ones_of_the_best_epoch(finished):
+    checkpoint = torch.load(finished / "checkpoints" / "best.ckpt", weights_only=True)
+    assert "current_model_state" in checkpoint
+    exported = load_state_dict(finished / "model.safetensors")
+    for name, value in exported.items():
+        torch.testing.assert_close(checkpoint["state_dict"][f"model.{name}"], value, rtol=0, atol=0)
+    raw = checkpoint["current_model_state"]
+    assert any(not torch.equal(raw[f"model.{name}"], value) for name, value in exported.items())
+
+
+def test_prediction_returns_every_series_once(finished, workdir):
+    line = run(["predict", str(finished), "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"])
+    batches = line.trainer.predict_loop.predictions
+    index = torch.cat([batch["index"] for batch in batches])
+    assert index.tolist() == list(range(370))
+    assert torch.cat([batch["probabilities"] for batch in batches]).sum(1).allclose(torch.ones(370))
+
+
+def test_a_folder_that_is_not_a_run_is_explained(workdir, capsys):
+    (workdir / "empty").mkdir()
+    assert main(["test", "empty"]) == 2
+    assert "empty is not the folder of a finished fit: it has no config.yaml" in capsys.readouterr().err
+
+
+def test_curves_mark_the_best_epoch(tmp_path):
+    rows = ["epoch,train/loss,val/loss"] + [f"{i},{3 - i},{abs(i - 1) + 0.5}" for i in range(3)]
+    (tmp_path / "metrics.csv").write_text("\n".join(rows))
+    draw_curves(tmp_path / "metrics.csv", tmp_path / "curves.png", "val/loss")
+    assert width(tmp_path / "curves.png") > 300
