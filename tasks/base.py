@@ -55,6 +55,9 @@ class Task(LightningModule, abc.ABC):
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["optimizer"])
+        if "_instantiator" in self.hparams:
+            # From the command line it is a plain description; a function would need code to be loaded from a checkpoint.
+            self.save_hyperparameters()
         self.model_name = model_name
         self.model = create_model(
             model_name, pretrained=pretrained, checkpoint_path=checkpoint_path, **(model_kwargs or {})

@@ -42,7 +42,6 @@ class SeriesClassification(Task):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.save_hyperparameters(ignore=["optimizer"])
         num_classes = self.model.num_classes
         self.label_smoothing = label_smoothing
         self.augment = SeriesAugment(num_classes, time_warp, jitter, channel_shift, scale, mixup)

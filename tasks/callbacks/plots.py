@@ -19,22 +19,25 @@ def draw_curves(
         mode: Whether the best is its least ("min") or its largest value ("max").
         title: Title of the figure.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure  # not pyplot, whose backend belongs to the user
 
     with metrics.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    names = sorted({key.split("/")[1] for row in rows for key in row if key.startswith(("train/", "val/"))})
-    figure, axes = plt.subplots(1, max(len(names), 1), figsize=(4.2 * max(len(names), 1), 3.4), squeeze=False)
-    for axis, name in zip(axes[0], names, strict=False):
+    names = sorted({key.partition("/")[2] for row in rows for key in row if key.startswith(("train/", "val/"))})
+    figure = Figure(figsize=(4.2 * max(len(names), 1), 3.4))
+    for axis, name in zip(figure.subplots(1, max(len(names), 1), squeeze=False)[0], names, strict=False):
         for stage, colour in (("train", "#0072B2"), ("val", "#D55E00")):
             key = f"{stage}/{name}"
             points = [(int(row["epoch"]), float(row[key])) for row in rows if row.get(key)]
             if not points:
                 continue
-            axis.plot(*zip(*points, strict=True), color=colour, label=stage, linewidth=1.6)
+            axis.plot(
+                *zip(*points, strict=True),
+                color=colour,
+                label=stage,
+                linewidth=1.6,
+                marker="." if len(points) < 3 else "",
+            )
             if key == monitor:
                 epoch, value = (min if mode == "min" else max)(points, key=lambda point: point[1])
                 axis.plot(epoch, value, "o", color=colour, label=f"best: {value:.4g}, epoch {epoch}")
@@ -46,5 +49,4 @@ def draw_curves(
     figure.tight_layout()
     temporary = out.with_name(f".{out.name}.tmp")
     figure.savefig(temporary, dpi=120, format="png")
-    plt.close(figure)
     os.replace(temporary, out)

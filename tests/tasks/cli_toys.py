@@ -6,14 +6,12 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback
-from torch.utils.data import DataLoader
 
-from blockzoo.tasks.data.series import JapaneseVowels
 from blockzoo.tasks.series_classification import SeriesClassification
 
 
 class Recording(SeriesClassification):
-    """Keeps the loss of each training step and what was predicted."""
+    """Keeps the loss of each training step."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -70,11 +68,11 @@ class Heavy(Callback):
             print("writing", flush=True)
 
 
-class Positional(JapaneseVowels):
-    """Gives `batch_size` to its loaders by position."""
+class Broken(SeriesClassification):
+    """Has a bug."""
 
-    def _loader(self, name: str) -> Any:
-        return DataLoader(self.datasets[name], self.batch_size)
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        raise RuntimeError("a bug in a task")
 
 
 class NeedsMissing(Callback):

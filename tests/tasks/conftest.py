@@ -1,6 +1,8 @@
 """A small run of the command line in a folder of its own."""
 
+import contextlib
 import copy
+import io
 import os
 import subprocess
 import sys
@@ -89,6 +91,14 @@ class Workspace:
         from blockzoo.tasks.cli import main
 
         return main(list(args))
+
+    def printed(self, *args: str) -> dict[str, Any]:
+        """The config of `fit` that the command line resolves these arguments to."""
+        text = io.StringIO()
+        with pytest.raises(SystemExit) as stopped, contextlib.redirect_stdout(text):
+            self.run("fit", *args, "--print_config")
+        assert stopped.value.code == 0
+        return yaml.safe_load(text.getvalue())
 
     def start(self, *args: str) -> "subprocess.Popen[str]":
         """Run in a process of its own."""
