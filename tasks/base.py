@@ -56,7 +56,7 @@ class Task(LightningModule, abc.ABC):
         super().__init__()
         self.save_hyperparameters(ignore=["optimizer"])
         if "_instantiator" in self.hparams:
-            # From the command line it is a plain description; a function would need code to be loaded from a checkpoint.
+            # The command line describes it in plain values; a function could not be in a checkpoint without code.
             self.save_hyperparameters()
         self.model_name = model_name
         self.model = create_model(

@@ -101,13 +101,15 @@ def convert_state_dict(model: nn.Module, state_dict: dict[str, Any]) -> dict[str
 
     Args:
         model: A model of the zoo, which says what layouts it knows.
-        state_dict: Tensors by name in the published layout, or in ours.
+        state_dict: Tensors by name in the published layout, or in ours, also with the prefix "model." of a task.
 
     Raises:
         TypeError: `model` is not one of ours.
     """
     if not isinstance(model, ZooModel):
         raise TypeError(f"model must be a model of the zoo, not {type(model).__name__}")
+    if all(name.startswith("model.") for name in state_dict):
+        state_dict = {name.removeprefix("model."): value for name, value in state_dict.items()}
     return type(model).convert_state_dict(state_dict, model)
 
 

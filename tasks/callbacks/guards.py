@@ -36,9 +36,9 @@ class NonFiniteLossGuard(Callback):
         Raises:
             NonFiniteLossError: One of them is NaN or infinite.
         """
-        losses = trainer.strategy.all_gather(loss.detach()).flatten()
-        if losses.isfinite().all():
+        if trainer.strategy.reduce_boolean_decision(bool(loss.detach().isfinite()), all=True):
             return
+        losses = trainer.strategy.all_gather(loss.detach()).flatten()
         rates = sorted({f"{group['lr']:.3g}" for optimizer in trainer.optimizers for group in optimizer.param_groups})
         kept = last_checkpoint(trainer)
         raise NonFiniteLossError(
@@ -117,8 +117,6 @@ class ExactResume(Callback):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Restore both, before the training data is shuffled for the first time."""
-        if trainer.state.fn != "fit":
-            return
         states = checkpoint.get("callbacks", {})
         for callback in trainer.checkpoint_callbacks:
             state = states.get(callback.state_key, {})
@@ -126,7 +124,7 @@ class ExactResume(Callback):
             if isinstance(callback, ModelCheckpoint) and Path(state.get("best_model_path", "")).is_file():
                 state["dirpath"] = callback.dirpath
         own = states.get(self.state_key)
-        if own is None:
+        if own is None or trainer.state.fn != "fit":
             return
         torch.set_rng_state(own["torch"].cpu())
         random.setstate(own["python"])

@@ -13,7 +13,8 @@ class ZooData(LightningDataModule, abc.ABC):
     """Training, validation, test and prediction sets, and the loaders over them.
 
     Subclasses set `datasets` in `setup`, with the keys "train", "val", "test" and "predict" as far as they exist.
-    Loaders for evaluation neither shuffle nor drop anything.
+    Loaders for evaluation neither shuffle nor drop anything. On several devices Lightning repeats up to one sample for
+    each device but one, so that all see as many; evaluate on one device where a metric must be exact.
 
     Args:
         batch_size: Samples in a batch, on each device.
