@@ -2,7 +2,9 @@
 
 import difflib
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -181,6 +183,16 @@ def _expand(args: Sequence[str]) -> list[str]:
 def run(args: Sequence[str] | None = None) -> ZooCLI:
     """Parse, build and run; errors come as exceptions. Returns the finished command line object."""
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        return _run(args)
+    finally:
+        for number, handler in handlers.items():
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(number, handler)
+
+
+def _run(args: Sequence[str] | None) -> ZooCLI:
     return ZooCLI(
         Task,
         ZooData,

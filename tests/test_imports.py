@@ -12,7 +12,7 @@ LAYERS = ("kernels", "layers", "zoo", "tasks")
 
 
 def run(code: str) -> str:
-    result = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False, cwd="/")
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd="/")
     assert result.returncode == 0, result.stderr
     return result.stdout.strip()
 

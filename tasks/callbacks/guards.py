@@ -1,7 +1,10 @@
 """What happens when a run goes wrong, is stopped, or is resumed."""
 
+import os
 import random
 import shlex
+import signal
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -50,7 +53,10 @@ class NonFiniteLossGuard(Callback):
 
 
 class InterruptGuard(Callback):
-    """On SIGINT or SIGTERM, saves where a fit stands and says how to go on.
+    """On SIGINT or SIGTERM, stops after the batch at hand; a fit saves where it stands and says how to go on.
+
+    All processes stop at the same batch, whichever of them got the signal; a second SIGINT stops at once, unsaved. The
+    handlers stay in place after the run.
 
     Args:
         command: Arguments of the `blockzoo` call, for the command that resumes it.
@@ -58,7 +64,38 @@ class InterruptGuard(Callback):
 
     def __init__(self, command: Sequence[str] = ()) -> None:
         self.command = list(command)
+        self._received: set[int] = set()
+        self._process = os.getpid()
+        self._at_once = False
         self._weights_are_swapped = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Take over the two signals before loaders start their workers, which inherit the handlers."""
+        self._take_over()
+
+    def _take_over(self, *args: Any, **kwargs: Any) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, self._note)
+
+    # Lightning has put its own handler of SIGTERM in between, which talks to other processes whatever they are doing.
+    on_train_start = on_validation_start = on_test_start = on_predict_start = _take_over
+
+    def _note(self, number: int, frame: Any) -> None:
+        if os.getpid() != self._process:  # a loader's worker: its parent ends it
+            return None if number == signal.SIGINT else os._exit(128 + number)
+        if number == signal.SIGINT and number in self._received:
+            self._at_once = True
+            raise KeyboardInterrupt
+        self._received.add(number)
+        os.write(2, b"\nblockzoo: stopping after this batch; a second Ctrl-C stops at once\n")
+
+    def _stop_together(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        for number, exception in ((signal.SIGTERM, SIGTERMException), (signal.SIGINT, KeyboardInterrupt)):
+            if trainer.strategy.reduce_boolean_decision(number in self._received, all=False):
+                raise exception
+
+    on_train_batch_end = on_validation_batch_end = on_test_batch_end = on_predict_batch_end = _stop_together
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note that weight averaging, which comes before this callback, has put the averages into the module."""
@@ -68,27 +105,22 @@ class InterruptGuard(Callback):
         """Note that they are back."""
         self._weights_are_swapped = False
 
-    def on_predict_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        """Stop on SIGTERM; Lightning itself does so in its other loops only."""
-        if trainer.received_sigterm:
-            raise SIGTERMException
-
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save `interrupted.ckpt` beside the other checkpoints."""
         if not isinstance(exception, KeyboardInterrupt | SIGTERMException) or trainer.state.fn != "fit":
             return
         name = "SIGTERM" if isinstance(exception, SIGTERMException) else "SIGINT"
         where = f"Stopped by {name} in epoch {trainer.current_epoch}, step {trainer.global_step}"
-        keeper: Any = trainer.checkpoint_callback
-        if not getattr(keeper, "dirpath", None) or getattr(trainer, "fast_dev_run", False) or trainer.global_step == 0:
+        folder = getattr(trainer.checkpoint_callback, "dirpath", None)
+        if self._at_once or not folder or trainer.global_step == 0:
             kept = last_checkpoint(trainer)
             rank_zero_info(f"{where}; " + (f"the last checkpoint is {kept}" if kept else "no checkpoint was written"))
             return
-        if self._weights_are_swapped:
-            for callback in getattr(trainer, "callbacks", []):
-                if isinstance(callback, WeightAveraging):
-                    callback.on_validation_epoch_end(trainer, pl_module)
-        path = Path(keeper.dirpath) / "interrupted.ckpt"
+        callbacks: list[Callback] = getattr(trainer, "callbacks", [])
+        for callback in callbacks:
+            if self._weights_are_swapped and isinstance(callback, WeightAveraging):
+                callback.on_validation_epoch_end(trainer, pl_module)
+        path = Path(folder) / "interrupted.ckpt"
         trainer.save_checkpoint(path)
         rank_zero_info(f"{where}; saved {path}. To go on:\n  {self._resume(path)}")
 

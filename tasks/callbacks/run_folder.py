@@ -17,7 +17,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 
-from blockzoo.checkpoints import save_state_dict
+from blockzoo.checkpoints import load_state_dict, save_state_dict
 from blockzoo.tasks.base import Task
 from blockzoo.tasks.callbacks.plots import draw_curves
 from blockzoo.tasks.data.base import ZooData
@@ -75,15 +75,22 @@ class RunFolder(Callback):
         self._describe(folder)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Add the test metrics of the best weights, when the test follows the fit."""
+        """Add the test metrics of `model.safetensors`: of the first test after the fit that has these weights."""
         log_dir = trainer.log_dir
-        if self._facts and trainer.is_global_zero and log_dir is not None:
-            self._facts["results"]["test"] = _numbers(trainer, "test/")
-            self._describe(Path(log_dir))
-            counts = getattr(pl_module, "test_confusion", None)
-            if counts is not None:
-                names = self._facts["preprocessing"].get("label_names") or [str(i) for i in range(len(counts))]
-                _write(Path(log_dir) / "confusion.csv", _confusion_csv(counts.tolist(), names))
+        if not self._facts or "test" in self._facts["results"] or not trainer.is_global_zero or log_dir is None:
+            return
+        assert isinstance(pl_module, Task)
+        folder = Path(log_dir)
+        weights = pl_module.model.state_dict()
+        exported = load_state_dict(folder / "model.safetensors")
+        if not all(torch.equal(value.cpu(), exported[name]) for name, value in weights.items()):
+            return  # a test of other weights, such as those of the last epoch
+        self._facts["results"]["test"] = _numbers(trainer, "test/")
+        self._describe(folder)
+        counts = getattr(pl_module, "test_confusion", None)
+        if counts is not None:
+            names = self._facts["preprocessing"].get("label_names") or [str(i) for i in range(len(counts))]
+            _write(folder / "confusion.csv", _confusion_csv(counts.tolist(), names))
 
     def _gather(self, trainer: Trainer, task: Task, keeper: Any | None) -> dict[str, Any]:
         data = getattr(trainer, "datamodule", None)
@@ -140,7 +147,8 @@ def _hub_config(task: Task, preprocessing: dict[str, Any]) -> dict[str, Any]:
 
 
 def _confusion_csv(counts: list[list[int]], names: list[str]) -> str:
-    rows = [["true \\ predicted", *names], *([name, *row] for name, row in zip(names, counts, strict=True))]
+    rows: list[list[Any]] = [["true \\ predicted", *names]]
+    rows += [[name, *row] for name, row in zip(names, counts, strict=True)]
     with io.StringIO(newline="") as file:
         csv.writer(file, lineterminator="\n").writerows(rows)
         return file.getvalue()

@@ -104,7 +104,7 @@ def test_a_file_is_fetched_once_and_then_cached(server, cache, artifact, debris)
 
 def test_two_processes_at_once_make_one_download(server, cache, artifact, child_code):
     server.faults = ["slow"]
-    command = [sys.executable, "-P", "-c", child_code(artifact())]
+    command = [sys.executable, "-c", child_code(artifact())]
     children = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     outputs = {child.communicate()[0].strip() for child in children}
     assert outputs == {str(cache_path(artifact()))} and len(server.requests) == 1

@@ -48,7 +48,7 @@ def test_a_broken_transfer_is_resumed_by_a_later_call(server, cache, artifact):
 
 def test_a_killed_process_leaves_a_transfer_that_another_resumes(server, cache, artifact, child_code):
     server.faults = ["slow"]
-    child = subprocess.Popen([sys.executable, "-P", "-c", child_code(artifact())])
+    child = subprocess.Popen([sys.executable, "-c", child_code(artifact())])
     part = partial_file(artifact())
     deadline = time.monotonic() + 30
     while (not part.exists() or part.stat().st_size < 100_000) and time.monotonic() < deadline:

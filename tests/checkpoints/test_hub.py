@@ -24,7 +24,7 @@ def fetch_in_child(server, tmp_path, child_code):
             "HF_HUB_DOWNLOAD_TIMEOUT": "1",
             "HF_HOME": str(tmp_path / "hf"),
         }
-        command = [sys.executable, "-P", "-c", child_code(item)]
+        command = [sys.executable, "-c", child_code(item)]
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
     return run

@@ -35,7 +35,7 @@ def call(capsys, tmp_path, monkeypatch):
 def test_help_and_version_are_quick_and_complete():
     code = "import sys; from blockzoo.__main__ import main; main(['--help']); main(['--version']); "
     code += "print([m for m in ('torch', 'lightning', 'timm') if m in sys.modules])"
-    result = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.endswith("[]\n")
     assert all(f"\n  {name} " in result.stdout for name in (*COMMANDS, "fit", "validate", "test"))
 

@@ -1,7 +1,6 @@
 """Tasks, data and callbacks that configs in the tests name by class path."""
 
 import signal
-import threading
 from typing import Any
 
 import torch
@@ -38,15 +37,18 @@ class Poisoned(Recording):
 
 
 class Signalled(Callback):
-    """Sends the process a signal when training or validation reaches a batch of an epoch."""
+    """Sends one process a signal when training, validation or prediction reaches a batch of an epoch."""
 
-    def __init__(self, name: str = "SIGTERM", epoch: int = 1, batch: int = 2, stage: str = "train") -> None:
+    def __init__(
+        self, name: str = "SIGTERM", epoch: int = 1, batch: int = 2, stage: str = "train", rank: int = 0, times: int = 1
+    ) -> None:
         self.signal = signal.Signals[name]
-        self.epoch, self.batch, self.stage = epoch, batch, stage
+        self.epoch, self.batch, self.stage, self.rank, self.times = epoch, batch, stage, rank, times
 
     def _send(self, trainer: Any, stage: str, batch_idx: int) -> None:
-        if (stage, trainer.current_epoch, batch_idx) == (self.stage, self.epoch, self.batch):
-            signal.pthread_kill(threading.main_thread().ident, self.signal)
+        now = (stage, trainer.current_epoch, batch_idx, trainer.global_rank)
+        for _ in range(self.times if now == (self.stage, self.epoch, self.batch, self.rank) else 0):
+            signal.raise_signal(self.signal)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         self._send(trainer, "train", batch_idx)

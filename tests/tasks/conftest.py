@@ -102,7 +102,7 @@ class Workspace:
 
     def start(self, *args: str) -> "subprocess.Popen[str]":
         """Run in a process of its own."""
-        command = [sys.executable, "-P", "-m", "blockzoo", *args]
+        command = [sys.executable, "-m", "blockzoo", *args]
         environment = {**os.environ, "PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
         pipe = subprocess.PIPE
         return subprocess.Popen(command, stdout=pipe, stderr=subprocess.STDOUT, text=True, env=environment)

@@ -12,6 +12,7 @@ from blockzoo.checkpoints import save_state_dict
 from blockzoo.tasks.base import Task
 from blockzoo.tasks.data.series import JapaneseVowels
 from blockzoo.tasks.series_classification import SeriesClassification
+from blockzoo.timesnet import TimesNetClassifier
 
 TINY = {"d_model": 4, "d_ff": 4, "depth": 2, "num_kernels": 2, "top_k": 1}
 SGD = functools.partial(torch.optim.SGD, lr=0.5)
@@ -109,7 +110,7 @@ def test_a_rate_that_was_found_is_that_of_the_whole_schedule(fit):
     _, rates = fit(module, finder, limit_train_batches=None, enable_checkpointing=True)
     rates = [row[0] for row in rates][-16:]  # those before belong to the search
     assert module.lr != 1e-5 and rates[0] == pytest.approx(module.lr)
-    assert all(0.9 < later / earlier < 1 for earlier, later in zip(rates[:8], rates[1:9], strict=True))
+    assert all(0.8 < later / earlier < 1 for earlier, later in zip(rates[:8], rates[1:9], strict=True))
 
 
 def test_weights_of_a_file_are_the_start_be_it_a_model_or_a_runs_checkpoint(tmp_path):
@@ -142,8 +143,10 @@ def test_checkpoints_of_the_command_line_bring_their_optimiser_back(zoo):
     assert isinstance(optimizer, torch.optim.RAdam) and optimizer.param_groups[0]["lr"] == 0.02
 
 
-@pytest.mark.filterwarnings("ignore:Torchinductor does not support code generation for complex")
-def test_a_compiled_model_trains_and_keeps_its_names(fit):
+def test_a_compiled_model_trains_and_keeps_its_names(fit, monkeypatch):
+    # Tracing is the model's part of it; code generation takes a minute and is tested by torch.
+    compile_with = torch.nn.Module.compile
+    monkeypatch.setattr(TimesNetClassifier, "compile", lambda model: compile_with(model, backend="eager"))
     module = task(compile=True, lr=0.01)
     fit(module, limit_train_batches=2)
-    assert set(module.model.state_dict()) == set(task().model.state_dict())
+    assert set(module.model.state_dict()) == set(task().model.state_dict()) and module.model._compiled_call_impl

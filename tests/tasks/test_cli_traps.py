@@ -147,6 +147,7 @@ def test_learning_rate_finder_runs_and_sets_the_rate(zoo):
     found = [callback for callback in cli.trainer.callbacks if isinstance(callback, LearningRateFinder)]
     rate = found[0].optimal_lr.suggestion()
     assert cli.model.lr == rate != 0.002
+    assert set(cli.trainer.lr_scheduler_configs[0].scheduler.base_lrs) == {rate}
 
 
 def test_run_folder_holds_the_averages_and_checkpoints_hold_both(zoo):

@@ -135,7 +135,7 @@ def test_signal_saves_and_prints_the_command_that_goes_on(zoo, caplog, name, sta
     saved = load(command[-1])
     assert command[-2:] == ["--ckpt_path", str(CHECKPOINTS / "interrupted.ckpt")]
     assert saved["epoch"] == 1
-    assert 6 <= saved["global_step"] <= 7
+    assert saved["global_step"] == 7  # the batch in which the signal came is finished
     assert not (RUN / "model.safetensors").exists()
     # The command as printed, without the callback that sends the signal.
     cli = zoo.run(*[word for word in command if not word.startswith("--trainer.callbacks")])
@@ -156,6 +156,14 @@ def test_signal_during_validation_saves_weights_and_averages_in_their_places(zoo
         {k: v for k, v in saved["state_dict"].items() if k.startswith("model.")},
         {k: v for k, v in whole["state_dict"].items() if k.startswith("model.")},
     )
+
+
+def test_second_sigint_stops_at_once_and_names_the_last_checkpoint(zoo, caplog):
+    stop = ["--trainer.callbacks+=cli_toys.Signalled", "--trainer.callbacks.name=SIGINT", "--trainer.callbacks.times=2"]
+    with caplog.at_level("INFO"):
+        assert zoo.main("fit", "--config", "toy.yaml", *stop) == 130
+    assert re.search(r"Stopped by SIGINT in epoch 1, step 6; the last checkpoint is .*ckpt", caplog.text)
+    assert not (CHECKPOINTS / "interrupted.ckpt").exists()
 
 
 def test_sigterm_stops_a_prediction(zoo):
@@ -194,3 +202,12 @@ def test_nan_loss_in_one_process_stops_both(zoo):
     assert process.returncode == 1, output
     assert re.search(r"the loss is \d\.\d+, nan in epoch 1, step 5", output), output
     assert load(CHECKPOINTS / "last.ckpt")["global_step"] == 4
+
+
+@pytest.mark.slow
+def test_signal_to_one_process_stops_both_at_the_same_batch(zoo):
+    stop = ["--trainer.callbacks+=cli_toys.Signalled", "--trainer.callbacks.rank=1", "--trainer.callbacks.name=SIGINT"]
+    process = zoo.start("fit", "--config", "toy.yaml", *DDP, *stop)
+    output = process.communicate(timeout=100)[0]
+    assert process.returncode == 130, output
+    assert load(CHECKPOINTS / "interrupted.ckpt")["global_step"] == 7

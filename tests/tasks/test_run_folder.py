@@ -1,6 +1,7 @@
 """What a finished fit leaves behind, and that it can be used."""
 
 import csv
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -117,3 +118,80 @@ def test_curves_mark_the_best_epoch(tmp_path):
     (tmp_path / "metrics.csv").write_text("\n".join(rows))
     draw_curves(tmp_path / "metrics.csv", tmp_path / "curves.png", "val/loss")
     assert width(tmp_path / "curves.png") > 300
+
+
+def test_the_best_is_that_of_the_monitors_direction(tmp_path, monkeypatch):
+    from matplotlib.axes import Axes
+
+    labels = []
+    monkeypatch.setattr(Axes, "legend", lambda axis, **_: labels.extend(axis.get_legend_handles_labels()[1]))
+    (tmp_path / "metrics.csv").write_text("epoch,val/acc\n0,0.25\n1,0.75\n2,0.5\n")
+    draw_curves(tmp_path / "metrics.csv", tmp_path / "curves.png", "val/acc", "max")
+    draw_curves(tmp_path / "metrics.csv", tmp_path / "curves.png", "val/acc", "min")
+    assert [label for label in labels if "best" in label] == ["best: 0.75, epoch 1", "best: 0.25, epoch 0"]
+
+
+def test_the_confusion_matrix_counts_every_test_series(finished, results):
+    header, *rows = list(csv.reader((finished / "confusion.csv").read_text().splitlines()))
+    assert header[1:] == [row[0] for row in rows] == [str(i) for i in range(1, 10)]
+    counts = torch.tensor([[int(cell) for cell in row[1:]] for row in rows])
+    assert counts.sum(1).tolist() == [31, 35, 88, 44, 29, 24, 40, 50, 29]
+    assert results["test"]["test/acc"] == pytest.approx(counts.diag().sum().item() / 370)
+
+
+def test_weights_know_their_config_and_which_epoch_they_are_of(finished, results):
+    best, last = (read_metadata(finished / f"{name}.safetensors") for name in ("model", "last"))
+    assert json.loads(best["results"])["weights"] == "best" and json.loads(last["results"])["weights"] == "last"
+    assert best["config_sha256"] == hashlib.sha256((finished / "config.yaml").read_bytes()).hexdigest()
+    rows = list(csv.DictReader((finished / "metrics.csv").read_text().splitlines()))
+    losses = {int(row["epoch"]): float(row["val/loss"]) for row in rows if row["val/loss"]}
+    assert results["best_epoch"] == min(losses, key=losses.get)
+    assert results["best"] == pytest.approx(min(losses.values()), rel=1e-6)
+    assert f"in epoch {results['best_epoch']} (from 0)" in (finished / "README.md").read_text()
+
+
+def quick(*args):
+    options = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.accelerator=cpu"]
+    options += ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
+    return run(["fit", "--config", "smoke/timesnet_classifier", *options, *args])
+
+
+def test_a_fine_tuned_model_keeps_the_arguments_of_its_tag_but_not_its_claims(workdir):
+    tag = "timesnet_classifier.japanese_vowels"
+    line = quick(f"--model.model_name={tag}", "--model.pretrained=true", "--model.model_kwargs={drop_rate: 0.3}",
+                 "--data.seq_len=29")  # fmt: skip
+    loaded = blockzoo.create_model(f"local-dir:{line.trainer.log_dir}", pretrained=True).eval()
+    inputs = loaded.example_inputs(8)
+    assert torch.equal(loaded(**inputs), line.model.model.eval()(**inputs))
+    expected = {**blockzoo.get_pretrained_cfg(tag).model_args, "drop_rate": 0.3}
+    assert loaded.pretrained_cfg["model_args"] == expected
+    assert not {"description", "license", "tag", "checkpoint"} & set(loaded.pretrained_cfg)
+
+
+def test_arguments_left_out_are_the_familys_not_those_of_its_default_tag(workdir):
+    line = quick("--model.model_kwargs={d_model: 4, d_ff: 4, depth: 1}", "--data.seq_len=29")
+    loaded = blockzoo.create_model(f"local-dir:{line.trainer.log_dir}", pretrained=True).eval()
+    inputs = loaded.example_inputs(8)
+    assert torch.equal(loaded(**inputs), line.model.model.eval()(**inputs))
+
+
+@pytest.mark.parametrize(("keep", "said"), [("", "the last (nothing was monitored)"), ("x", "best by `val/acc`")])
+def test_without_a_monitor_the_last_weights_are_taken_and_the_card_says_so(workdir, keep, said):
+    plain = '{"class_path": "ModelCheckpoint", "init_args": {"monitor": null, "filename": "plain"}}'
+    best = '{"class_path": "ModelCheckpoint", "init_args": {"monitor": "val/acc", "mode": "max"}}'
+    folder = Path(quick(f"--trainer.callbacks=[{plain}, {best + ', ' if keep else ''}RunFolder]").trainer.log_dir)
+    assert said in (folder / "README.md").read_text()
+    assert ("best_by" in json.loads((folder / "results.json").read_text())) == bool(keep)
+
+
+def test_a_later_test_of_other_weights_is_not_taken_for_that_of_the_best(workdir):
+    line = quick()
+    folder = Path(line.trainer.log_dir)
+    names = ("results.json", "README.md", "confusion.csv")
+    before = [(folder / name).read_bytes() for name in names]
+    with torch.no_grad():
+        line.model.model.head.bias += 10 * torch.randn(9)
+    line.trainer.test(line.model, datamodule=line.datamodule, verbose=False)
+    metrics = line.trainer.callback_metrics
+    assert float(metrics["test/loss"]) != json.loads(before[0])["test"]["test/loss"]
+    assert [(folder / name).read_bytes() for name in names] == before
