@@ -1,5 +1,6 @@
 """`blockzoo fit|validate|test|predict`: Lightning's command line over the zoo's tasks and data modules."""
 
+import csv
 import difflib
 import os
 import signal
@@ -131,6 +132,21 @@ class ZooCLI(LightningCLI):
         # Optimiser factories refer to their parser and so to this object with its trainer and processes; weight
         # averaging copies the task and them.
         return self
+
+    def after_predict(self) -> None:
+        """Write `predictions.csv` below the default root folder, one row a sample, and say where."""
+        batches: Any = self.trainer.predict_loop.predictions
+        rank = f".{self.trainer.global_rank}" if self.trainer.world_size > 1 else ""
+        path = Path(self.trainer.default_root_dir) / f"predictions{rank}.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        columns = {key: torch.cat([batch[key] for batch in batches]) for key in batches[0]}
+        cells = {key: value.reshape(len(value), -1).tolist() for key, value in columns.items()}
+        names = [key if len(rows[0]) == 1 else f"{key}_{i}" for key, rows in cells.items() for i in range(len(rows[0]))]
+        with path.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(names)
+            writer.writerows([value for row in rows for value in row] for rows in zip(*cells.values(), strict=True))
+        print(f"predictions: {path}")
 
     def after_fit(self) -> None:
         """Test the weights that the fit has chosen."""

@@ -55,8 +55,8 @@ class NonFiniteLossGuard(Callback):
 class InterruptGuard(Callback):
     """On SIGINT or SIGTERM, stops after the batch at hand; a fit saves where it stands and says how to go on.
 
-    All processes stop at the same batch, whichever of them got the signal; a second SIGINT stops at once, unsaved. The
-    handlers stay in place after the run.
+    All processes stop at the same batch, whichever of them got the signal; a second SIGINT stops at once, unsaved.
+    After a run that raised, the handlers are still in place; the command line puts back the former ones.
 
     Args:
         command: Arguments of the `blockzoo` call, for the command that resumes it.
@@ -65,13 +65,21 @@ class InterruptGuard(Callback):
     def __init__(self, command: Sequence[str] = ()) -> None:
         self.command = list(command)
         self._received: set[int] = set()
+        self._former: dict[int, Any] = {}
         self._process = os.getpid()
         self._at_once = False
         self._weights_are_swapped = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Take over the two signals before loaders start their workers, which inherit the handlers."""
+        self._former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         self._take_over()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Put the former handlers back."""
+        for number, handler in self._former.items():
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(number, handler)
 
     def _take_over(self, *args: Any, **kwargs: Any) -> None:
         if threading.current_thread() is threading.main_thread():

@@ -174,7 +174,8 @@ def test_sigterm_stops_a_prediction(zoo):
 
 def test_handlers_of_the_caller_are_back_after_a_run(zoo):
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-    zoo.fit("--trainer.max_epochs=1")
+    cli = zoo.fit("--trainer.max_epochs=1")
+    cli.trainer.test(cli.model, datamodule=cli.datamodule)
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 
 

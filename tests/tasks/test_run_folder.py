@@ -195,3 +195,12 @@ def test_a_later_test_of_other_weights_is_not_taken_for_that_of_the_best(workdir
     metrics = line.trainer.callback_metrics
     assert float(metrics["test/loss"]) != json.loads(before[0])["test"]["test/loss"]
     assert [(folder / name).read_bytes() for name in names] == before
+
+
+def test_predictions_are_written_as_a_table(finished, workdir):
+    run(["predict", str(finished), "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"])
+    rows = list(csv.DictReader((workdir / "runs" / "predictions.csv").read_text().splitlines()))
+    assert [int(row["index"]) for row in rows] == list(range(370))
+    for row in rows:
+        shares = [float(row[f"probabilities_{i}"]) for i in range(9)]
+        assert max(shares) == shares[int(row["label"])] and sum(shares) == pytest.approx(1, abs=1e-5)
