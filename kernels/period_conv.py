@@ -14,7 +14,7 @@ Cost of one period: 2 K^2 C F multiply-adds per step; bytes: x, y and the weight
 twice. Two forms compute it:
 
 * `period_conv_folded` really folds. The periods become Python integers, so that each image has its true shape and
-  kernel taps that can only meet zero padding are cut off: |row| >= n or |column| >= p. It is the fastest on a CPU,
+  kernel taps that can only meet zero padding are cut off: |row| >= n or |column| >= p. It is for a CPU,
   where reading the periods costs nothing. Equal periods are convolved once.
 * `period_conv_gathered` has shapes that depend on T alone: rows are laid out one behind the other with h zeros between
   them, the K rows around each position are gathered, and one convolution with stride K over that axis does the rest for
