@@ -97,8 +97,8 @@ def _periods(model: Any, x: torch.Tensor, mask: torch.Tensor, series: SeriesSet)
                 axis.imshow(image.reshape(rows, period), aspect="auto", cmap="viridis")
                 axis.set_title(f"period {period}, weight {weights[row, column - 1]:.2f}")
                 axis.set(xlabel="step in period", ylabel="period")
-                for side in (axis.xaxis, axis.yaxis):
-                    side.set_major_locator(MaxNLocator(integer=True))
+                axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+                axis.set_yticks(range(rows))
         figure.tight_layout()
     told = "; ".join(
         f"series {index}: periods {', '.join(map(str, periods[row].tolist()))}" for row, index in enumerate(chosen)
