@@ -22,7 +22,17 @@ from timm.layers import register_notrace_function, register_notrace_module
 from torch import nn
 from typing_extensions import Self
 
-__all__ = ["ConvNormAct", "ConvNormMode", "ModalBatchNorm2d", "NormConv", "pad_same", "set_conv_norm_mode"]
+__all__ = [
+    "ConvNormAct",
+    "ConvNormMode",
+    "ModalBatchNorm2d",
+    "NormConv",
+    "batch_norm_affine",
+    "fold_before",
+    "pad_same",
+    "replace_parameters",
+    "set_conv_norm_mode",
+]
 
 ConvNormMode = Literal["train", "eval", "tune", "deploy"]
 
@@ -50,8 +60,8 @@ def pad_same(x: torch.Tensor, kernel_size: list[int], stride: list[int], value: 
     return F.pad(x, padding, value=value)
 
 
-def _scale_and_shift(norm: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """The affine map that a batch norm with running statistics is: y = scale * x + shift.
+def batch_norm_affine(norm: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """The affine map that a batch norm with running statistics is: y = scale * x + shift, both (C,).
 
     Computed in float32 at least, so that a bfloat16 layer folds as precisely as it normalises.
     """
@@ -61,6 +71,31 @@ def _scale_and_shift(norm: Any) -> tuple[torch.Tensor, torch.Tensor]:
         weight, bias, mean, var = weight.float(), bias.float(), mean.float(), var.float()
     scale = weight * torch.rsqrt(var + norm.eps)
     return scale, bias - mean * scale
+
+
+def fold_before(conv: nn.Conv2d, scale: torch.Tensor, shift: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight and bias of the convolution that takes x where `conv`, 1x1 and in one group, takes scale * x + shift.
+
+    Args:
+        conv: The convolution.
+        scale: Of each input channel, (in_chans,).
+        shift: Likewise.
+
+    Returns:
+        Weight (out_chans, in_chans, 1, 1) and bias (out_chans,) in the type of `conv`.
+    """
+    bias = (conv.weight.flatten(1).to(shift.dtype) * shift).sum(1)
+    if conv.bias is not None:
+        bias = bias + conv.bias
+    weight = conv.weight * scale.reshape(1, -1, 1, 1)
+    return weight.to(conv.weight.dtype), bias.to(conv.weight.dtype)
+
+
+def replace_parameters(conv: nn.Module, weight: torch.Tensor, bias: torch.Tensor) -> None:
+    """Give a convolution or linear layer new values, of any shape; what was trainable stays so."""
+    trainable = bool(conv.weight.requires_grad)
+    conv.weight = nn.Parameter(weight.detach().to(conv.weight.dtype), trainable)  # type: ignore[arg-type]
+    conv.bias = nn.Parameter(bias.detach().to(conv.weight.dtype), trainable)  # type: ignore[arg-type]
 
 
 def _check_mode(mode: str) -> None:
@@ -131,10 +166,7 @@ class _ModalPair(nn.Module):
         """Merge the norm into the convolution for good."""
         if self.mode == "deploy":
             return
-        weight, bias = self.folded()
-        conv = cast(nn.Conv2d, self.conv)
-        conv.weight = nn.Parameter(weight.to(conv.weight.dtype), conv.weight.requires_grad)
-        conv.bias = nn.Parameter(bias.to(conv.weight.dtype), conv.weight.requires_grad)
+        replace_parameters(cast(nn.Module, self.conv), *self.folded())
         self.norm = nn.Identity()
         self.mode = "deploy"
 
@@ -220,7 +252,7 @@ class ConvNormAct(_ModalPair):
     @torch.jit.ignore
     def folded(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Weight (out_chans, in_chans // groups, *kernel) and bias (out_chans,) of the equivalent convolution."""
-        scale, shift = _scale_and_shift(self.norm)
+        scale, shift = batch_norm_affine(self.norm)
         weight = self.conv.weight * scale.reshape([-1] + [1] * (self.conv.weight.ndim - 1))
         if self.conv.bias is not None:
             shift = shift + self.conv.bias * scale
@@ -269,12 +301,7 @@ class NormConv(_ModalPair):
     @torch.jit.ignore
     def folded(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Weight (out_chans, in_chans, 1, 1) and bias (out_chans,) of the equivalent convolution."""
-        scale, shift = _scale_and_shift(self.norm)
-        bias = (self.conv.weight.flatten(1).to(shift.dtype) * shift).sum(1)
-        if self.conv.bias is not None:
-            bias = bias + self.conv.bias
-        weight = self.conv.weight * scale.reshape(1, -1, 1, 1)
-        return weight.to(self.conv.weight.dtype), bias.to(self.conv.weight.dtype)
+        return fold_before(self.conv, *batch_norm_affine(self.norm))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Apply the layer to x (B, in_chans, H, W)."""

@@ -31,15 +31,31 @@ def noise(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def named_weight(name: str, shape: tuple[int, ...], gain: float) -> torch.Tensor:
-    """The golden cases' value of the official parameter `name`."""
+    """The golden cases' value of the official parameter or buffer `name`."""
     x = noise(name, shape)
-    if len(shape) >= 2:
+    if name.endswith("num_batches_tracked"):
+        return torch.zeros(shape, dtype=torch.int64)
+    if name.endswith("running_var"):
+        x = 1 + 0.1 * np.abs(x)
+    elif name.endswith("running_mean"):
+        x = 0.1 * x
+    elif name.endswith("gamma"):
+        x = 1 + 0.1 * x
+    elif len(shape) >= 2:
         x = x * np.float32(np.sqrt(gain / np.prod(shape[1:])))
     elif name.endswith(("weight", "scale")):
         x = 1 + 0.1 * x
     else:
         x = 0.1 * x
     return torch.from_numpy(np.asarray(x))
+
+
+def named_image(name: str, shape: tuple[int, ...]) -> torch.Tensor:
+    """The golden cases' input of shape (B, C, *space): coarse blocks plus noise."""
+    coarse = noise(name, (*shape[:2], *[8] * (len(shape) - 2)))
+    for axis, size in enumerate(shape[2:], start=2):
+        coarse = coarse.take(np.arange(size) * 8 // size, axis=axis)
+    return torch.from_numpy(coarse + noise(f"{name}:fine", shape))
 
 
 @dataclass
@@ -53,12 +69,16 @@ class Golden:
         """The first stored input of these names."""
         return next((torch.from_numpy(self.arrays[name]) for name in names if name in self.arrays), None)
 
+    def image(self) -> torch.Tensor:
+        """The named input, of the case's shape."""
+        return named_image("input:x", tuple(self.meta["input_shape"]))
+
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The official state dict."""
         return {
             name: self.array(f"extra_sd_{name}")
             if f"extra_sd_{name}" in self.arrays
-            else named_weight(name, tuple(shape), self.meta["gain"])
+            else named_weight(name, tuple(shape), self.meta.get("gain", 2.0))
             for name, shape, _, filled in self.meta["table"]
             if filled
         }

@@ -1,0 +1,194 @@
+"""What the image backbones share: timm's model interface over a stem, stages, a norm and a head."""
+
+from typing import Any, ClassVar
+
+import torch
+from timm.layers import ClassifierHead
+from timm.models._features import feature_take_indices
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from typing_extensions import Self
+
+from blockzoo._cfg import ZooCfg
+from blockzoo._model import ZooModel
+
+__all__ = ["ImageModel", "get_device_dtype", "image_cfg"]
+
+
+def image_cfg(**kwargs: Any) -> ZooCfg:
+    """Configuration of an image classifier: ImageNet-1k at 224 px, if nothing else is said."""
+    defaults: dict[str, Any] = {
+        "input_size": (3, 224, 224),
+        "pool_size": (7, 7),
+        "num_classes": 1000,
+        "crop_pct": 0.875,
+        "interpolation": "bicubic",
+        "classifier": "head.fc",
+        "license": "apache-2.0",
+    }
+    return ZooCfg(**{**defaults, **kwargs})
+
+
+def get_device_dtype(model: nn.Module) -> dict[str, Any]:
+    """Device and type of a model's parameters, as keyword arguments."""
+    parameter = next(model.parameters())
+    return {"device": parameter.device, "dtype": parameter.dtype}
+
+
+class ImageModel(ZooModel):
+    """An image classifier that is a stem, stages, a final norm and timm's `ClassifierHead`, with timm's interface.
+
+    Subclasses set `stem`, `stages`, `norm`, `head` and `feature_info`, one entry for each stage. A stage has an
+    attribute `grad_checkpointing` if it can trade computing for memory by itself; other stages are wrapped whole.
+
+    Images are (B, in_chans, H, W), logits (B, num_classes).
+
+    Attributes:
+        num_classes: Width of the logits; 0 for no classifier.
+        in_chans: Channels of the images.
+        num_features: Channels of `forward_features`.
+        head_hidden_size: Width of `forward_head(x, pre_logits=True)`.
+        feature_info: Channels, stride and module name of every feature level.
+    """
+
+    task: ClassVar[str] = "classification"
+    modality: ClassVar[str] = "image"
+
+    stem: nn.Module
+    stages: nn.Sequential
+    norm: nn.Module
+    head: ClassifierHead
+
+    def __init__(self, num_classes: int, in_chans: int) -> None:
+        super().__init__()
+        if num_classes < 0:
+            raise ValueError(f"num_classes={num_classes} must be 0 (no classifier) or more")
+        if in_chans < 1:
+            raise ValueError(f"in_chans={in_chans} must be at least 1")
+        self.num_classes = num_classes
+        self.in_chans = in_chans
+        self.num_features = self.head_hidden_size = 0
+        self.feature_info: list[dict[str, Any]] = []
+        self.grad_checkpointing = False
+
+    @torch.jit.ignore
+    def example_inputs(self, batch_size: int = 1, generator: torch.Generator | None = None) -> dict[str, torch.Tensor]:
+        """Normal noise of the size in `pretrained_cfg`."""
+        size = getattr(self, "pretrained_cfg", {}).get("input_size", (3, 224, 224))[-2:]
+        return {"x": self._example(batch_size, self.in_chans, *size, generator=generator)}
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        """Parameters that weight decay should leave alone, beyond biases and norms: none."""
+        return set()
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Layer groups for layer-wise learning rates."""
+        fine = [(r"^stages\.(\d+)\.blocks\.(\d+)", None), (r"^norm", (99999,))]
+        return {"stem": r"^stem", "blocks": r"^stages\.(\d+)" if coarse else fine}
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Trade computing the stages twice in training for not storing their activations."""
+        self.grad_checkpointing = enable
+        for stage in self.stages:
+            if hasattr(stage, "grad_checkpointing"):
+                stage.grad_checkpointing = enable
+
+    @torch.jit.ignore
+    def get_classifier(self) -> nn.Module:
+        """The last linear layer, an identity without classes."""
+        return self.head.fc
+
+    @torch.jit.ignore
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the classifier by a fresh one.
+
+        Args:
+            num_classes: Its outputs; 0 for none.
+            global_pool: "avg", "max", "avgmax", "catavgmax", or "" for no pooling; None keeps what there is.
+        """
+        self.num_classes = num_classes
+        self.head.reset(num_classes, pool_type=global_pool, in_features=self.num_features, **get_device_dtype(self))
+        self.head_hidden_size = self.head.num_features
+
+    def forward_intermediates(
+        self,
+        x: torch.Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> Any:
+        """Outputs of the stages, and that of `forward_features`.
+
+        Args:
+            x: Images (B, in_chans, H, W).
+            indices: Which stages: the last n for a number, all for None.
+            norm: Apply the final norm to the last stage's.
+            stop_early: Do not compute beyond the last one that is asked for.
+            output_fmt: "NCHW" or "NHWC".
+            intermediates_only: Leave out the output of `forward_features`.
+
+        Returns:
+            The list of stage outputs, or (final, list).
+
+        Raises:
+            ValueError: Unknown `output_fmt`.
+        """
+        if output_fmt not in ("NCHW", "NHWC"):
+            raise ValueError(f"output_fmt={output_fmt!r} must be 'NCHW' or 'NHWC'")
+        take, last = feature_take_indices(len(self.stages), indices)
+        final = len(self.stages) - 1
+        intermediates = []
+        x = self.stem(x)
+        for index, stage in enumerate(self.stages[: last + 1] if stop_early else self.stages):
+            x = self._stage(stage, x)
+            if index in take:
+                y = self.norm(x) if norm and index == final else x
+                intermediates.append(y.permute(0, 2, 3, 1) if output_fmt == "NHWC" else y)
+        if intermediates_only:
+            return intermediates
+        return (self.norm(x) if index == final else x), intermediates
+
+    @torch.jit.ignore
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Cut off what the asked stages do not need, see `forward_intermediates`; returns their indices."""
+        take, last = feature_take_indices(len(self.stages), indices)
+        cut = last < len(self.stages) - 1
+        if prune_norm or cut:
+            self.norm = nn.Identity()
+        self.stages = self.stages[: last + 1]
+        if cut:
+            self.num_features = self.head_hidden_size = self.feature_info[last]["num_chs"]
+        if prune_head or cut:
+            self.reset_classifier(0, "")
+        return take
+
+    def _stage(self, stage: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        if self.grad_checkpointing and self.training and not hasattr(stage, "grad_checkpointing"):
+            y: torch.Tensor = checkpoint(stage, x, use_reentrant=False)
+            return y
+        return stage(x)
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        """Feature map (B, num_features, H', W') before pooling."""
+        return self.norm(self.stages(self.stem(x)))
+
+    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        """Pool and classify a feature map; with `pre_logits`, stop before the classifier."""
+        return self.head(x, pre_logits=pre_logits) if pre_logits else self.head(x)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits (B, num_classes)."""
+        return self.forward_head(self.forward_features(x))
+
+    @torch.no_grad()
+    def deploy(self) -> Self:
+        """See `ZooModel.deploy`; weights are stored channels-last, which CPU convolutions carry on to activations."""
+        super().deploy()
+        return self.to(memory_format=torch.channels_last)
