@@ -22,6 +22,8 @@ from timm.layers import register_notrace_function, register_notrace_module
 from torch import nn
 from typing_extensions import Self
 
+from blockzoo.layers.deployed_conv import DeployedConv2d
+
 __all__ = [
     "ConvNormAct",
     "ConvNormMode",
@@ -257,6 +259,14 @@ class ConvNormAct(_ModalPair):
         if self.conv.bias is not None:
             shift = shift + self.conv.bias * scale
         return weight.to(self.conv.weight.dtype), shift.to(self.conv.weight.dtype)
+
+    @torch.no_grad()
+    def fuse(self) -> None:
+        """Merge the norm into the convolution for good, and in 2-D the activation into its pass."""
+        super().fuse()
+        if type(self.conv) is nn.Conv2d:
+            self.conv = DeployedConv2d(self.conv, self.act)
+            self.act = nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Apply the layer to x (B, in_chans, *space)."""

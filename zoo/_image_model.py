@@ -11,6 +11,7 @@ from typing_extensions import Self
 
 from blockzoo._cfg import ZooCfg
 from blockzoo._model import ZooModel
+from blockzoo.layers.deployed_conv import deploy_convolutions
 
 __all__ = ["ImageModel", "get_device_dtype", "image_cfg"]
 
@@ -189,6 +190,10 @@ class ImageModel(ZooModel):
 
     @torch.no_grad()
     def deploy(self) -> Self:
-        """See `ZooModel.deploy`; weights are stored channels-last, which CPU convolutions carry on to activations."""
+        """See `ZooModel.deploy`; weights are stored channels-last, which CPU convolutions carry on to activations.
+
+        Convolutions become `blockzoo.layers.deployed_conv.DeployedConv2d`, under the same names.
+        """
         super().deploy()
+        deploy_convolutions(self)
         return self.to(memory_format=torch.channels_last)

@@ -22,6 +22,7 @@ from blockzoo._image_model import ImageModel, image_cfg
 from blockzoo._model import ZooModel
 from blockzoo._registry import register_model
 from blockzoo.layers.conv_norm_act import ConvNormAct, ModalBatchNorm2d, NormConv
+from blockzoo.layers.deployed_conv import DeployedConv2d
 from blockzoo.layers.pooled_attention import PooledAttention
 from blockzoo.layers.squeeze_excite import create_se
 
@@ -70,6 +71,12 @@ class NormMlp(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, chans, H, W) -> (B, chans, H, W)."""
         return self.drop2(self.fc2(self.drop1(self.act(self.fc1(x)))))
+
+    def fuse(self) -> None:
+        """Let the first convolution apply the activation."""
+        if not isinstance(self.act, nn.Identity):
+            self.fc1.conv = DeployedConv2d(self.fc1.conv, self.act)
+            self.act = nn.Identity()
 
 
 class NextConvBlock(nn.Module):
