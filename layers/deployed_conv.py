@@ -11,7 +11,7 @@ import torch
 from timm.layers import register_notrace_module
 from torch import nn
 
-__all__ = ["DeployedConv2d", "deploy_convolutions"]
+__all__ = ["DeployedConv2d", "deploy_convolutions", "runs_eagerly_on_cpu"]
 
 _POST_OPS: dict[type[nn.Module], tuple[str, str]] = {
     nn.Identity: ("none", ""),
@@ -22,6 +22,17 @@ _POST_OPS: dict[type[nn.Module], tuple[str, str]] = {
 """What oneDNN calls an activation, and its variant."""
 
 
+def runs_eagerly_on_cpu(x: torch.Tensor) -> bool:
+    """Whether an operation on x is run now, on a CPU and for inference: not recorded, compiled, exported or traced."""
+    return (
+        type(x) is torch.Tensor
+        and x.device.type == "cpu"
+        and not torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+    )
+
+
 @register_notrace_module
 class DeployedConv2d(nn.Conv2d):
     """A trained convolution and the activation behind it.
@@ -29,7 +40,8 @@ class DeployedConv2d(nn.Conv2d):
     The fast form is taken on a CPU in float32 when no gradient is recorded and nothing is compiled, exported, scripted
     or cast; it needs a PyTorch with oneDNN. In every other case the layer is the ordinary convolution followed by the
     activation: the same function to rounding, differentiable and exportable. The rearranged copy doubles the memory of
-    the weights; it is made at the first call, follows changes of the weights, and is neither saved nor copied.
+    the weights; it is made at the first call, follows changes of the weights and of the input's shape, and is neither
+    saved nor copied.
 
     Args:
         conv: The convolution, whose parameters are shared; zero padding by numbers.
@@ -64,7 +76,7 @@ class DeployedConv2d(nn.Conv2d):
         self._post_op = _POST_OPS[type(act)] if known else ("none", "")
         self._act_inside = known
         self._packed: Any = None
-        self._packed_from: tuple[int, int] | None = None
+        self._packed_from: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the rearranged weights, which cannot be copied."""
@@ -73,22 +85,20 @@ class DeployedConv2d(nn.Conv2d):
     @torch.jit.ignore
     def _is_fast(self, x: torch.Tensor) -> bool:
         return (
-            type(x) is torch.Tensor
-            and not torch.is_grad_enabled()
-            and not torch.compiler.is_compiling()
+            runs_eagerly_on_cpu(x)
             and x.dtype == self.weight.dtype == torch.float32
-            and x.device.type == self.weight.device.type == "cpu"
+            and self.weight.device.type == "cpu"
             and x.ndim == 4
             and x.numel() > 0
             and torch.backends.mkldnn.is_available()
             and torch.backends.mkldnn.enabled
             and not torch.is_autocast_enabled("cpu")
-            and not torch.jit.is_tracing()
         )
 
     @torch.jit.ignore
     def _run_packed(self, x: torch.Tensor) -> torch.Tensor:
-        source = (self.weight.data_ptr(), 0 if self.weight.is_inference() else self.weight._version)
+        version = 0 if self.weight.is_inference() else self.weight._version
+        source = (self.weight.data_ptr(), version, tuple(x.shape))  # oneDNN's order depends on the shape
         geometry = (self.padding, self.stride, self.dilation, self.groups)
         x = x.contiguous(memory_format=torch.channels_last)
         if self._packed is None or self._packed_from != source:

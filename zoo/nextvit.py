@@ -200,6 +200,8 @@ class NextViT(ImageModel):
     stages with pooled keys the positions beyond the last full run are not attended to, as published.
     """
 
+    cache_stages = 2
+
     def __init__(
         self,
         num_classes: int = 1000,
