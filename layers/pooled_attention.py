@@ -37,7 +37,7 @@ def pool_tokens(x: torch.Tensor, window: int) -> torch.Tensor:
     kept = height * width // window * window
     tokens = x.permute(0, 2, 3, 1).reshape(x.shape[0], height * width, x.shape[1])[:, :kept]
     pooled = tokens.reshape(x.shape[0], kept // window, window, x.shape[1]).mean(2)
-    return pooled.transpose(1, 2).unsqueeze(3)
+    return pooled.transpose(1, 2).contiguous().unsqueeze(3)  # strides that convolution and compiler read alike
 
 
 class PooledAttention(nn.Module):

@@ -1,6 +1,6 @@
 """What the image backbones share: timm's model interface over a stem, stages, a norm and a head."""
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from timm.layers import ClassifierHead
@@ -61,10 +61,11 @@ class ImageModel(ZooModel):
     cache_stages: ClassVar[int] = 0
     """Leading stages that a deployed model runs on a few samples at a time, see `_early`."""
 
-    stem: nn.Module
-    stages: nn.Sequential
-    norm: nn.Module
-    head: ClassifierHead
+    if TYPE_CHECKING:  # TorchScript would read these as types of its own
+        stem: nn.Module
+        stages: nn.Sequential
+        norm: nn.Module
+        head: ClassifierHead
 
     def __init__(self, num_classes: int, in_chans: int) -> None:
         super().__init__()
@@ -185,9 +186,13 @@ class ImageModel(ZooModel):
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """Feature map (B, num_features, H', W') before pooling."""
-        if not torch.jit.is_scripting() and self.deployed and self.cache_stages and runs_eagerly_on_cpu(x):
+        if not torch.jit.is_scripting() and self._goes_in_parts(x):
             return self.norm(self.stages[self.cache_stages :](self._early(x)))
         return self.norm(self.stages(self.stem(x)))
+
+    @torch.jit.ignore
+    def _goes_in_parts(self, x: torch.Tensor) -> bool:
+        return self.deployed and self.cache_stages > 0 and runs_eagerly_on_cpu(x)
 
     @torch.jit.ignore
     def _early(self, x: torch.Tensor) -> torch.Tensor:
