@@ -28,10 +28,15 @@ from blockzoo.tasks.callbacks.save_config import SaveFitConfig
 from blockzoo.tasks.checkpoint_io import AtomicCheckpointIO
 from blockzoo.tasks.cli_errors import UsageError, explain
 from blockzoo.tasks.data.base import ZooData
+from blockzoo.tasks.data.cifar import CIFAR10, FashionMNIST
 from blockzoo.tasks.data.series import JapaneseVowels, UEASeries
+from blockzoo.tasks.image_classification import ImageClassification
 from blockzoo.tasks.series_classification import SeriesClassification
 
 __all__ = [
+    "CIFAR10",
+    "FashionMNIST",
+    "ImageClassification",
     "JapaneseVowels",
     "RunFolder",
     "SeriesClassification",

@@ -160,11 +160,11 @@ def build_model(
         cache_dir=cache_dir,
         **kwargs,
     )
-    built = model.model if kwargs.get("features_only") else model
+    built = getattr(model, "model", model) if kwargs.get("features_only") else model
     described: dict[str, Any] = {**model.pretrained_cfg, "file": cfg.file}
     if cfg.modality != "image":
         described["input_size"] = built.input_size
-    if "num_classes" in described:
+    if "num_classes" in described and hasattr(built, "num_classes"):
         described["num_classes"] = built.num_classes
     model.pretrained_cfg = model.default_cfg = {key: value for key, value in described.items() if value is not None}
     return model
