@@ -99,4 +99,4 @@ def test_fresh_model_hardly_sees_its_input_and_init_values_mends_that():
 
 def test_layer_scales_are_not_decayed():
     model = blockzoo.create_model("emov2_cifar")
-    assert len(model.no_weight_decay()) == 7 and all(name.endswith("gamma") for name in model.no_weight_decay())
+    assert len(model.no_weight_decay()) == 6 and all(name.endswith("gamma") for name in model.no_weight_decay())
