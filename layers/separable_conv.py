@@ -1,0 +1,65 @@
+"""Depthwise-separable convolution.
+
+Source: "Xception: Deep Learning with Depthwise Separable Convolutions" (2017), figure 4, with nothing between the two
+convolutions.
+"""
+
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from blockzoo.layers.conv_norm_act import ConvNormAct, pad_same
+
+__all__ = ["SeparableConv"]
+
+
+class SeparableConv(nn.Module):
+    """Depthwise convolution, then a 1x1 convolution with batch norm and activation.
+
+    Args:
+        in_chans: Input channels.
+        out_chans: Output channels.
+        kernel_size: Of the depthwise convolution.
+        stride: Likewise.
+        padding: "same" for TensorFlow's dynamic padding, None for `kernel_size // 2` on both sides.
+        act_layer: Class of the activation behind the norm, or None for none.
+        eps: Of the batch norm.
+        momentum: Of its running statistics.
+        device: Device of the parameters.
+        dtype: Type of the parameters.
+
+    Shape:
+        (B, in_chans, H, W) -> (B, out_chans, H', W'); with "same" padding sizes are divided by the stride, rounded up.
+    """
+
+    def __init__(
+        self,
+        in_chans: int,
+        out_chans: int,
+        kernel_size: int,
+        stride: int = 1,
+        padding: Literal["same"] | None = None,
+        act_layer: type[nn.Module] | None = None,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.window, self.stride = [kernel_size, kernel_size], [stride, stride]
+        self.dynamic_padding = padding == "same" and stride > 1
+        pad = 0 if self.dynamic_padding else kernel_size // 2
+        self.dw = nn.Conv2d(in_chans, in_chans, kernel_size, stride, pad, groups=in_chans, bias=False, **dd)
+        self.pw = ConvNormAct(in_chans, out_chans, 1, act_layer=act_layer, eps=eps, momentum=momentum, **dd)
+
+    def depthwise(self, x: torch.Tensor) -> torch.Tensor:
+        """The first convolution: (B, in_chans, H, W) -> (B, in_chans, H', W')."""
+        if self.dynamic_padding:
+            x = pad_same(x, self.window, self.stride)
+        return self.dw(x)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply the layer to x (B, in_chans, H, W)."""
+        return self.pw(self.depthwise(x))
