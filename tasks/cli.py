@@ -22,6 +22,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 # Tasks and data modules are imported so that configs may name them by class name alone.
 from blockzoo.checkpoints import CheckpointError, load_state_dict
 from blockzoo.tasks.base import Task
+from blockzoo.tasks.callbacks.drop_path import ScheduledDropPathProgress
 from blockzoo.tasks.callbacks.guards import ExactResume, InterruptGuard, NonFiniteLossError, NonFiniteLossGuard
 from blockzoo.tasks.callbacks.run_folder import RunFolder
 from blockzoo.tasks.callbacks.save_config import SaveFitConfig
@@ -29,6 +30,7 @@ from blockzoo.tasks.checkpoint_io import AtomicCheckpointIO
 from blockzoo.tasks.cli_errors import UsageError, explain
 from blockzoo.tasks.data.base import ZooData
 from blockzoo.tasks.data.cifar import CIFAR10, FashionMNIST
+from blockzoo.tasks.data.images import ImageFolder, TorchvisionImages
 from blockzoo.tasks.data.series import JapaneseVowels, UEASeries
 from blockzoo.tasks.image_classification import ImageClassification
 from blockzoo.tasks.series_classification import SeriesClassification
@@ -37,9 +39,12 @@ __all__ = [
     "CIFAR10",
     "FashionMNIST",
     "ImageClassification",
+    "ImageFolder",
     "JapaneseVowels",
     "RunFolder",
+    "ScheduledDropPathProgress",
     "SeriesClassification",
+    "TorchvisionImages",
     "UEASeries",
     "ZooCLI",
     "config_path",

@@ -101,9 +101,9 @@ class ImageModel(ZooModel):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Trade computing the stages twice in training for not storing their activations."""
         self.grad_checkpointing = enable
-        for stage in self.stages:
-            if hasattr(stage, "grad_checkpointing"):
-                stage.grad_checkpointing = enable
+        for module in self.modules():
+            if hasattr(module, "grad_checkpointing"):
+                module.grad_checkpointing = enable
 
     @torch.jit.ignore
     def get_classifier(self) -> nn.Module:
