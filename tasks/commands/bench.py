@@ -4,6 +4,9 @@
 plain formulation (`blockzoo.tasks.commands.bench_reference`), in one process, turn by turn, on the same weights and
 inputs, after checking that the outputs agree. Inputs are sums of daily and other cycles plus noise.
 
+`blockzoo bench nextvit|nasnet|emov2` measures image models at batch 1 and 8, as built and deployed, against timm's own
+model where timm has one; `blockzoo bench conv_norm` the memory and time of training in the modes train, eval and tune.
+
 Examples:
   blockzoo bench timesnet
   blockzoo bench timesnet_forecast --batch-size 8 --arg d_model=64 --compile
@@ -20,6 +23,7 @@ from typing import Any
 import torch
 
 import blockzoo
+from blockzoo.tasks.commands import bench_images
 from blockzoo.tasks.commands.bench_reference import PlainPeriodBlock
 from blockzoo.tasks.commands.output import add_model_args, parse_model_args, print_json, print_table
 
@@ -105,6 +109,8 @@ def run(args: argparse.Namespace) -> int:
     """Measure and print."""
     if args.threads:
         torch.set_num_threads(args.threads)
+    if args.name in bench_images.SUITES:
+        return bench_images.run(args)
     extra = parse_model_args(args.arg)
     compare = args.name == "timesnet"
     cases = TIMESNET if compare else {args.name: (args.name, args.batch_size or 8, {})}

@@ -86,7 +86,7 @@ def _row(result: Result) -> str:
     metric = result.artifact.metric
     verdict = "agrees" if result.agrees else "differs"
     link = f'<a href="#{html.escape(result.artifact.name)}">{html.escape(result.artifact.name)}</a>'
-    cells = [link, f"{metric['dataset']} {metric['split']}", metric["name"]]
+    cells = [link, result.data, metric["name"]]
     cells += [f"{result.claimed:.4f}", f"{result.measured:.4f}", f'<span class="{verdict}">{verdict}</span>']
     return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
 

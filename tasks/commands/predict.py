@@ -1,12 +1,14 @@
-"""Classify your own series with pretrained weights.
+"""Classify your own images or series with pretrained weights.
 
-The file is a UEA `.ts` file, or a CSV file with a header: one row a step, a column `series` that numbers the series,
-and one column for each channel. Values are in the units of the training data; the checkpoint's own standardisation and
+Images are files, or folders of them; they are resized, cropped and scaled as the weights want it. A series file is a
+UEA `.ts` file, or a CSV file with a header: one row a step, a column `series` that numbers the series, and one column
+for each channel. Values are in the units of the training data; the checkpoint's own standardisation and
 padding are applied. Predictions of a config or of a run's folder are Lightning's: blockzoo predict --config ...
 
 Examples:
   blockzoo predict timesnet_classifier.japanese_vowels vowels.ts
   blockzoo predict timesnet_classifier.japanese_vowels vowels.csv --json
+  blockzoo predict emov2_cifar.cifar10 photo.jpg holiday/
 """
 
 import argparse
@@ -20,13 +22,15 @@ import blockzoo
 from blockzoo.tasks.commands.output import print_json, print_table
 from blockzoo.tasks.data.uea import SeriesSet, read_ts
 
-__all__ = ["add_arguments", "classify", "prepare", "read_csv", "run"]
+__all__ = ["add_arguments", "classify", "image_files", "prepare", "read_csv", "run"]
+
+IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("name", help="model.tag")
-    parser.add_argument("file", help="the series, .ts or .csv")
+    parser.add_argument("file", nargs="+", help="images or folders of them; or the series, one .ts or .csv")
     parser.add_argument("--cache-dir", help="cache folder for downloads")
     parser.add_argument("--json", action="store_true", help="print JSON with all probabilities")
 
@@ -80,17 +84,60 @@ def classify(model: Any, x: torch.Tensor, mask: torch.Tensor, batch_size: int = 
     return torch.cat([model(*part).softmax(-1) for part in parts])
 
 
-def run(args: argparse.Namespace) -> int:
-    """Print the likeliest class of each series."""
-    model = blockzoo.create_model(args.name, pretrained=True, cache_dir=args.cache_dir).eval()
-    if model.modality != "series" or model.task != "classification":
-        raise ValueError(
-            f"{args.name} is a model for {model.task}; predict reads files for series classification so far"
-        )
-    if Path(args.file).suffix == ".ts":
-        series, names = read_ts(args.file), None
+def image_files(paths: list[str]) -> list[Path]:
+    """The images that are named, and those in the folders that are named, in order.
+
+    Raises:
+        ValueError: A path is missing, or there is no image.
+    """
+    found = []
+    for path in map(Path, paths):
+        if not path.exists():
+            raise ValueError(f"{path}: no such file or folder")
+        inside = sorted(path.rglob("*")) if path.is_dir() else [path]
+        found += [file for file in inside if not path.is_dir() or file.suffix.lower() in IMAGE_SUFFIXES]
+    if not found:
+        raise ValueError(f"no image in {', '.join(paths)}; they end in {', '.join(IMAGE_SUFFIXES)}")
+    return found
+
+
+@torch.no_grad()
+def _classify_images(model: Any, files: list[Path], as_json: bool) -> int:
+    from timm.data import create_transform
+
+    from blockzoo.tasks.data.images import load_image
+
+    cfg = model.pretrained_cfg
+    labels = cfg.get("label_names") or [str(i) for i in range(model.num_classes)]
+    keys = ("input_size", "interpolation", "mean", "std", "crop_pct")
+    transform: Any = create_transform(**{key: cfg[key] for key in keys})
+    rows = []
+    for file in files:
+        best = model(transform(load_image(str(file)))[None]).softmax(-1)[0].topk(min(5, len(labels)))
+        top = {labels[int(i)]: float(p) for p, i in zip(best.values, best.indices, strict=True)}
+        rows.append({"image": str(file), "label": next(iter(top)), "top": top})
+    if as_json:
+        print_json(rows)
     else:
-        series = read_csv(args.file)
+        cells = [(row["image"], ", ".join(f"{name} {p:.4f}" for name, p in row["top"].items())) for row in rows]
+        print_table(("image", "likeliest classes"), cells)
+    return 0
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the likeliest class of each image or series."""
+    model = blockzoo.create_model(args.name, pretrained=True, cache_dir=args.cache_dir).eval()
+    if model.task != "classification" or model.modality not in ("image", "series"):
+        raise ValueError(f"{args.name} is a model for {model.task}; predict reads files for classification so far")
+    if model.modality == "image":
+        return _classify_images(model, image_files(args.file), args.json)
+    if len(args.file) > 1:
+        raise ValueError(f"series are read from one file, not {len(args.file)}")
+    path = args.file[0]
+    if Path(path).suffix == ".ts":
+        series, names = read_ts(path), None
+    else:
+        series = read_csv(path)
         names = series.class_names
     probabilities = classify(model, *prepare(model, series))
     labels = model.pretrained_cfg["label_names"]

@@ -175,7 +175,7 @@ class MemoryImages(ZooData, abc.ABC):
 
 
 def _labels(values: Any, count: int, path: str, num_classes: int) -> torch.Tensor:
-    labels = torch.from_numpy(np.array(values, dtype=np.int64)).flatten()
+    labels = torch.tensor(values.tolist() if hasattr(values, "tolist") else values, dtype=torch.int64).flatten()
     if len(labels) != count or not ((labels >= 0) & (labels < num_classes)).all():
         raise ValueError(f"{path} must hold {count} labels from 0 to {num_classes - 1}, it holds {len(labels)} values")
     return labels

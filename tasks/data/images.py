@@ -12,12 +12,17 @@ from torch.utils.data import Dataset
 
 from blockzoo.tasks.data.base import ZooData
 
-__all__ = ["ImageFolder", "TorchvisionImages"]
+__all__ = ["ImageFolder", "TorchvisionImages", "load_image"]
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def _load(path: str) -> Image.Image:
+def load_image(path: str) -> Image.Image:
+    """Read an image file as RGB.
+
+    Raises:
+        ValueError: It cannot be read; the message names it.
+    """
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
@@ -132,7 +137,7 @@ class ImageFolder(_Transforms):
                 if part == "test":
                     continue
                 raise FileNotFoundError(f"{folder} is missing; expected {self.root}/{part}/CLASS/IMAGE")
-            source = torchvision.datasets.ImageFolder(str(folder), loader=_load)
+            source = torchvision.datasets.ImageFolder(str(folder), loader=load_image)
             names = tuple(source.classes)
             if self.class_names and names != self.class_names:
                 different = sorted(set(names) ^ set(self.class_names))

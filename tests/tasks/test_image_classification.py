@@ -11,6 +11,11 @@ from blockzoo.tasks.callbacks.drop_path import ScheduledDropPathProgress
 from blockzoo.tasks.classification_metrics import ClassificationMetrics
 from blockzoo.tasks.image_classification import ImageClassification
 
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
+    pytest.mark.filterwarnings("ignore:.*no `val_dataloader`.*"),
+]
+
 TINY = {"stem_chans": (32,), "stem_strides": (4,), "depths": (1, 1), "conv_chans": (32, 32), "strides": (1, 2)}
 TINY |= {"attn_chans": (None, None), "sr_ratios": (1, 1)}
 
@@ -37,7 +42,6 @@ def train(module, steps=4, callbacks=(), path=None, **kwargs):
     return trainer
 
 
-@pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
 @pytest.mark.parametrize(
     "options",
     [
@@ -74,7 +78,6 @@ def test_loss_is_float32_under_autocast_and_smoothing_is_for_training_only():
     torch.testing.assert_close(module.shared_step(data, "train"), expected)
 
 
-@pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
 @pytest.mark.parametrize("kind", ["soft", "hard"])
 def test_a_teacher_is_followed_and_stays_outside(kind, tmp_path):
     torch.manual_seed(5)
@@ -139,7 +142,6 @@ def test_metrics_agree_with_counting_by_hand():
     assert ClassificationMetrics(5, ("acc5",)).names == ["acc"]
 
 
-@pytest.mark.filterwarnings("ignore:.*does not have many workers.*")
 def test_drop_path_follows_the_steps_of_the_run(tmp_path):
     seen = []
 

@@ -1,0 +1,130 @@
+"""Image models against timm's, and the modes of `ConvNormAct`: what `blockzoo bench` runs for these names."""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+import blockzoo
+from blockzoo.layers.conv_norm_act import ConvNormAct, set_conv_norm_mode
+from blockzoo.tasks.commands.output import print_json, print_table
+
+__all__ = ["SUITES", "run", "saved_bytes"]
+
+SUITES: dict[str, list[tuple[str, int, bool]]] = {
+    "nextvit": [("nextvit_small", 224, True)],
+    "nasnet": [("nasnetalarge", 331, True), ("nasnetamobile", 224, False)],
+    "emov2": [("emov2_1m", 224, False), ("emov2_5m", 224, False)],
+    "conv_norm": [],
+}
+"""Models, pixels, and whether timm has the model."""
+
+
+def _variants(name: str, in_timm: bool, compiled: bool) -> dict[str, nn.Module]:
+    model = blockzoo.create_model(name).eval()
+    deployed = blockzoo.create_model(name).eval()
+    variants: dict[str, nn.Module] = {}
+    if in_timm:
+        variants["timm"] = timm.create_model(name).eval()
+        model.load_state_dict(blockzoo.convert_state_dict(model, variants["timm"].state_dict()))
+    deployed.load_state_dict(model.state_dict())
+    variants |= {"as built": model, "deployed": deployed.deploy()}
+    if compiled:
+        of_timm = {"timm, compiled": torch.compile(variants["timm"])} if in_timm else {}
+        variants |= {**of_timm, "deployed, compiled": torch.compile(deployed)}  # type: ignore[dict-item]
+    return variants
+
+
+@torch.no_grad()
+def _forward(name: str, size: int, in_timm: bool, batch: int, runs: int, compiled: bool) -> list[dict[str, Any]]:
+    from blockzoo.tasks.commands.bench import interleaved
+
+    torch.manual_seed(0)
+    variants = _variants(name, in_timm, compiled)
+    x = torch.randn(batch, 3, size, size)
+    outputs = {key: variant(x) for key, variant in variants.items()}
+    scale = float(outputs["as built"].std())
+    for key, output in outputs.items():
+        torch.testing.assert_close(output, outputs["as built"], rtol=0, atol=1e-3 * scale + 1e-6, msg=f"{key} differs")
+    times = interleaved({key: partial(variant, x) for key, variant in variants.items()}, runs)
+    base = statistics.median(next(iter(times.values())))
+    rows = []
+    for key, values in times.items():
+        middle = statistics.median(values)
+        spread = {"min": min(values), "max": max(values), "speedup": base / middle}
+        rows.append({"model": f"{name}, {size} px", "batch": batch, "variant": key, "ms": middle, **spread})
+    return rows
+
+
+def saved_bytes(function: Callable[[], Any], ignore: list[torch.Tensor]) -> int:
+    """Bytes that a forward pass keeps for the backward pass, each storage counted once, without those of `ignore`."""
+    kept: dict[int, int] = {}
+    known = {tensor.untyped_storage().data_ptr() for tensor in ignore}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = function()
+    del result
+    return sum(kept.values())
+
+
+def p3d_like(chans: int = 64, depth: int = 8) -> nn.Module:
+    """Spatial and temporal 3-D convolutions in turn, as P3D stacks them."""
+    layers = [ConvNormAct(3, chans, (1, 7, 7), (1, 2, 2), dims=3)]
+    for i in range(depth):
+        layers.append(ConvNormAct(chans, chans, (3, 1, 1) if i % 2 else (1, 3, 3), dims=3))
+    return nn.Sequential(*layers)
+
+
+def _modes(title: str, model: nn.Module, x: torch.Tensor, runs: int) -> list[dict[str, Any]]:
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    rows = []
+    for mode in ("train", "eval", "tune"):
+        model.load_state_dict(state)
+        set_conv_norm_mode(model.train(), mode)  # type: ignore[arg-type]
+
+        def step() -> None:
+            model.zero_grad()
+            model(x).square().mean().backward()
+
+        step()
+        ignore = [x, *model.parameters(), *model.buffers()]
+        kept = saved_bytes(partial(model, x), ignore)
+        times = []
+        for _ in range(runs):
+            start = time.perf_counter()
+            step()
+            times.append(1e3 * (time.perf_counter() - start))
+        rows.append({"model": title, "mode": mode, "kept MB": kept / 1e6, "step ms": statistics.median(times)})
+    return rows
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure and print."""
+    rows: list[dict[str, Any]] = []
+    if args.name == "conv_norm":
+        runs = min(args.runs, 3)
+        large = blockzoo.create_model("nasnetalarge")
+        rows += _modes("nasnetalarge, 1 x 224 px", large, torch.randn(1, 3, 224, 224), runs)
+        rows += _modes("P3D-like stack, 2 x 8 x 112 px", p3d_like(), torch.randn(2, 3, 8, 112, 112), runs)
+    for name, size, in_timm in SUITES[args.name]:
+        runs = min(args.runs, 5) if name == "nasnetalarge" else args.runs
+        for batch in [args.batch_size] if args.batch_size else [1, 8]:
+            rows += _forward(name, size, in_timm, batch, runs, args.compile)
+    if args.json:
+        print_json({"torch": torch.__version__, "threads": torch.get_num_threads(), "rows": rows})
+        return 0
+    cells = [[f"{value:.2f}" if isinstance(value, float) else value for value in row.values()] for row in rows]
+    print_table(list(rows[0]), cells, title=f"{torch.get_num_threads()} threads, torch {torch.__version__}")
+    return 0
