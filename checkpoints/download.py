@@ -9,6 +9,10 @@ Environment:
     BLOCKZOO_TIMEOUT          seconds without a byte before a transfer counts as stalled; default 30
     HTTP_PROXY, HTTPS_PROXY, NO_PROXY, HF_ENDPOINT, HF_TOKEN    as usual
 
+Some official weights have no published hash. That of the first download is written to `published.lock.json` in the
+cache folder, and every later download must match it; eight digits at the end of a file's name, as PyTorch's hub has
+them, are checked against the hash the first time too.
+
 A file gets its name only after its size and SHA-256 are checked. Until then it is `<file>.part`, which a later call, in
 this process or another, resumes. A lock lets one process fetch while others wait for the same file.
 """
@@ -17,6 +21,8 @@ import contextlib
 import hashlib
 import json
 import os
+import re
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -27,6 +33,8 @@ from blockzoo.checkpoints.manifest import Artifact, Source
 from blockzoo.checkpoints.transfer import transfer
 
 __all__ = ["cache_path", "cache_root", "fetch", "is_cached", "is_offline", "verify_file"]
+
+LOCK_FILE = "published.lock.json"
 
 _Failures = list[tuple[Source, CheckpointError]]
 
@@ -42,7 +50,9 @@ def cache_root(cache_dir: str | Path | None = None) -> Path:
 
 def cache_path(artifact: Artifact, cache_dir: str | Path | None = None) -> Path:
     """Where an artifact's file lies in the cache, there or not."""
-    return cache_root(cache_dir) / "checkpoints" / artifact.sha256[:16] / artifact.file
+    artifact = _locked(artifact, cache_dir)
+    folder = artifact.sha256[:16] if artifact.sha256 else f"published-{artifact.name}"
+    return cache_root(cache_dir) / "checkpoints" / folder / artifact.file
 
 
 def is_offline() -> bool:
@@ -53,6 +63,9 @@ def is_offline() -> bool:
 
 def is_cached(artifact: Artifact, cache_dir: str | Path | None = None) -> bool:
     """Whether `fetch` would return without a transfer; hashes a file that has changed since it was checked."""
+    artifact = _locked(artifact, cache_dir)
+    if artifact.sha256 is None:
+        return False
     return _packaged(artifact)[0] is not None or _intact(artifact, cache_path(artifact, cache_dir))
 
 
@@ -71,6 +84,7 @@ def fetch(artifact: Artifact, cache_dir: str | Path | None = None) -> Path:
         OfflineError: The file would have to be downloaded, in offline mode.
         DownloadError: No source delivered; the message lists what each said.
     """
+    artifact = _locked(artifact, cache_dir)
     packaged, failures = _packaged(artifact)
     if packaged is not None:
         return packaged
@@ -86,10 +100,46 @@ def fetch(artifact: Artifact, cache_dir: str | Path | None = None) -> Path:
         raise OfflineError(f"{artifact.name} is {state} and offline mode is on; put it at {path} (from {places})")
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
+        artifact = _locked(artifact, cache_dir)
+        path = cache_path(artifact, cache_dir)
         if not _intact(artifact, path):  # another process may have fetched it meanwhile
             path.unlink(missing_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             _from_any(artifact, sources, path, failures)
-    return path
+        return path if artifact.sha256 else _lock(artifact, path, cache_dir)
+
+
+def _locked(artifact: Artifact, cache_dir: str | Path | None) -> Artifact:
+    """The artifact with the hash that its first download had, where the manifest has none."""
+    file = cache_root(cache_dir) / LOCK_FILE
+    if artifact.sha256 is not None or not file.is_file():
+        return artifact
+    try:
+        entry = json.loads(file.read_text(encoding="utf-8")).get(artifact.name)
+        return replace(artifact, sha256=entry["sha256"], size=entry["size"]) if entry else artifact
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{file} is damaged ({error}); delete it to record hashes anew") from error
+
+
+def _lock(artifact: Artifact, path: Path, cache_dir: str | Path | None) -> Path:
+    """Record the hash of a first download, and give the file its place."""
+    digest, stated = _digest(path), re.search(r"-([0-9a-f]{8})\.\w+$", artifact.file)
+    if stated and not digest.startswith(stated[1]):
+        path.unlink()
+        raise ChecksumError(f"{artifact.name}: the file has sha256 {digest}, its name says {stated[1]}..")
+    root = cache_root(cache_dir)
+    with FileLock(str(root / f"{LOCK_FILE}.lock")):
+        file = root / LOCK_FILE
+        known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        known[artifact.name] = {"sha256": digest, "size": path.stat().st_size}
+        temporary = file.with_name(f"{file.name}.tmp")
+        temporary.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
+        os.replace(temporary, file)
+    final = cache_path(artifact, cache_dir)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(path, final)
+    _stamp(path).unlink(missing_ok=True)
+    return final
 
 
 def verify_file(path: Path, artifact: Artifact) -> None:
@@ -99,14 +149,21 @@ def verify_file(path: Path, artifact: Artifact) -> None:
         ChecksumError: Size or hash differ; the message names both.
     """
     size = path.stat().st_size
+    if artifact.sha256 is None:
+        return
     if size != artifact.size:
         raise ChecksumError(f"{path} has {size} bytes, expected {artifact.size}")
+    digest = _digest(path)
+    if digest != artifact.sha256:
+        raise ChecksumError(f"{path} has sha256 {digest}, expected {artifact.sha256}")
+
+
+def _digest(path: Path) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
-    if digest.hexdigest() != artifact.sha256:
-        raise ChecksumError(f"{path} has sha256 {digest.hexdigest()}, expected {artifact.sha256}")
+    return digest.hexdigest()
 
 
 def _packaged(artifact: Artifact) -> tuple[Path | None, _Failures]:
@@ -129,11 +186,15 @@ def _packaged(artifact: Artifact) -> tuple[Path | None, _Failures]:
 
 def _mirrors(artifact: Artifact) -> list[Source]:
     bases = [base.strip().rstrip("/") for base in os.environ.get("BLOCKZOO_MIRRORS", "").split(";")]
+    if artifact.sha256 is None:
+        return []
     return [Source(url=f"{base}/{artifact.sha256[:16]}/{artifact.file}") for base in bases if base]
 
 
 def _intact(artifact: Artifact, path: Path) -> bool:
     """Whether the cached file is good; a stamp spares hashing one that has not changed since."""
+    if artifact.sha256 is None:
+        return False
     try:
         identity = _identity(artifact, path)
         with contextlib.suppress(OSError):

@@ -14,7 +14,7 @@ from blockzoo.checkpoints.errors import CheckpointError
 __all__ = ["Artifact", "Source", "load_manifest", "read_card"]
 
 FORMAT_VERSION = 1
-_SOURCE_KEYS = ({"package"}, {"url"}, {"hub_repo", "hub_file", "hub_revision"})
+_SOURCE_KEYS = ({"package"}, {"url"}, {"hub_repo", "hub_file", "hub_revision"}, {"hub_repo", "hub_file"})
 _METRIC_KEYS = {"name", "value", "dataset", "split"}
 
 _FILE = (r"\w[\w.+-]*", "a bare file name")
@@ -43,7 +43,7 @@ class Source:
         url: http(s) or file address.
         hub_repo: "organisation/name" on the Hugging Face Hub.
         hub_file: File in that repository.
-        hub_revision: Commit, 40 hexadecimal digits, so that the file cannot change.
+        hub_revision: Commit, 40 hexadecimal digits, so that the file cannot change; None for the newest.
     """
 
     package: str | None = None
@@ -55,7 +55,7 @@ class Source:
     def __str__(self) -> str:
         """The place in one line."""
         if self.hub_repo:
-            return f"hub {self.hub_repo}/{self.hub_file}@{self.hub_revision}"
+            return f"hub {self.hub_repo}/{self.hub_file}@{self.hub_revision or 'main'}"
         return f"packaged {self.package}" if self.package else str(self.url)
 
 
@@ -66,8 +66,9 @@ class Artifact:
     Attributes:
         name: "model.tag".
         file: File name in the cache.
-        sha256: Hash of the file, 64 hexadecimal digits.
-        size: Bytes of the file.
+        sha256: Hash of the file, 64 hexadecimal digits; None for official weights whose hash nobody has published. That
+            of the first download is then recorded, and later ones must match it.
+        size: Bytes of the file; None along with the hash.
         sources: Places to get it from, in this order.
         license: Licence of the weights, an SPDX identifier.
         data_license: Licence of the data they were trained on.
@@ -82,8 +83,8 @@ class Artifact:
 
     name: str
     file: str
-    sha256: str
-    size: int
+    sha256: str | None
+    size: int | None
     sources: tuple[Source, ...]
     license: str
     data_license: str
@@ -156,10 +157,17 @@ def _artifact(where: str, name: str, entry: Any) -> Artifact:
         raise CheckpointError(f"{where}: missing fields {sorted(missing)}")
     for key, pattern, expected in _TEXTS:
         value = entry.get(key)
-        good = value is None and key in optional or isinstance(value, str) and re.fullmatch(pattern, value) is not None
+        good = (
+            value is None
+            and (key in optional or key == "sha256")
+            or isinstance(value, str)
+            and re.fullmatch(pattern, value) is not None
+        )
         check(good, f"{key} is {value!r}", expected)
-    size = entry["size"]
-    check(type(size) is int and size > 0, f"size is {size!r}", "a positive number of bytes")
+    size, unhashed = entry["size"], entry["sha256"] is None
+    check(not unhashed or entry["origin"] == "official", "sha256 is None", "64 hexadecimal digits for weights of ours")
+    check((size is None) == unhashed, f"size is {size!r}", "null exactly where sha256 is")
+    check(unhashed or type(size) is int and size > 0, f"size is {size!r}", "a positive number of bytes")
     for key in ("metric", "model_args", "preprocessing"):
         check(isinstance(entry.get(key, {}), dict), f"{key} is {entry.get(key)!r}", "an object")
     if missing := _METRIC_KEYS - set(entry["metric"]):

@@ -117,7 +117,7 @@ def _size(path: Path) -> int:
 def _get(client: "httpx.Client", url: str, artifact: Artifact, part: Path) -> None:
     """One request for what is missing of the file."""
     have = _size(part)
-    if have == artifact.size:
+    if have and have == artifact.size:
         return
     headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={have}-"} if have else {})}
     with client.stream("GET", url, headers=headers) as response:
@@ -152,8 +152,9 @@ def _receive(response: "httpx.Response", artifact: Artifact, part: Path, have: i
             part.unlink(missing_ok=True)
             raise _Passing("the server sent another range than asked for")
         start, total = have, match[2]
-    if total.isdigit() and int(total) != artifact.size:
-        raise ChecksumError(f"the file there has {total} bytes, expected {artifact.size}")
+    expected = artifact.size if artifact.size is not None else int(total) if total.isdigit() else None
+    if total.isdigit() and int(total) != expected:
+        raise ChecksumError(f"the file there has {total} bytes, expected {expected}")
     chunks = response.iter_raw()
     first = next(chunks, b"")
     if start == 0 and first.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html")):
@@ -164,10 +165,12 @@ def _receive(response: "httpx.Response", artifact: Artifact, part: Path, have: i
             file.write(chunk)
             received += len(chunk)
             advance(len(chunk))
-            if received > artifact.size:
-                raise ChecksumError(f"the file there is larger than the expected {artifact.size} bytes")
-    if received < artifact.size:
-        raise _Passing(f"{received} of {artifact.size} bytes arrived")
+            if expected is not None and received > expected:
+                raise ChecksumError(f"the file there is larger than the expected {expected} bytes")
+    if expected is None:
+        raise DownloadError("neither the manifest nor the server says how large the file is")
+    if received < expected:
+        raise _Passing(f"{received} of {expected} bytes arrived")
 
 
 @contextlib.contextmanager

@@ -84,7 +84,7 @@ class DeployedConv2d(nn.Conv2d):
 
     @torch.jit.ignore
     def _is_fast(self, x: torch.Tensor) -> bool:
-        return (
+        return bool(
             runs_eagerly_on_cpu(x)
             and x.dtype == self.weight.dtype == torch.float32
             and self.weight.device.type == "cpu"
@@ -99,11 +99,12 @@ class DeployedConv2d(nn.Conv2d):
     def _run_packed(self, x: torch.Tensor) -> torch.Tensor:
         version = 0 if self.weight.is_inference() else self.weight._version
         source = (self.weight.data_ptr(), version, tuple(x.shape))  # oneDNN's order depends on the shape
-        geometry = (self.padding, self.stride, self.dilation, self.groups)
+        geometry: Any = (self.padding, self.stride, self.dilation, self.groups)
         x = x.contiguous(memory_format=torch.channels_last)
         if self._packed is None or self._packed_from != source:
             opaque = self.weight.detach().to_mkldnn()
-            self._packed = torch._C._nn.mkldnn_reorder_conv2d_weight(opaque, *geometry, list(x.shape))
+            reorder: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
+            self._packed = reorder(opaque, *geometry, list(x.shape))
             self._packed_from = source
         y: torch.Tensor = torch.ops.mkldnn._convolution_pointwise(
             x, self._packed, self.bias, *geometry, self._post_op[0], [], self._post_op[1]

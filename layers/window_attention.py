@@ -181,8 +181,10 @@ class WindowAttention(nn.Module):
 
         Padding is zero behind that map, so it keeps the biases of before.
         """
-        self.pad_qk = self.qk.bias.detach().clone()
-        self.pad_v = self.act(self.v.bias.detach())
+        bias_qk, bias_v = self.qk.bias, self.v.bias
+        assert bias_qk is not None and bias_v is not None
+        self.pad_qk = bias_qk.detach().clone()
+        self.pad_v = self.act(bias_v.detach())
         replace_parameters(self.qk, *fold_before(self.qk, scale, shift))
         replace_parameters(self.v, *fold_before(self.v, scale, shift))
         self.v = DeployedConv2d(self.v, self.act)

@@ -72,6 +72,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--metric", default="test/acc")
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--data-license", required=True)
+    parser.add_argument("--commit", help="the commit that the run was made at (default: the checkout's)")
     parser.add_argument("--command", required=True, help="the command that made the run")
     args = parser.parse_args(argv)
     run, home = Path(args.run), Path(str(files("blockzoo.checkpoints")))
@@ -84,7 +85,8 @@ def main(argv: list[str] | None = None) -> None:
     metric = {"name": names.get(short, short), "value": results[split][args.metric]}
     metric |= {"dataset": args.dataset, "split": split}
     metric |= _on_sample(args.dataset, config, weights, metric["value"])
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    head = ["git", "rev-parse", args.commit or "HEAD"]
+    commit = subprocess.run(head, capture_output=True, text=True, check=True).stdout.strip()
     shutil.copyfile(weights, home / f"{args.name}.safetensors")
     (home / f"{args.name}.md").write_text(_card(args, run, metric, commit))
     manifest_path = home / "manifest.json"

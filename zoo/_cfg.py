@@ -7,7 +7,7 @@ from timm.models._pretrained import PretrainedCfg
 
 from blockzoo.checkpoints import load_manifest
 
-__all__ = ["ZooCfg", "from_manifest", "series_cfg"]
+__all__ = ["ZooCfg", "from_manifest", "series_cfg", "tags_of"]
 
 
 @dataclass
@@ -48,4 +48,10 @@ def from_manifest(name: str) -> dict[str, Any]:
     """The entries of a configuration that belong to the weights of "model.tag", from the checkpoint manifest."""
     artifact = load_manifest()[name]
     about = {"checkpoint": name, "model_args": dict(artifact.model_args), "license": artifact.license.lower()}
-    return {**about, "description": artifact.command, **artifact.preprocessing}
+    sizes = {key: tuple(value) for key, value in artifact.preprocessing.items() if key in ("input_size", "pool_size")}
+    return {**about, "description": artifact.command, **artifact.preprocessing, **sizes}
+
+
+def tags_of(model_name: str) -> list[str]:
+    """Tags of a model in the checkpoint manifest, in its order."""
+    return [name.partition(".")[2] for name in load_manifest() if name.partition(".")[0] == model_name]

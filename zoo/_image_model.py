@@ -1,5 +1,6 @@
 """What the image backbones share: timm's model interface over a stem, stages, a norm and a head."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -9,11 +10,11 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from typing_extensions import Self
 
-from blockzoo._cfg import ZooCfg
+from blockzoo._cfg import ZooCfg, from_manifest, tags_of
 from blockzoo._model import ZooModel
 from blockzoo.layers.deployed_conv import deploy_convolutions, runs_eagerly_on_cpu
 
-__all__ = ["ImageModel", "get_device_dtype", "image_cfg"]
+__all__ = ["ImageModel", "get_device_dtype", "image_cfg", "image_cfgs"]
 
 _PIXELS_AT_ONCE = 2 * 224 * 224
 """Pixels of the images that go through a deployed model's first stages together."""
@@ -37,6 +38,17 @@ def get_device_dtype(model: nn.Module) -> dict[str, Any]:
     """Device and type of a model's parameters, as keyword arguments."""
     parameter = next(model.parameters())
     return {"device": parameter.device, "dtype": parameter.dtype}
+
+
+def image_cfgs(cfgs: dict[str, ZooCfg]) -> dict[str, ZooCfg]:
+    """A family's configurations by name, and by "name.tag" for every tag of the checkpoint manifest."""
+    table = dict(cfgs)
+    for name, cfg in cfgs.items():
+        tags = {f"{name}.{tag}": replace(cfg, **from_manifest(f"{name}.{tag}")) for tag in tags_of(name)}
+        if tags:
+            del table[name]
+            table |= tags
+    return table
 
 
 class ImageModel(ZooModel):
@@ -103,7 +115,7 @@ class ImageModel(ZooModel):
         self.grad_checkpointing = enable
         for module in self.modules():
             if hasattr(module, "grad_checkpointing"):
-                module.grad_checkpointing = enable
+                setattr(module, "grad_checkpointing", enable)  # noqa: B010  # as a name of `Module` it has another type
 
     @torch.jit.ignore
     def get_classifier(self) -> nn.Module:

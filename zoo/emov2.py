@@ -22,7 +22,7 @@ from torch import nn
 from typing_extensions import Self
 
 from blockzoo._builder import build_model
-from blockzoo._image_model import ImageModel, image_cfg
+from blockzoo._image_model import ImageModel, image_cfg, image_cfgs
 from blockzoo._model import ZooModel
 from blockzoo._registry import register_model
 from blockzoo.layers.conv_norm_act import ConvNormAct, NormConv, fold_before, replace_parameters
@@ -86,7 +86,8 @@ class LayerNormExpand(nn.Module):
             replace_parameters(self.net, *fold_before(self.net, scale, shift))
             self.net = DeployedConv2d(self.net, self.act)
             self.act = nn.Identity()
-        self.norm.weight = self.norm.bias = None
+        self.norm.register_parameter("weight", None)
+        self.norm.register_parameter("bias", None)
 
 
 class InvertedResidual(nn.Module):
@@ -209,7 +210,7 @@ class EMOv2(ImageModel):
             ConvNormAct(chans, chans, 3, groups=chans, **options),
             nn.Conv2d(chans, chans, 1, bias=False, **dd),
         )
-        rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
+        rates: Any = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
         reduction, stages = 2, []
         for i, depth in enumerate(depths):
             attn = {"window": window_size, "partitions": attn_partitions, "attn_drop": attn_drop_rate}
@@ -245,14 +246,15 @@ class EMOv2(ImageModel):
         """See `ImageModel.deploy`; the stem's last convolution joins the first expansion, both being 1x1."""
         merged = self.deployed
         super().deploy()
-        expand = self.stages[0].blocks[0].expand  # type: ignore[index, union-attr]
+        stem: Any = self.stem
+        expand: Any = self.stages[0].blocks[0].expand  # type: ignore[index, union-attr]
         if not merged and isinstance(expand, BatchNormExpand):
-            last, conv = self.stem[2], expand.pair.conv  # type: ignore[index]
+            last, conv = stem[2], expand.pair.conv
             weight = conv.weight.flatten(1) @ last.weight.flatten(1)
             joined = nn.Conv2d(last.in_channels, conv.out_channels, 1, device="meta")
-            replace_parameters(joined, weight[..., None, None], conv.bias)
-            expand.pair.conv = DeployedConv2d(joined, conv.act)
-            self.stem[2] = nn.Identity()  # type: ignore[index]
+            replace_parameters(joined, weight[..., None, None], conv.bias)  # type: ignore[arg-type]
+            expand.pair.conv = DeployedConv2d(joined, conv.act)  # type: ignore[arg-type]
+            stem[2] = nn.Identity()
         return self.to(memory_format=torch.channels_last)
 
     @classmethod
@@ -306,17 +308,19 @@ def _cfg(**kwargs: Any) -> Any:
 _NAMES = ("emov1_1m", "emov1_2m", "emov1_5m", "emov1_20m", "emov2_1m", "emov2_2m", "emov2_5m", "emov2_20m", "emov2_50m")
 
 default_cfgs = generate_default_cfgs(
-    {
-        **{name: _cfg() for name in _NAMES},
-        "emov2_cifar": _cfg(
-            input_size=(3, 32, 32),
-            pool_size=(4, 4),
-            num_classes=10,
-            crop_pct=1.0,
-            interpolation="bilinear",
-            license="apache-2.0",
-        ),
-    }
+    image_cfgs(
+        {
+            **{name: _cfg() for name in _NAMES},
+            "emov2_cifar": _cfg(
+                input_size=(3, 32, 32),
+                pool_size=(4, 4),
+                num_classes=10,
+                crop_pct=1.0,
+                interpolation="bilinear",
+                license="apache-2.0",
+            ),
+        }
+    )
 )
 
 _SIZES: dict[str, dict[str, Any]] = {
@@ -428,5 +432,5 @@ def emov2_cifar(pretrained: bool = False, **kwargs: Any) -> EMOv2:
     """A small EMOv2 of ours for 32 px: three stages, 0.58 M parameters, 17 MMAC."""
     arch: dict[str, Any] = {"depths": (1, 2, 3), "embed_dims": (32, 64, 160), "ratios": (2.0, 3.0, 3.0)}
     arch |= {"head_dims": (16, 32, 32), "kernel_sizes": (5, 5, 3), "strides": (1, 2, 2), "window_size": 4}
-    arch |= {"attn_stages": (False, True, True), "init_values": 1.0, "num_classes": 10, "out_indices": (0, 1, 2)}
+    arch |= {"attn_stages": (False, True, True), "init_values": 1.0, "out_indices": (0, 1, 2)}
     return _create("emov2_cifar", pretrained, **{**arch, **kwargs})

@@ -25,7 +25,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from blockzoo._builder import build_model
-from blockzoo._image_model import ImageModel, image_cfg
+from blockzoo._image_model import ImageModel, image_cfg, image_cfgs
 from blockzoo._model import ZooModel
 from blockzoo._registry import register_model
 from blockzoo.layers.conv_norm_act import ConvNormAct
@@ -112,7 +112,7 @@ class NormalCell(_Cell):
 
     def __init__(self, in_chans: int, prev_chans: int, width: int, **kwargs: Any) -> None:
         super().__init__(in_chans, prev_chans, width, **kwargs)
-        dd = {key: kwargs.get(key) for key in ("device", "dtype")}
+        dd: dict[str, Any] = {key: kwargs.get(key) for key in ("device", "dtype")}
         self.branch_0_left = SeparableBranch(width, width, 5, **dd)
         self.branch_0_right = SeparableBranch(width, width, 3, **dd)
         self.branch_1_left = SeparableBranch(width, width, 5, **dd)
@@ -144,9 +144,9 @@ class ReductionCell(_Cell):
         self, in_chans: int, prev_chans: int, width: int, pool_count: PoolCount, prev: str, **kwargs: Any
     ) -> None:
         super().__init__(in_chans, prev_chans, width, prev=prev, **kwargs)
-        dd = {key: kwargs.get(key) for key in ("device", "dtype")}
+        dd: dict[str, Any] = {key: kwargs.get(key) for key in ("device", "dtype")}
         self.pool_count = pool_count
-        of_prev = {"stride": 2, "widen_first": prev == "raw", **dd}
+        of_prev: dict[str, Any] = {"stride": 2, "widen_first": prev == "raw", **dd}
         chans = prev_chans if prev == "raw" else width
         self.branch_0_left = SeparableBranch(width, width, 5, 2, **dd)
         self.branch_0_right = SeparableBranch(chans, width, 7, **of_prev)
@@ -398,13 +398,15 @@ def _cfg(**kwargs: Any) -> Any:
 
 
 default_cfgs = generate_default_cfgs(
-    {
-        "nasnetalarge": _cfg(input_size=(3, 331, 331), pool_size=(11, 11), crop_pct=0.911),
-        "nasnetamobile": _cfg(),
-        "nasnet_cifar": _cfg(
-            input_size=(3, 32, 32), pool_size=(4, 4), num_classes=10, crop_pct=1.0, interpolation="bilinear"
-        ),
-    }
+    image_cfgs(
+        {
+            "nasnetalarge": _cfg(input_size=(3, 331, 331), pool_size=(11, 11), crop_pct=0.911),
+            "nasnetamobile": _cfg(),
+            "nasnet_cifar": _cfg(
+                input_size=(3, 32, 32), pool_size=(4, 4), num_classes=10, crop_pct=1.0, interpolation="bilinear"
+            ),
+        }
+    )
 )
 
 
@@ -430,5 +432,5 @@ def nasnetamobile(pretrained: bool = False, **kwargs: Any) -> NASNet:
 @register_model
 def nasnet_cifar(pretrained: bool = False, **kwargs: Any) -> NASNet:
     """A small NASNet-A of ours for 32 px, in the paper's form for CIFAR-10, with a first convolution of stride 2."""
-    arch: dict[str, Any] = {"num_cells": 1, "width": 28, "stem_chans": 32, "stem_cells": False, "num_classes": 10}
+    arch: dict[str, Any] = {"num_cells": 1, "width": 28, "stem_chans": 32, "stem_cells": False}
     return _create("nasnet_cifar", pretrained, **{**arch, **kwargs})

@@ -18,7 +18,7 @@ from timm.models._registry import generate_default_cfgs
 from torch import nn
 
 from blockzoo._builder import build_model
-from blockzoo._image_model import ImageModel, image_cfg
+from blockzoo._image_model import ImageModel, image_cfg, image_cfgs
 from blockzoo._model import ZooModel
 from blockzoo._registry import register_model
 from blockzoo.layers.conv_norm_act import ConvNormAct, ModalBatchNorm2d, NormConv
@@ -63,7 +63,7 @@ class NormMlp(nn.Module):
         super().__init__()
         hidden = int(make_divisible(chans * ratio, 32))
         self.fc1 = NormConv(chans, hidden, **dd)
-        self.act = nn.ReLU(inplace=True)
+        self.act: nn.Module = nn.ReLU(inplace=True)
         self.drop1 = nn.Dropout(drop)
         self.fc2 = nn.Conv2d(hidden, chans, 1, **dd)
         self.drop2 = nn.Dropout(drop)
@@ -231,7 +231,7 @@ class NextViT(ImageModel):
         self.stem = nn.Sequential(
             *(ConvNormAct(widths[i], widths[i + 1], 3, stride, **dd) for i, stride in enumerate(stem_strides))
         )
-        rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
+        rates: Any = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
         chans, reduction = stem_chans[-1], 1
         for stride in stem_strides:
             reduction *= stride
@@ -337,14 +337,16 @@ def _cfg(**kwargs: Any) -> Any:
 
 
 default_cfgs = generate_default_cfgs(
-    {
-        "nextvit_small": _cfg(),
-        "nextvit_base": _cfg(),
-        "nextvit_large": _cfg(),
-        "nextvit_cifar": _cfg(
-            input_size=(3, 32, 32), pool_size=(4, 4), num_classes=10, crop_pct=1.0, interpolation="bilinear"
-        ),
-    }
+    image_cfgs(
+        {
+            "nextvit_small": _cfg(),
+            "nextvit_base": _cfg(),
+            "nextvit_large": _cfg(),
+            "nextvit_cifar": _cfg(
+                input_size=(3, 32, 32), pool_size=(4, 4), num_classes=10, crop_pct=1.0, interpolation="bilinear"
+            ),
+        }
+    )
 )
 
 
@@ -376,5 +378,5 @@ def nextvit_cifar(pretrained: bool = False, **kwargs: Any) -> NextViT:
     """A small Next-ViT of ours for 32 px: three stages, 0.59 M parameters, 23 MMAC."""
     arch: dict[str, Any] = {"stem_chans": (32, 32), "stem_strides": (2, 1), "depths": (1, 2, 2), "group": 2}
     arch |= {"conv_chans": (32, 64, 96), "attn_chans": (None, 128, 192), "strides": (1, 2, 2), "sr_ratios": (1, 2, 1)}
-    arch |= {"drop_path_rate": 0.0, "num_classes": 10, "out_indices": (0, 1, 2)}
+    arch |= {"drop_path_rate": 0.0, "out_indices": (0, 1, 2)}
     return _create("nextvit_cifar", pretrained, **{**arch, **kwargs})

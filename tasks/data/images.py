@@ -68,7 +68,7 @@ class _Transforms(ZooData):
         self.train_transform: Any = create_transform(
             **common,
             is_training=True,
-            scale=tuple(scale),
+            scale=(scale[0], scale[1]),
             interpolation=interpolation,
             auto_augment=auto_augment,
             color_jitter=color_jitter,
@@ -189,10 +189,10 @@ class TorchvisionImages(_Transforms):
         pixels = (img_size, crop_pct, interpolation, mean, std)
         augmentation = (auto_augment, color_jitter, random_erasing, scale)
         super().__init__(*pixels, *augmentation, batch_size, num_workers)
-        self.name, self.root, self.download = name, root, download
+        self.dataset, self.root, self.download = name, root, download
 
     def _source(self, train: bool, download: bool) -> Any:
-        make = getattr(torchvision.datasets, self.name)
+        make = getattr(torchvision.datasets, self.dataset)
         try:
             return make(self.root, train=train, download=download)
         except TypeError:  # those with more than two parts name them
@@ -215,7 +215,7 @@ class TorchvisionImages(_Transforms):
     @property
     def description(self) -> dict[str, str]:
         """See `ZooData.description`."""
-        return {"dataset": self.name, "license": "see torchvision", "split": "published training and test part"}
+        return {"dataset": self.dataset, "license": "see torchvision", "split": "published training and test part"}
 
 
 class _Rgb:

@@ -1,0 +1,113 @@
+"""Official weights: hashes that nobody has published are recorded once, and layouts load end to end."""
+
+import hashlib
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+import blockzoo
+from blockzoo.checkpoints import CheckpointError, ChecksumError, Source, fetch, is_cached, load_manifest
+
+
+@pytest.fixture
+def unhashed(artifact, server):
+    """An official artifact without a hash."""
+
+    def make(file="w.bin", **changes):
+        item = artifact(Source(url=f"{server.url}/{file}"))
+        return replace(item, file=file, sha256=None, size=None, origin="official", **changes)
+
+    return make
+
+
+def test_the_first_download_is_recorded_and_the_next_must_match(unhashed, server, cache, debris):
+    item = unhashed()
+    assert not is_cached(item)
+    path = fetch(item)
+    assert path.read_bytes() == server.body and is_cached(item)
+    lock = json.loads((cache / "published.lock.json").read_text())
+    assert lock == {"model.tag": {"sha256": hashlib.sha256(server.body).hexdigest(), "size": len(server.body)}}
+    requests = len(server.requests)
+    assert fetch(item) == path and len(server.requests) == requests
+    path.unlink()
+    assert not is_cached(item)
+    server.body = server.body[:-1] + b"?"
+    with pytest.raises(ChecksumError, match=r"has sha256 [0-9a-f]{64}, expected [0-9a-f]{64}"):
+        fetch(item)
+    assert debris() == ["published.lock.json"]
+
+
+def test_a_hash_in_the_file_name_is_checked_the_first_time(unhashed, server, cache, debris):
+    digest = hashlib.sha256(server.body).hexdigest()
+    assert fetch(unhashed(f"net-{digest[:8]}.pth")).exists()
+    with pytest.raises(ChecksumError, match=r"its name says 01234567\.\."):
+        fetch(unhashed("net-01234567.pth", name="other.tag"))
+    assert not is_cached(unhashed("net-01234567.pth", name="other.tag"))
+
+
+def test_broken_transfers_are_resumed_without_a_known_size(unhashed, server, cache):
+    server.faults = ["truncate", "truncate"]
+    assert fetch(unhashed()).read_bytes() == server.body
+
+
+def test_a_web_page_never_reaches_the_cache(unhashed, server, cache, debris):
+    server.body = b"<!DOCTYPE html><html>log in</html>"
+    with pytest.raises(CheckpointError, match="web page instead of the file"):
+        fetch(unhashed())
+    assert not (cache / "published.lock.json").exists()
+
+
+def test_a_damaged_record_is_named(unhashed, cache):
+    cache.mkdir()
+    (cache / "published.lock.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"published.lock.json is damaged .*; delete it"):
+        fetch(unhashed())
+
+
+def test_the_manifest_lists_the_official_weights_of_every_image_family():
+    official = {name: item for name, item in load_manifest().items() if item.origin == "official"}
+    families = {name.split("_")[0].split(".")[0] for name in official}
+    assert {"nextvit", "emov2", "nasnetalarge", "nasnetamobile"} <= families and len(official) >= 20
+    for name, item in official.items():
+        cfg = blockzoo.get_pretrained_cfg(name)
+        assert cfg.has_weights and cfg.checkpoint == name and 0.7 < item.metric["value"] < 0.9
+    assert blockzoo.get_pretrained_cfg("nasnetalarge.cadene_in1k").model_args == {"pool_count": "real"}
+    assert blockzoo.get_pretrained_cfg("emov2_5m.in1k_kd_512").input_size == (3, 512, 512)
+
+
+OFFICIAL_EMO = {
+    "stem.2.": "stage0.2.conv.",
+    "stem.": "stage0.",
+    "head.fc.": "head.",
+    "stages.0.blocks.0.expand.pair.norm.": "stage1.0.norm.",
+    "stages.0.blocks.0.expand.pair.conv.": "stage1.0.eops.0.net.conv.",
+}
+
+
+@pytest.mark.parametrize("wrapped", [None, "net_E"])
+def test_official_files_adapt_to_classes_and_channels(tmp_path, wrapped):
+    arch = {"depths": (1,), "embed_dims": (8,), "ratios": (2.0,), "strides": (2,), "attn_stages": (False,)}
+    arch |= {"head_dims": (4,), "kernel_sizes": (3,), "out_indices": (0,)}
+    source = blockzoo.create_model("emov2_cifar", num_classes=6, **arch)
+    official = {}
+    for name, value in source.state_dict().items():
+        for ours, theirs in OFFICIAL_EMO.items():
+            if name.startswith(ours):
+                name = theirs + name.removeprefix(ours)
+                break
+        else:
+            name = name.replace("stages.0.blocks.0.", "stage1.0.").replace("local.", "conv_local.")
+            name = name.replace("proj.", "proj.conv.").replace("gamma", "ls.gamma")
+            name = f"norm.{name}" if name.startswith("norm.") else name
+        official[name] = value
+    torch.save({wrapped: official} if wrapped else official, tmp_path / "emo.pth")
+    overlay = {"file": str(tmp_path / "emo.pth"), "checkpoint": None, "num_classes": 6}
+    same = blockzoo.create_model("emov2_cifar", pretrained=True, pretrained_cfg_overlay=overlay, **arch).eval()
+    x = torch.randn(1, 3, 32, 32)
+    assert torch.equal(same(x), source.eval()(x))
+    other = {"num_classes": 5, "in_chans": 1, **arch}
+    adapted = blockzoo.create_model("emov2_cifar", pretrained=True, pretrained_cfg_overlay=overlay, **other)
+    torch.testing.assert_close(adapted.stem[0].conv.weight, source.stem[0].conv.weight.sum(1, keepdim=True))
+    assert adapted(torch.randn(1, 1, 32, 32)).shape == (1, 5)
