@@ -116,7 +116,8 @@ def run(args: argparse.Namespace) -> int:
     if args.name == "conv_norm":
         runs = min(args.runs, 3)
         large = blockzoo.create_model("nasnetalarge")
-        rows += _modes("nasnetalarge, 1 x 224 px", large, torch.randn(1, 3, 224, 224), runs)
+        for batch in (1, 4):
+            rows += _modes(f"nasnetalarge, {batch} x 224 px", large, torch.randn(batch, 3, 224, 224), runs)
         rows += _modes("P3D-like stack, 2 x 8 x 112 px", p3d_like(), torch.randn(2, 3, 8, 112, 112), runs)
     for name, size, in_timm in SUITES[args.name]:
         runs = min(args.runs, 5) if name == "nasnetalarge" else args.runs
