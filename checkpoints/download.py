@@ -91,6 +91,9 @@ def fetch(artifact: Artifact, cache_dir: str | Path | None = None) -> Path:
     path = cache_path(artifact, cache_dir)
     if _intact(artifact, path):
         return path
+    if artifact.sha256 is None and path.is_file():  # put there by the user, as the offline message asks
+        with FileLock(f"{path}.lock"):
+            return _lock(artifact, path, cache_dir)
     sources = [source for source in (*_mirrors(artifact), *artifact.sources) if source.package is None]
     if not sources:
         raise _failure(artifact, failures)

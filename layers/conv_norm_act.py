@@ -13,6 +13,7 @@ Tune computes the folded weights in every step, by operations that autograd sees
 convolution's weights, of the norm's scale and shift, of the input) are those of eval, to rounding.
 """
 
+import abc
 from collections.abc import Sequence
 from typing import Any, Literal, cast, get_args
 
@@ -127,7 +128,7 @@ class ModalBatchNorm2d(nn.BatchNorm2d):
         self.train(self.wanted)
 
 
-class _ModalPair(nn.Module):
+class _ModalPair(nn.Module, abc.ABC):
     """A convolution and a batch norm that know the four modes."""
 
     mode: str
@@ -159,9 +160,9 @@ class _ModalPair(nn.Module):
             self.mode = mode
             self.train(self.training)
 
+    @abc.abstractmethod
     def folded(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Weight and bias of the one convolution that the pair is with its running statistics."""
-        raise NotImplementedError
 
     @torch.no_grad()
     def fuse(self) -> None:

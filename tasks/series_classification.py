@@ -4,9 +4,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix, MulticlassF1Score
 
 from blockzoo.tasks.base import Task
+from blockzoo.tasks.classification_metrics import ClassificationMetrics
 from blockzoo.tasks.data.augment import SeriesAugment
 
 __all__ = ["SeriesClassification"]
@@ -45,12 +45,7 @@ class SeriesClassification(Task):
         num_classes = self.model.num_classes
         self.label_smoothing = label_smoothing
         self.augment = SeriesAugment(num_classes, time_warp, jitter, channel_shift, scale, mixup)
-        metrics: dict[str, torch.nn.Module] = {}
-        for stage in ("val", "test"):
-            metrics[f"{stage}_acc"] = MulticlassAccuracy(num_classes, average="micro")
-            metrics[f"{stage}_f1"] = MulticlassF1Score(num_classes, average="macro")
-        self.metrics = torch.nn.ModuleDict(metrics)
-        self.confusion = MulticlassConfusionMatrix(num_classes)
+        self.metrics = ClassificationMetrics(num_classes, ("f1",))
 
     def shared_step(self, batch: dict[str, torch.Tensor], stage: str) -> torch.Tensor:
         """See `Task.shared_step`."""
@@ -63,21 +58,17 @@ class SeriesClassification(Task):
             logits = self.model(x, mask)
             loss = F.cross_entropy(logits, label)
         self.log(f"{stage}/loss", loss, on_epoch=True, on_step=False, prog_bar=True, batch_size=len(x), sync_dist=True)
-        for name in ("acc", "f1") if stage != "train" else ():
-            metric: Any = self.metrics[f"{stage}_{name}"]
-            metric.update(logits.detach(), label)
-            self.log(f"{stage}/{name}", metric, on_epoch=True, on_step=False, prog_bar=name == "acc")
-        if stage == "test":
-            self.confusion.update(logits.detach(), label)
+        for name, metric in self.metrics.update(stage, logits, label).items() if stage != "train" else ():
+            self.log(name, metric, on_epoch=True, on_step=False, prog_bar=name.endswith("acc"))
         return loss
 
     def on_test_epoch_start(self) -> None:
         """Begin a new confusion matrix."""
-        self.confusion.reset()
+        self.metrics.confusion.reset()
 
     def on_test_epoch_end(self) -> None:
         """Count over all processes."""
-        self.test_confusion = self.confusion.compute().cpu()
+        self.test_confusion = self.metrics.confusion.compute().cpu()
 
     def predict_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> dict[str, torch.Tensor]:
         """Class probabilities (B, num_classes), the likeliest class (B,), and which series they belong to (B,)."""

@@ -40,9 +40,9 @@ def get_device_dtype(model: nn.Module) -> dict[str, Any]:
     return {"device": parameter.device, "dtype": parameter.dtype}
 
 
-def image_cfgs(cfgs: dict[str, ZooCfg]) -> dict[str, ZooCfg]:
+def image_cfgs(cfgs: dict[str, ZooCfg]) -> dict[str, Any]:
     """A family's configurations by name, and by "name.tag" for every tag of the checkpoint manifest."""
-    table = dict(cfgs)
+    table: dict[str, Any] = dict(cfgs)
     for name, cfg in cfgs.items():
         tags = {f"{name}.{tag}": replace(cfg, **from_manifest(f"{name}.{tag}")) for tag in tags_of(name)}
         if tags:
