@@ -9,8 +9,9 @@ Source of the modes: "Efficient ConvBN Blocks for Transfer Learning and Beyond" 
 | tune | running, also when training | convolution with folded weights | input |
 | deploy | gone | convolution with weights that were folded once | input |
 
-Tune computes the folded weights in every step, by operations that autograd sees: outputs and gradients (of the
-convolution's weights, of the norm's scale and shift, of the input) are those of eval, to rounding.
+Tune folds the weights in every step, once forward and once backward, so that not even the folded copy is kept: outputs
+and gradients (of the convolution's weights, of the norm's scale and shift, of the input) are those of eval, to
+rounding.
 """
 
 import abc
@@ -87,11 +88,65 @@ def fold_before(conv: nn.Conv2d, scale: torch.Tensor, shift: torch.Tensor) -> tu
     Returns:
         Weight (out_chans, in_chans, 1, 1) and bias (out_chans,) in the type of `conv`.
     """
-    bias = (conv.weight.flatten(1).to(shift.dtype) * shift).sum(1)
-    if conv.bias is not None:
-        bias = bias + conv.bias
     weight = conv.weight * scale.reshape(1, -1, 1, 1)
-    return weight.to(conv.weight.dtype), bias.to(conv.weight.dtype)
+    return weight.to(conv.weight.dtype), _bias_before(conv, shift).to(conv.weight.dtype)
+
+
+def _bias_before(conv: nn.Conv2d, shift: torch.Tensor) -> torch.Tensor:
+    bias = (conv.weight.flatten(1).to(shift.dtype) * shift).sum(1)
+    return bias if conv.bias is None else bias + conv.bias
+
+
+class _FoldedConv(torch.autograd.Function):
+    """Convolution with weight * scale that keeps neither its output nor the product."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        scale: torch.Tensor,
+        bias: torch.Tensor,
+        geometry: tuple[Any, ...],
+    ) -> torch.Tensor:
+        ctx.save_for_backward(x, weight, scale)
+        ctx.geometry, ctx.bias_dtype = geometry, bias.dtype
+        return torch.convolution(x, (weight * scale).to(x.dtype), bias.to(x.dtype), *geometry)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:  # type: ignore[override]
+        x, weight, scale = ctx.saved_tensors
+        folded = (weight * scale).to(x.dtype)
+        wants_x, wants_weight, wants_scale, wants_bias = ctx.needs_input_grad[:4]
+        mask = [wants_x, wants_weight or wants_scale, wants_bias]
+        of_x, of_folded, of_bias = torch.ops.aten.convolution_backward(
+            grad, x, folded, [weight.shape[0]], *ctx.geometry, mask
+        )
+        del folded
+        of_weight = of_scale = None
+        if wants_scale:
+            of_scale = (of_folded * weight).sum_to_size(scale.shape).to(scale.dtype)
+        if wants_weight:
+            of_weight = (of_folded * scale).to(weight.dtype)
+        return of_x, of_weight, of_scale, of_bias.to(ctx.bias_dtype) if wants_bias else None, None
+
+
+@register_notrace_function
+def _folded_conv(conv: Any, x: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """What `conv` gives with weight * scale and another bias.
+
+    Args:
+        conv: The convolution, which pads with zeros.
+        x: (B, in_chans, *space).
+        scale: Of the weights, in a shape that broadcasts to theirs.
+        bias: (out_chans,).
+    """
+    device = x.device.type
+    if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
+        x = x.to(torch.get_autocast_dtype(device))
+    geometry = (conv.stride, conv.padding, conv.dilation, False, (0,) * len(conv.stride), conv.groups)
+    y: torch.Tensor = _FoldedConv.apply(x, conv.weight, scale, bias, geometry)  # type: ignore[no-untyped-call]
+    return y
 
 
 def replace_parameters(conv: nn.Module, weight: torch.Tensor, bias: torch.Tensor) -> None:
@@ -255,11 +310,15 @@ class ConvNormAct(_ModalPair):
     @torch.jit.ignore
     def folded(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Weight (out_chans, in_chans // groups, *kernel) and bias (out_chans,) of the equivalent convolution."""
-        scale, shift = batch_norm_affine(self.norm)
-        weight = self.conv.weight * scale.reshape([-1] + [1] * (self.conv.weight.ndim - 1))
+        scale, bias = self._affine()
+        return (self.conv.weight * scale).to(self.conv.weight.dtype), bias.to(self.conv.weight.dtype)
+
+    def _affine(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the norm does to the weights, broadcasting to them, and the bias that results."""
+        scale, bias = batch_norm_affine(self.norm)
         if self.conv.bias is not None:
-            shift = shift + self.conv.bias * scale
-        return weight.to(self.conv.weight.dtype), shift.to(self.conv.weight.dtype)
+            bias = bias + self.conv.bias * scale
+        return scale.reshape([-1] + [1] * (self.conv.weight.ndim - 1)), bias
 
     @torch.no_grad()
     def fuse(self) -> None:
@@ -274,8 +333,7 @@ class ConvNormAct(_ModalPair):
         if self.dynamic_padding:
             x = pad_same(x, self.kernel, self.stride)
         if not torch.jit.is_scripting() and self.mode == "tune":  # a script computes the same as in eval
-            weight, bias = self.folded()
-            return self.act(self.conv._conv_forward(x, weight, bias))
+            return self.act(_folded_conv(self.conv, x, *self._affine()))
         return self.act(self.norm(self.conv(x)))
 
 
@@ -317,8 +375,8 @@ class NormConv(_ModalPair):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Apply the layer to x (B, in_chans, H, W)."""
         if not torch.jit.is_scripting() and self.mode == "tune":  # a script computes the same as in eval
-            weight, bias = self.folded()
-            return self.conv._conv_forward(x, weight, bias)
+            scale, shift = batch_norm_affine(self.norm)
+            return _folded_conv(self.conv, x, scale.reshape(1, -1, 1, 1), _bias_before(self.conv, shift))
         return self.conv(self.norm(x))
 
 
