@@ -132,7 +132,7 @@ class _FoldedConv(torch.autograd.Function):
 
 
 @register_notrace_function
-def _folded_conv(conv: Any, x: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+def folded_conv(conv: Any, x: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """What `conv` gives with weight * scale and another bias.
 
     Args:
@@ -333,7 +333,7 @@ class ConvNormAct(_ModalPair):
         if self.dynamic_padding:
             x = pad_same(x, self.kernel, self.stride)
         if not torch.jit.is_scripting() and self.mode == "tune":  # a script computes the same as in eval
-            return self.act(_folded_conv(self.conv, x, *self._affine()))
+            return self.act(folded_conv(self.conv, x, *self._affine()))
         return self.act(self.norm(self.conv(x)))
 
 
@@ -376,7 +376,7 @@ class NormConv(_ModalPair):
         """Apply the layer to x (B, in_chans, H, W)."""
         if not torch.jit.is_scripting() and self.mode == "tune":  # a script computes the same as in eval
             scale, shift = batch_norm_affine(self.norm)
-            return _folded_conv(self.conv, x, scale.reshape(1, -1, 1, 1), _bias_before(self.conv, shift))
+            return folded_conv(self.conv, x, scale.reshape(1, -1, 1, 1), _bias_before(self.conv, shift))
         return self.conv(self.norm(x))
 
 

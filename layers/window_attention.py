@@ -109,6 +109,13 @@ def window_attention(
     return total[:, :, :height, :width]
 
 
+@register_notrace_function
+def known(bias: torch.Tensor | None) -> torch.Tensor:
+    """A bias that is there; TorchScript cannot know that of a traced convolution."""
+    assert bias is not None
+    return bias
+
+
 class WindowAttention(nn.Module):
     """Expanded attention: queries and keys of `chans` channels move values of `v_chans` channels; no output projection.
 
@@ -169,9 +176,7 @@ class WindowAttention(nn.Module):
         # Zeros in front of the projections become their biases; after `fold_input`, those before folding.
         pad_qk, pad_v = self.pad_qk, self.pad_v
         if pad_qk is None or pad_v is None:
-            pad_qk, bias_v = self.qk.bias, self.v.bias
-            assert pad_qk is not None and bias_v is not None
-            pad_v = self.act(bias_v)
+            pad_qk, pad_v = known(self.qk.bias), self.act(known(self.v.bias))
         dropout = self.attn_drop if self.training else 0.0
         return window_attention(q, k, v, pad_qk, pad_v, self.heads, self.window, self.close, self.remote, dropout)
 
@@ -181,10 +186,8 @@ class WindowAttention(nn.Module):
 
         Padding is zero behind that map, so it keeps the biases of before.
         """
-        bias_qk, bias_v = self.qk.bias, self.v.bias
-        assert bias_qk is not None and bias_v is not None
-        self.pad_qk = bias_qk.detach().clone()
-        self.pad_v = self.act(bias_v.detach())
+        self.pad_qk = known(self.qk.bias).detach().clone()
+        self.pad_v = self.act(known(self.v.bias).detach())
         replace_parameters(self.qk, *fold_before(self.qk, scale, shift))
         replace_parameters(self.v, *fold_before(self.v, scale, shift))
         self.v = DeployedConv2d(self.v, self.act)

@@ -154,15 +154,30 @@ def test_intermediates_in_both_layouts(case):
     assert sum(p.numel() for p in pruned.parameters()) < sum(p.numel() for p in model.parameters())
 
 
-def test_fx_graph_is_bit_equal_and_trains(case):
-    model, x = copy.deepcopy(case[0]), case[1]
+class Last(torch.nn.Module):
+    """The value of a dictionary with one entry."""
+
+    def __init__(self, graph):
+        super().__init__()
+        self.graph = graph
+
+    def forward(self, x):
+        return list(self.graph(x).values())[0]
+
+
+def traced(model):
+    """The model's graph as timm traces it."""
     tracing = {"leaf_modules": list(get_notrace_modules()), "autowrap_functions": list(get_notrace_functions())}
     nodes, _ = get_graph_node_names(model, tracer_kwargs=tracing, suppress_diff_warning=True)
-    model.eval()
-    graph = create_feature_extractor(model, [nodes[-1]], tracer_kwargs=tracing, suppress_diff_warning=True)
+    return Last(create_feature_extractor(model, [nodes[-1]], tracer_kwargs=tracing, suppress_diff_warning=True))
+
+
+def test_fx_graph_is_bit_equal_and_trains(case):
+    model, x = copy.deepcopy(case[0]).eval(), case[1]
+    graph = traced(model)
     with torch.no_grad():
-        assert torch.equal(graph(x)[nodes[-1]], model(x))
-    graph.train()(x)[nodes[-1]].square().mean().backward()
+        assert torch.equal(graph(x), model(x))
+    graph.train()(x).square().mean().backward()
     assert fully_grown(graph)
 
 
@@ -178,6 +193,8 @@ def test_scripts_compiles_and_exports_with_any_batch(small, deployed):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.jit is deprecated; timm keeps it
         torch.testing.assert_close(torch.jit.script(model)(x), expected, **close)
+        if not deployed:
+            torch.testing.assert_close(torch.jit.script(traced(model))(x), expected, **close)
     torch.testing.assert_close(torch.compile(model, fullgraph=True, backend="aot_eager")(x), expected, **close)
     exported = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},)).module()
     torch.testing.assert_close(exported(x.repeat(2, 1, 1, 1))[2:], expected, **close)
