@@ -51,7 +51,8 @@ def create_model(
         checkpoint_path: A file of weights in our layout or a published one, loaded strictly after construction.
         cache_dir: Folder for downloads instead of the default one.
         **kwargs: Arguments of the model (`num_classes`, `in_chans`, `drop_rate`, ...) and of timm's builder
-            (`features_only`, `out_indices`, ...); None means the default.
+            (`features_only`, `out_indices`, ...); None means the default, except where it is a value (`none_args` of
+            the configuration).
 
     Returns:
         The model, an instance of `ZooModel` unless `features_only` or "timm:" asks for another.
@@ -61,8 +62,8 @@ def create_model(
         TypeError: An argument that the model does not take; the message lists those that it does.
         RuntimeError: There are no weights, or they cannot be fetched or do not fit.
     """
-    kwargs = {key: value for key, value in kwargs.items() if value is not None}
     if model_name.startswith("timm:"):
+        kwargs = _without_none(kwargs)
         return timm.create_model(
             model_name.removeprefix("timm:"),
             pretrained=pretrained,
@@ -83,7 +84,8 @@ def create_model(
             pretrained_cfg, name, model_args = load_model_config_from_path(name)
         else:
             pretrained_cfg, name, model_args = load_model_config_from_hf(name, cache_dir=cache_dir)
-        kwargs = {**(model_args or {}), **kwargs}
+        kwargs = {**(model_args or {}), **_without_none(kwargs, _registry.get_pretrained_cfg(name).none_args)}
+    kwargs = _without_none(kwargs, _registry.get_pretrained_cfg(name).none_args)
     model = _registry.model_entrypoint(name)(
         pretrained=pretrained,
         pretrained_cfg=pretrained_cfg,
@@ -94,6 +96,10 @@ def create_model(
     if checkpoint_path:
         model.load_state_dict(convert_state_dict(model, checkpoints.load_state_dict(checkpoint_path)), strict=True)
     return model
+
+
+def _without_none(kwargs: dict[str, Any], keep: tuple[str, ...] = ()) -> dict[str, Any]:
+    return {key: value for key, value in kwargs.items() if value is not None or key in keep}
 
 
 def convert_state_dict(model: nn.Module, state_dict: dict[str, Any]) -> dict[str, Any]:

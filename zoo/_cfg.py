@@ -7,7 +7,7 @@ from timm.models._pretrained import PretrainedCfg
 
 from blockzoo.checkpoints import load_manifest
 
-__all__ = ["ZooCfg", "from_manifest", "series_cfg", "tags_of"]
+__all__ = ["ZooCfg", "field_cfg", "from_manifest", "series_cfg", "tags_of"]
 
 
 @dataclass
@@ -21,6 +21,7 @@ class ZooCfg(PretrainedCfg):
         input_axes: One letter for each axis of `input_size`, for example "CHW" or "TC".
         model_args: Constructor arguments that belong to the weights; the caller's own come before them.
         checkpoint: Key of the weights in the checkpoint manifest; None when there are none.
+        none_args: Constructor arguments for which None is a value; elsewhere None means the default, as in timm.
     """
 
     task: str = "classification"
@@ -28,6 +29,7 @@ class ZooCfg(PretrainedCfg):
     input_axes: str = "CHW"
     model_args: dict[str, Any] = field(default_factory=dict)
     checkpoint: str | None = None
+    none_args: tuple[str, ...] = ()
 
     @property
     def has_weights(self) -> Any:
@@ -41,6 +43,16 @@ def series_cfg(task: str, input_size: tuple[int, ...], **kwargs: Any) -> ZooCfg:
     defaults: dict[str, Any] = {**image_only, "num_classes": None, "license": "apache-2.0"}
     return ZooCfg(
         **{**defaults, **kwargs, "task": task, "modality": "series", "input_axes": "TC", "input_size": input_size}
+    )
+
+
+def field_cfg(task: str, input_size: tuple[int, ...], **kwargs: Any) -> ZooCfg:
+    """Configuration of a model of fields; `input_size` is (channels, *points)."""
+    image_only: dict[str, Any] = {"interpolation": None, "crop_pct": None, "crop_mode": None, "mean": None, "std": None}
+    defaults: dict[str, Any] = {**image_only, "num_classes": None, "license": "apache-2.0"}
+    axes = "C" + "DHW"[3 - (len(input_size) - 1) :]
+    return ZooCfg(
+        **{**defaults, **kwargs, "task": task, "modality": "field", "input_axes": axes, "input_size": input_size}
     )
 
 

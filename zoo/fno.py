@@ -1,0 +1,746 @@
+"""Fourier neural operators: dense (FNO), tensorised (TFNO) and on multi-grid patches (MG-TFNO), in 1 to 3 dimensions.
+
+Sources: "Fourier Neural Operator for Parametric Partial Differential Equations" (2021); "Multi-Grid Tensorized Fourier
+Neural Operator for High-Resolution PDEs" (2023), sections 3 and 4; and neuraloperator, whose outputs these models
+reproduce from the same weights.
+
+What differs from that code: frequencies, not places in an array, own the weights, so that every size and output size,
+odd or even, and grids coarser than the modes are right; weights are pairs of real numbers, so that every type, mixed
+precision, `torch.compile` and export work; only frequencies that are kept are computed; tensor-trains start alive; a
+resolution changes by trigonometric interpolation; complex fields, embeddings for `norm="ada_in"`, and one tensor for
+all layers work.
+
+Fields are (B, C, *size), on any grid. Inside, channels come last.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from timm.models._registry import generate_default_cfgs
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from blockzoo._builder import build_model
+from blockzoo._cfg import ZooCfg, field_cfg, from_manifest, tags_of
+from blockzoo._model import ZooModel
+from blockzoo._registry import register_model
+from blockzoo.layers.factorized_tensor import Factorization
+from blockzoo.layers.field_ops import (
+    ComplexPair,
+    FieldNorm,
+    LocalConv,
+    PointwiseMLP,
+    SoftGate,
+    coordinate_grid,
+    pad_domain,
+)
+from blockzoo.layers.fourier import Backend, resample
+from blockzoo.layers.multigrid import MultigridPatching
+from blockzoo.layers.spectral_conv import Implementation, SpectralConv, SpectralWeight, stored_slots
+
+__all__ = ["FNO", "MGTFNO"]
+
+_SKIPS = ("linear", "soft-gating", "identity", None)
+
+
+class FNOBlock(nn.Module):
+    """Spectral convolution and channel MLP, each with a skip connection; see `FNO` for the arguments."""
+
+    def __init__(
+        self,
+        spectral: SpectralConv,
+        chans: int,
+        last: bool,
+        act: Callable[[torch.Tensor], torch.Tensor],
+        fno_skip: str | None,
+        channel_mlp_skip: str | None,
+        mlp_hidden: int | None,
+        mlp_drop_rate: float,
+        norm: str | None,
+        embed_dim: int | None,
+        preactivation: bool,
+        stabilizer: str | None,
+        conv_bias_kernel: int,
+        scaling: Sequence[float] | None,
+        **dd: Any,
+    ) -> None:
+        super().__init__()
+        self.spectral = spectral
+        self.last, self.act = last, act
+        self.preactivation = preactivation
+        self.stabilizer = stabilizer
+        self.scaling = scaling
+        dims = len(spectral.n_modes)
+
+        def pair(make: Callable[[], nn.Module]) -> nn.Module:
+            return ComplexPair(make) if spectral.is_complex else make()
+
+        def skip(kind: str | None, kernel_size: int = 1) -> nn.Module | None:
+            if kind is None:
+                return None
+            if kind == "identity":
+                return nn.Identity()
+            if kind == "soft-gating":
+                return pair(lambda: SoftGate(chans, **dd))
+            if kernel_size > 1:
+                return pair(lambda: LocalConv(chans, chans, kernel_size, dims, **dd))
+            return pair(lambda: nn.Linear(chans, chans, bias=False, **dd))
+
+        self.fno_skip = skip(fno_skip, conv_bias_kernel)
+        self.mlp: nn.Module | None = None
+        self.mlp_skip: nn.Module | None = None
+        if mlp_hidden:
+            self.mlp = pair(lambda: PointwiseMLP(chans, mlp_hidden, chans, act, mlp_drop_rate, **dd))
+            self.mlp_skip = skip(channel_mlp_skip)
+        self.norm1 = FieldNorm(chans, norm, embed_dim, **dd) if norm else None
+        self.norm2 = FieldNorm(chans, norm, embed_dim, **dd) if norm else None
+
+    def forward(
+        self, x: torch.Tensor, output_size: Sequence[int] | None = None, embedding: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """(B, *size, C) -> (B, *output_size, C)."""
+        if self.preactivation:
+            x = self.act(x)
+            x = x if self.norm1 is None else self.norm1(x, embedding)
+        size = x.shape[1 : 1 + len(self.spectral.n_modes)]
+        if output_size is None:
+            output_size = size
+            if self.scaling is not None:
+                output_size = [round(n * s) for n, s in zip(size, self.scaling, strict=True)]
+        moved = list(output_size) != list(size)
+        h = self.spectral.channels_last(torch.tanh(x) if self.stabilizer == "tanh" else x, output_size)
+        if self.norm1 is not None and not self.preactivation:
+            h = self.norm1(h, embedding)
+        if self.fno_skip is not None:
+            h = h + self._moved(self.fno_skip(x), output_size, moved)
+        if not self.last:
+            h = self.act(h)
+        if self.preactivation and self.norm2 is not None:
+            h = self.norm2(h, embedding)
+        if self.mlp is not None:
+            y = self.mlp(h)
+            if isinstance(self.mlp_skip, SoftGate) and not moved:
+                y = torch.addcmul(y, x, self.mlp_skip.weight.to(y.dtype)) if x.dtype == y.dtype else y + self.mlp_skip(x)
+            elif self.mlp_skip is not None:
+                y = y + self._moved(self.mlp_skip(x), output_size, moved)
+            h = y
+        if self.preactivation:
+            return h
+        if self.norm2 is not None:
+            h = self.norm2(h, embedding)
+        return h if self.last else self.act(h)
+
+    def _moved(self, x: torch.Tensor, size: Sequence[int], moved: bool) -> torch.Tensor:
+        """A skip connection on the grid of the result."""
+        if not moved:
+            return x
+        if self.spectral.is_complex:  # one part is a real field like the other
+            return torch.stack([resample(part, size) for part in x.unbind(-2)], -2)
+        return resample(x, size)
+
+
+class FNO(ZooModel):
+    """Fourier neural operator.
+
+    Args:
+        n_modes: Fourier modes kept along each axis; their number is that of the dimensions.
+        hidden_channels: Width.
+        in_chans: Channels of the input field.
+        out_chans: Channels of the output field.
+        depth: Number of blocks.
+        lifting_channel_ratio: Hidden channels of the MLP in front over the width; 0 for a single linear map.
+        projection_channel_ratio: The same for the MLP behind.
+        positional_embedding: "grid" appends coordinates in [0, 1) to the input, None does not.
+        non_linearity: Name of an activation in `torch.nn.functional`.
+        norm: None, "instance_norm", "group_norm", "batch_norm" or "ada_in", see
+            `blockzoo.layers.field_ops.FieldNorm`.
+        embed_dim: Size of the embedding that every call must bring for "ada_in".
+        use_channel_mlp: Whether blocks have an MLP over channels; without it, and as published, their activation is
+            applied twice.
+        channel_mlp_expansion: Hidden channels of that MLP over the width.
+        channel_mlp_dropout: Dropout behind each of its maps.
+        channel_mlp_skip: "linear", "soft-gating", "identity" or None.
+        fno_skip: The same around the spectral convolution.
+        conv_bias_kernel: Window of the "linear" skip around the spectral convolution, odd.
+        preactivation: Norm and activation in front of the convolutions instead of behind.
+        stabilizer: "tanh" in front of every spectral convolution, or None.
+        separable: Spectral convolutions that do not mix channels.
+        domain_padding: Zeros around the lifted field on both sides, as a share of each axis: a number, or one for each
+            axis.
+        resolution_scaling_factor: Output over input points of every block: a number, or one for each block.
+        factorization: None or "dense", "tucker", "cp", "tt", see `blockzoo.layers.factorized_tensor`.
+        rank: Share of the dense weight's entries, or ranks, see `blockzoo.layers.factorized_tensor.tensor_ranks`.
+        fixed_rank_modes: Axes of the weight that keep their full rank (Tucker); the axes are (layers,) input channels,
+            output channels, modes.
+        implementation: How factors are applied, see `blockzoo.layers.spectral_conv.SpectralWeight.mix`.
+        joint_factorization: One factorised tensor for all blocks.
+        max_n_modes: Modes that are stored, see `set_n_modes`; `n_modes` by default.
+        complex_data: Complex input and output fields. Norms are not defined for them.
+        backend: How Fourier coefficients are computed, see `blockzoo.layers.fourier`.
+        device: Device of the parameters.
+        dtype: Type of the parameters.
+
+    Shape:
+        (B, in_chans, *size) -> (B, out_chans, *size), or *output_size.
+
+    Raises:
+        ValueError: An option is unknown, options exclude each other, or a number does not fit the dimensions.
+    """
+
+    task: ClassVar[str] = "operator"
+    modality: ClassVar[str] = "field"
+
+    def __init__(
+        self,
+        n_modes: Sequence[int],
+        hidden_channels: int = 32,
+        in_chans: int = 1,
+        out_chans: int = 1,
+        depth: int = 4,
+        lifting_channel_ratio: float = 2,
+        projection_channel_ratio: float = 2,
+        positional_embedding: str | None = "grid",
+        non_linearity: str = "gelu",
+        norm: str | None = None,
+        embed_dim: int | None = None,
+        use_channel_mlp: bool = True,
+        channel_mlp_expansion: float = 0.5,
+        channel_mlp_dropout: float = 0.0,
+        channel_mlp_skip: str | None = "soft-gating",
+        fno_skip: str | None = "linear",
+        conv_bias_kernel: int = 1,
+        preactivation: bool = False,
+        stabilizer: str | None = None,
+        separable: bool = False,
+        domain_padding: float | Sequence[float] | None = None,
+        resolution_scaling_factor: float | Sequence[float] | None = None,
+        factorization: Factorization | None = None,
+        rank: float | int | Sequence[int] = 1.0,
+        fixed_rank_modes: Sequence[int] = (),
+        implementation: Implementation = "auto",
+        joint_factorization: bool = False,
+        max_n_modes: Sequence[int] | None = None,
+        complex_data: bool = False,
+        backend: Backend = "auto",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        dims = len(n_modes)
+        for name, value, known in (
+            ("positional_embedding", positional_embedding, ("grid", None)),
+            ("stabilizer", stabilizer, ("tanh", None)),
+            ("fno_skip", fno_skip, _SKIPS),
+            ("channel_mlp_skip", channel_mlp_skip, _SKIPS),
+        ):
+            if value not in known:
+                raise ValueError(f"{name}={value!r} must be one of {', '.join(map(repr, known))}")
+        if dims not in (1, 2, 3):
+            raise ValueError(f"n_modes={tuple(n_modes)} must have one to three numbers, one for each axis")
+        if depth < 1 or hidden_channels < 1:
+            raise ValueError(f"depth={depth} and hidden_channels={hidden_channels} must be positive")
+        if complex_data and norm:
+            raise ValueError(f"norm={norm!r} is not defined for complex_data=True; use norm=None")
+        if joint_factorization and (factorization in (None, "dense") or separable):
+            raise ValueError("joint_factorization=True needs a factorization and separable=False")
+        act: Any = getattr(F, non_linearity, None)
+        if act is None:
+            raise ValueError(f"non_linearity={non_linearity!r} must be a function of torch.nn.functional, e.g. 'gelu'")
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.in_chans, self.out_chans = in_chans, out_chans
+        self.num_features = self.hidden_channels = hidden_channels
+        self.n_modes = tuple(n_modes)
+        self.complex_data = complex_data
+        self.positional_embedding = positional_embedding
+        self.domain_padding = _each(domain_padding or 0.0, dims, "domain_padding")
+        self.grad_checkpointing = False
+        scalings: list[list[float] | None] = [None] * depth
+        if resolution_scaling_factor is not None:
+            factors = _each(resolution_scaling_factor, depth, "resolution_scaling_factor")
+            scalings = [[factor] * dims for factor in factors]
+
+        def pair(make: Callable[[], nn.Module]) -> nn.Module:
+            return ComplexPair(make) if complex_data else make()
+
+        width = hidden_channels
+        lifted = self._lifted_chans() + (dims if positional_embedding else 0)
+        ahead, behind = int(lifting_channel_ratio * width), int(projection_channel_ratio * width)
+        self.lifting = pair(lambda: PointwiseMLP(lifted, ahead, width, act, **dd))
+        self.shared_weight: SpectralWeight | None = None
+        stored = tuple(max_n_modes or n_modes)
+        if joint_factorization:
+            slots = stored_slots(stored, complex_data)
+            assert factorization is not None
+            self.shared_weight = SpectralWeight(
+                width, width, slots, False, factorization, rank, fixed_rank_modes, depth, **dd
+            )
+        mlp_hidden = round(width * channel_mlp_expansion) if use_channel_mlp else None
+        blocks = []
+        for i in range(depth):
+            conv = SpectralConv(
+                width,
+                width,
+                n_modes,
+                max_n_modes=stored,
+                separable=separable,
+                factorization=factorization,
+                rank=rank,
+                fixed_modes=fixed_rank_modes,
+                implementation=implementation,
+                is_complex=complex_data,
+                weight=self.shared_weight,
+                layer=i,
+                backend=backend,
+                **dd,
+            )
+            blocks.append(
+                FNOBlock(
+                    conv,
+                    width,
+                    i + 1 == depth,
+                    act,
+                    fno_skip,
+                    channel_mlp_skip,
+                    mlp_hidden,
+                    channel_mlp_dropout,
+                    norm,
+                    embed_dim,
+                    preactivation,
+                    stabilizer,
+                    conv_bias_kernel,
+                    scalings[i],
+                    **dd,
+                )
+            )
+        self.blocks = nn.ModuleList(blocks)
+        self.projection = pair(lambda: PointwiseMLP(width, behind, out_chans, act, **dd))
+
+    def _lifted_chans(self) -> int:
+        """Channels of what is lifted, coordinates aside."""
+        return self.in_chans
+
+    @property
+    def input_size(self) -> tuple[int, ...]:
+        """Channels and size of an example; any size works."""
+        return (self.in_chans, *[64] * len(self.n_modes))
+
+    @property
+    def num_parameters_real(self) -> int:
+        """Trainable numbers, each complex weight counted as two."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def example_inputs(self, batch_size: int = 1, generator: torch.Generator | None = None) -> dict[str, torch.Tensor]:
+        """See `ZooModel.example_inputs`."""
+        size = tuple(self.input_size)
+        if self.complex_data:
+            parts = self._example(batch_size, *size, 2, generator=generator)
+            return {"x": torch.view_as_complex(parts)}
+        return {"x": self._example(batch_size, *size, generator=generator)}
+
+    def set_n_modes(self, n_modes: Sequence[int]) -> None:
+        """Use fewer modes than are stored, or more again, in all blocks; a mode keeps its weights.
+
+        Raises:
+            ValueError: The numbers do not fit what is stored.
+        """
+        for block in self.blocks:
+            block.spectral.set_n_modes(n_modes)  # type: ignore[operator, union-attr]
+        self.n_modes = tuple(n_modes)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keep only the blocks' inputs for the backward pass, and compute blocks again there."""
+        self.grad_checkpointing = enable
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        output_size: Sequence[int] | None = None,
+        embedding: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Map a field to a field.
+
+        Args:
+            x: (B, in_chans, *size), complex if `complex_data`.
+            output_size: Points along each axis of the result; by default those of `x`, times the scaling factors.
+            embedding: (embed_dim,) or (B, embed_dim), for `norm="ada_in"`.
+
+        Returns:
+            (B, out_chans, *output_size).
+        """
+        return self._outward(self._project(self._features(self._inward(x), output_size, embedding)))
+
+    def forward_features(
+        self,
+        x: torch.Tensor,
+        output_size: Sequence[int] | None = None,
+        embedding: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """What the blocks make of x: (B, hidden_channels, *output_size)."""
+        return self._outward(self._features(self._inward(x), output_size, embedding))
+
+    def forward_head(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, hidden_channels, *size) -> (B, out_chans, *size)."""
+        return self._outward(self._project(self._inward(x)))
+
+    def _project(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.projection(x)
+        return y
+
+    def _inward(self, x: torch.Tensor) -> torch.Tensor:
+        """To channels last, with the parts of complex numbers on the last axis but one."""
+        dims = len(self.n_modes)
+        if x.ndim != dims + 2:
+            raise ValueError(f"x of shape {tuple(x.shape)} must have {dims + 2} axes, (B, C, *size)")
+        if x.is_complex() != self.complex_data:
+            raise ValueError(f"x is {x.dtype}, but the model was made with complex_data={self.complex_data}")
+        x = x.movedim(1, -1)
+        return torch.view_as_real(x).movedim(-1, -2) if self.complex_data else x
+
+    def _outward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.complex_data:
+            x = torch.view_as_complex(x.movedim(-2, -1).contiguous())
+        return x.movedim(-1, 1)
+
+    def _with_coordinates(self, x: torch.Tensor) -> torch.Tensor:
+        if self.positional_embedding is None:
+            return x
+        size = x.shape[1 : 1 + len(self.n_modes)]
+        grid = coordinate_grid(size, x)
+        if self.complex_data:
+            grid = torch.stack([grid, torch.zeros_like(grid)], -2)
+        return torch.cat([x, grid.expand(len(x), *grid.shape)], -1)
+
+    def _padding(self, size: Sequence[int]) -> list[int]:
+        return [round(share * n) for share, n in zip(self.domain_padding, size, strict=True)]
+
+    def _features(
+        self, x: torch.Tensor, output_size: Sequence[int] | None, embedding: torch.Tensor | None
+    ) -> torch.Tensor:
+        dims = len(self.n_modes)
+        if output_size is not None and len(output_size) != dims:
+            raise ValueError(f"output_size={tuple(output_size)} must have {dims} numbers")
+        x = self.lifting(self._with_coordinates(x))
+        size = list(x.shape[1 : 1 + dims])
+        padding = self._padding(size)
+        parts = [0] * self.complex_data
+        if any(padding):
+            x = pad_domain(x, [*padding, *parts])
+        for i, block in enumerate(self.blocks):
+            scaling = block.scaling
+            if scaling is not None:
+                size = [round(n * s) for n, s in zip(size, scaling, strict=True)]  # type: ignore[arg-type]
+            if i + 1 == len(self.blocks) and output_size is not None:
+                size = list(output_size)
+            padding = self._padding(size)
+            target = [n + 2 * p for n, p in zip(size, padding, strict=True)]
+            if self.grad_checkpointing and self.training and torch.is_grad_enabled():
+                x = checkpoint(block, x, target, embedding, use_reentrant=False)
+            else:
+                x = block(x, target, embedding)
+        if any(padding):
+            x = pad_domain(x, [*[-p for p in padding], *parts])
+        return x
+
+    @classmethod
+    def convert_state_dict(cls, state_dict: dict[str, Any], model: ZooModel) -> dict[str, Any]:
+        """The layout of neuraloperator, from 1.0 on or 0.3, -> ours."""
+        if not any(name.startswith("fno_blocks.") for name in state_dict):
+            return {name: value for name, value in state_dict.items() if name != "_metadata"}
+        assert isinstance(model, FNO)
+        converted: dict[str, Any] = {}
+        for name, value in state_dict.items():
+            if name == "_metadata":
+                continue
+            for new, tensor in _converted(name, value, model):
+                converted[new] = tensor
+        return converted
+
+
+def _each(value: float | Sequence[float], count: int, name: str) -> list[float]:
+    values = [float(value)] * count if isinstance(value, int | float) else [float(v) for v in value]
+    if len(values) != count:
+        raise ValueError(f"{name}={value!r} must be one number or {count}")
+    return values
+
+
+_PARTS = {"fr": "real", "fi": "imag"}
+
+
+def _converted(name: str, value: torch.Tensor, model: FNO) -> list[tuple[str, torch.Tensor]]:
+    """Our name or names of a tensor of neuraloperator, and what it becomes."""
+    name = re.sub(r"\.(fr|fi)\.", lambda found: f".{_PARTS[found[1]]}.", name)
+    if found := re.fullmatch(r"(lifting|projection)(\.real|\.imag)?\.fcs\.(\d)\.(weight|bias)", name):
+        return [(f"{found[1]}{found[2] or ''}.layers.{found[3]}.{found[4]}", _matrix(value))]
+    if found := re.fullmatch(
+        r"fno_blocks\.(?:channel_)?mlp\.(\d+)(\.real|\.imag)?\.fcs\.(\d)\.(weight|bias)", name
+    ):
+        return [(f"blocks.{found[1]}.mlp{found[2] or ''}.layers.{found[3]}.{found[4]}", _matrix(value))]
+    if found := re.fullmatch(
+        r"fno_blocks\.(fno_skips|(?:channel_)?mlp_skips)\.(\d+)(\.real|\.imag)?\.(?:conv\.)?weight", name
+    ):
+        skip = "fno_skip" if found[1] == "fno_skips" else "mlp_skip"
+        ours = f"blocks.{found[2]}.{skip}{found[3] or ''}"
+        if value.shape[0] == 1 and value.shape[1] > 1 or value[0, 0].numel() == value.numel():
+            gate = isinstance(model.get_submodule(ours), SoftGate)
+            return [(f"{ours}.weight", value.flatten() if gate else _matrix(value))]
+        if value[0, 0].numel() > 1:
+            return [(f"{ours}.conv.weight", value)]
+        return [(f"{ours}.weight", _matrix(value))]
+    if found := re.fullmatch(r"fno_blocks\.norm\.(\d+)\.(?:norm\.)?(\w+)", name):
+        index = int(found[1])
+        place = f"blocks.{index // 2}.norm{index % 2 + 1}"
+        norm = model.get_submodule(place)
+        assert isinstance(norm, FieldNorm)
+        return [(f"{place}.batch.{found[2]}" if norm.batch is not None else f"{place}.{found[2]}", value)]
+    if name == "fno_blocks.convs.bias":  # 0.3: of all layers
+        return [pair for i, bias in enumerate(value) for pair in _converted(f"fno_blocks.convs.{i}.bias", bias, model)]
+    if found := re.fullmatch(r"fno_blocks\.convs\.(\d+)\.bias", name):
+        bias = value.flatten()
+        if model.complex_data:
+            bias = torch.stack([bias.real, bias.imag] if bias.is_complex() else [bias, torch.zeros_like(bias)])
+        return [(f"blocks.{found[1]}.spectral.bias", bias)]
+    if found := re.fullmatch(r"fno_blocks\.convs\.(?:(\d+)\.weight|weight\.(\d+))\.(.+)", name):
+        layer = found[1] or found[2]
+        return [_spectral(f"blocks.{layer}.spectral.weight.tensor", found[3], value, model)]
+    if found := re.fullmatch(r"fno_blocks\.convs\.weight\.(.+)", name):
+        return [_spectral("shared_weight.tensor", found[1], value, model)]
+    raise ValueError(f"state_dict has {name!r}, which no model of neuraloperator's 0.3 to 2.0 has")
+
+
+def _matrix(value: torch.Tensor) -> torch.Tensor:
+    """Weights of a pointwise convolution as those of a linear map; biases as they are."""
+    return value if value.ndim == 1 else value.flatten(1)
+
+
+def _spectral(place: str, part: str, value: torch.Tensor, model: FNO) -> tuple[str, torch.Tensor]:
+    value = torch.view_as_real(value) if value.is_complex() else value
+    weight = model.shared_weight or model.blocks[0].spectral.weight
+    assert isinstance(weight, SpectralWeight)
+    slots, dims = weight.slots, len(weight.slots)
+    if part == "tensor":
+        where = [slice(0, n) for n in slots]
+        value = value[(slice(None),) * (value.ndim - 1 - dims) + tuple(where)]
+        chans = value.ndim - 1 - dims
+        return f"{place}.tensor", value.permute(*range(chans, chans + dims), *range(chans), -1).contiguous()
+    if not part.startswith("factors."):
+        return f"{place}.{part}", value
+    index = int(part.removeprefix("factors.factor_"))
+    if index == len(weight.tensor.shape) - 1:  # a larger number of modes is stored there than used, on the last axis
+        value = value[:, : slots[-1]] if weight.factorization == "tt" else value[: slots[-1]]
+    return f"{place}.factors.{index}", value
+
+
+class MGTFNO(FNO):
+    """Fourier neural operator on multi-grid patches: each patch is mapped by itself, with views of its surroundings.
+
+    Source: "Multi-Grid Tensorized Fourier Neural Operator for High-Resolution PDEs" (2023), section 4.
+
+    Args:
+        n_modes: Modes kept on a padded patch.
+        levels: Coarser views beside the fine one; there are 2 ** levels patches along each axis.
+        padding_fraction: Points around a patch over those of the whole axis, a number or one for each axis.
+        boundary: What lies beyond the field, see `MultigridPatching`.
+        lowpass: Likewise.
+        global_coordinates: Coordinates of the whole field instead of those of a padded patch, as published.
+        patches_per_step: Map that many patches at a time, and in training compute them again in the backward pass, so
+            that only one step's activations are in memory; None for all at once.
+        group: Processes that share the patches of every sample, see `MultigridPatching`.
+        **kwargs: See `FNO`; `domain_padding`, `resolution_scaling_factor` and `complex_data` do not apply.
+
+    Shape:
+        (B, in_chans, *size) -> (B, out_chans, *size); sizes are multiples of 2 ** levels.
+    """
+
+    def __init__(
+        self,
+        n_modes: Sequence[int],
+        hidden_channels: int = 32,
+        in_chans: int = 1,
+        out_chans: int = 1,
+        depth: int = 4,
+        levels: int = 1,
+        padding_fraction: float | Sequence[float] = 0.0,
+        boundary: str = "circular",
+        lowpass: bool = False,
+        global_coordinates: bool = False,
+        patches_per_step: int | None = None,
+        group: Any = None,
+        lifting_channel_ratio: float = 2,
+        projection_channel_ratio: float = 2,
+        positional_embedding: str | None = "grid",
+        non_linearity: str = "gelu",
+        norm: str | None = None,
+        use_channel_mlp: bool = True,
+        channel_mlp_expansion: float = 0.5,
+        channel_mlp_dropout: float = 0.0,
+        channel_mlp_skip: str | None = "soft-gating",
+        fno_skip: str | None = "linear",
+        conv_bias_kernel: int = 1,
+        preactivation: bool = False,
+        stabilizer: str | None = None,
+        separable: bool = False,
+        factorization: Factorization | None = "tucker",
+        rank: float | int | Sequence[int] = 0.1,
+        fixed_rank_modes: Sequence[int] = (),
+        implementation: Implementation = "auto",
+        joint_factorization: bool = False,
+        max_n_modes: Sequence[int] | None = None,
+        backend: Backend = "auto",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        if patches_per_step is not None and patches_per_step < 1:
+            raise ValueError(f"patches_per_step={patches_per_step} must be positive or None")
+        patching = MultigridPatching(levels, padding_fraction, len(n_modes), boundary, lowpass, group)
+        self.levels = levels
+        super().__init__(
+            n_modes,
+            hidden_channels,
+            in_chans,
+            out_chans,
+            depth,
+            lifting_channel_ratio,
+            projection_channel_ratio,
+            positional_embedding,
+            non_linearity,
+            norm,
+            None,
+            use_channel_mlp,
+            channel_mlp_expansion,
+            channel_mlp_dropout,
+            channel_mlp_skip,
+            fno_skip,
+            conv_bias_kernel,
+            preactivation,
+            stabilizer,
+            separable,
+            factorization=factorization,
+            rank=rank,
+            fixed_rank_modes=fixed_rank_modes,
+            implementation=implementation,
+            joint_factorization=joint_factorization,
+            max_n_modes=max_n_modes,
+            backend=backend,
+            device=device,
+            dtype=dtype,
+        )
+        self.patching = patching
+        self.global_coordinates = global_coordinates
+        self.patches_per_step = patches_per_step
+
+    def _lifted_chans(self) -> int:
+        return self.in_chans * (self.levels + 1)
+
+    def forward(  # type: ignore[override]
+        self, x: torch.Tensor, output_size: Sequence[int] | None = None, embedding: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Map a field to a field on the same grid: (B, in_chans, *size) -> (B, out_chans, *size)."""
+        if output_size is not None and tuple(output_size) != tuple(x.shape[2:]):
+            raise ValueError(f"output_size={tuple(output_size)} must be that of x, {tuple(x.shape[2:])}")
+        self._inward(x)  # checks
+        return self.patching.stitch(self._map_patches(self.patch(x)), x.shape[2:])
+
+    def patch(self, x: torch.Tensor) -> torch.Tensor:
+        """Patches of x as the network takes them, coordinates appended if they are those of the whole field."""
+        patches = self.patching.patch(x)
+        if not self.global_coordinates or self.positional_embedding is None:
+            return patches
+        coordinates = coordinate_grid(x.shape[2:], x).movedim(-1, 0).expand(len(x), len(self.n_modes), *x.shape[2:])
+        return torch.cat([patches, self.patching.patch(coordinates, levels=0)], 1)
+
+    def _with_coordinates(self, x: torch.Tensor) -> torch.Tensor:
+        return x if self.global_coordinates else super()._with_coordinates(x)
+
+    def forward_patches(self, patches: torch.Tensor) -> torch.Tensor:
+        """Map padded patches, see `patch`, by the network: (P, C, *patch) -> (P, out_chans, *patch)."""
+        return super().forward(patches)
+
+    def _map_patches(self, patches: torch.Tensor) -> torch.Tensor:
+        step = self.patches_per_step
+        if step is None or len(patches) <= step:
+            return self.forward_patches(patches)
+        done = []
+        for part in patches.split(step):
+            if torch.is_grad_enabled():
+                done.append(self.patching.crop(checkpoint(self.forward_patches, part, use_reentrant=False)))
+            else:
+                done.append(self.patching.crop(self.forward_patches(part)))
+        return torch.cat(done)
+
+    def forward_features(
+        self, x: torch.Tensor, output_size: Sequence[int] | None = None, embedding: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Features of all patches, stitched: (B, hidden_channels, *size)."""
+        return self.patching.stitch(super().forward_features(self.patch(x)), x.shape[2:])
+
+
+def _tagged(name: str, cfg: ZooCfg) -> dict[str, ZooCfg]:
+    from dataclasses import replace
+
+    return {name: cfg, **{f"{name}.{tag}": replace(cfg, **from_manifest(f"{name}.{tag}")) for tag in tags_of(name)}}
+
+
+_NONE_ARGS = ("positional_embedding", "fno_skip", "channel_mlp_skip", "factorization")
+
+_NAMES = [f"{kind}{dims}d" for kind in ("fno", "tfno") for dims in (1, 2, 3)] + ["mg_tfno2d"]
+
+default_cfgs = generate_default_cfgs(
+    {
+        key: cfg
+        for name in _NAMES
+        for key, cfg in _tagged(name, field_cfg("operator", (1, *[64] * int(name[-2])), none_args=_NONE_ARGS)).items()
+    }  # type: ignore[arg-type]
+)
+
+
+def _create(cls: type[FNO], name: str, pretrained: bool, **kwargs: Any) -> Any:
+    return build_model(cls, name, pretrained, **kwargs)
+
+
+_MODES = {1: (16,), 2: (16, 16), 3: (8, 8, 8)}
+_TENSOR: dict[str, Any] = {"factorization": "tucker", "rank": 0.1}
+
+
+@register_model
+def fno1d(pretrained: bool = False, **kwargs: Any) -> FNO:
+    """Fourier neural operator in one dimension, by default with 16 modes and 32 channels."""
+    return _create(FNO, "fno1d", pretrained, **{"n_modes": _MODES[1], **kwargs})
+
+
+@register_model
+def fno2d(pretrained: bool = False, **kwargs: Any) -> FNO:
+    """Fourier neural operator in two dimensions, by default with 16 x 16 modes and 32 channels."""
+    return _create(FNO, "fno2d", pretrained, **{"n_modes": _MODES[2], **kwargs})
+
+
+@register_model
+def fno3d(pretrained: bool = False, **kwargs: Any) -> FNO:
+    """Fourier neural operator in three dimensions, by default with 8 x 8 x 8 modes and 32 channels."""
+    return _create(FNO, "fno3d", pretrained, **{"n_modes": _MODES[3], **kwargs})
+
+
+@register_model
+def tfno1d(pretrained: bool = False, **kwargs: Any) -> FNO:
+    """`fno1d` with weights in Tucker form, at a tenth of their entries."""
+    return _create(FNO, "tfno1d", pretrained, **{"n_modes": _MODES[1], **_TENSOR, **kwargs})
+
+
+@register_model
+def tfno2d(pretrained: bool = False, **kwargs: Any) -> FNO:
+    """`fno2d` with weights in Tucker form, at a tenth of their entries."""
+    return _create(FNO, "tfno2d", pretrained, **{"n_modes": _MODES[2], **_TENSOR, **kwargs})
+
+
+@register_model
+def tfno3d(pretrained: bool = False, **kwargs: Any) -> FNO:
+    """`fno3d` with weights in Tucker form, at a tenth of their entries."""
+    return _create(FNO, "tfno3d", pretrained, **{"n_modes": _MODES[3], **_TENSOR, **kwargs})
+
+
+@register_model
+def mg_tfno2d(pretrained: bool = False, **kwargs: Any) -> MGTFNO:
+    """`tfno2d` on 2 x 2 multi-grid patches with an eighth of the domain as padding."""
+    return _create(MGTFNO, "mg_tfno2d", pretrained, **{"n_modes": _MODES[2], "padding_fraction": 0.125, **kwargs})
