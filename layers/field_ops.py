@@ -70,9 +70,7 @@ class PointwiseMLP(nn.Module):
 class SoftGate(nn.Module):
     """Multiply each channel by a trainable number, 1 at the start: (..., C) -> (..., C)."""
 
-    def __init__(
-        self, chans: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> None:
+    def __init__(self, chans: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(chans, device=device, dtype=dtype))
 

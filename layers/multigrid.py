@@ -66,6 +66,7 @@ class MultigridPatching:
         self.boundary = boundary
         self.lowpass = lowpass
         self.group = group
+        self._size: list[int] | None = None  # of the fields patched last
 
     def padding(self, size: Sequence[int]) -> list[int]:
         """Points of padding on each side of each axis of a field of this size."""
@@ -99,31 +100,35 @@ class MultigridPatching:
         """
         size = x.shape[2:]
         patch = self.patch_size(size)
+        if not torch.compiler.is_compiling():
+            self._size = list(size)
         starts = [[i * s for i in range(2**self.levels)] for s in patch]
         patches = self._views(x, starts, patch, self.levels if levels is None else levels)
         return patches if self.group is None else _Scatter.apply(patches, self._process_group())  # type: ignore[no-any-return, no-untyped-call]
 
-    def patch_at(self, x: torch.Tensor, start: Sequence[int]) -> torch.Tensor:
+    def patch_at(self, x: torch.Tensor, start: Sequence[int], levels: int | None = None) -> torch.Tensor:
         """One patch of every field, beginning at any point: (B, C * (levels + 1), *padded patch)."""
-        return self._views(x, [[int(i)] for i in start], self.patch_size(x.shape[2:]), self.levels)
+        starts = [[int(i)] for i in start]
+        return self._views(x, starts, self.patch_size(x.shape[2:]), self.levels if levels is None else levels)
 
-    def random_patch(
-        self, x: torch.Tensor, y: torch.Tensor, generator: torch.Generator | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """One patch of every field at a random place, and the target's part there, without padding.
+    def random_patch(self, y: torch.Tensor, generator: torch.Generator | None = None) -> tuple[list[int], torch.Tensor]:
+        """A random place for a patch, and what fields have there, without padding.
 
         Args:
-            x: Inputs (B, C, *size).
-            y: Targets (B, C', *size).
+            y: (B, C, *size).
             generator: A CPU generator; torch's global one by default.
+
+        Returns:
+            The first point along each axis, for `patch_at`, and (B, C, *patch). In a periodic field a patch may go over
+            the border.
         """
-        size = x.shape[2:]
+        size = y.shape[2:]
         patch = self.patch_size(size)
         last = [n if self.boundary == "circular" else n - s + 1 for n, s in zip(size, patch, strict=True)]
         start = [int(torch.randint(n, (), generator=generator)) for n in last]
         for axis, (i, s, n) in enumerate(zip(start, patch, size, strict=True), start=2):
             y = y.index_select(axis, torch.arange(i, i + s, device=y.device) % n)
-        return self.patch_at(x, start), y
+        return start, y
 
     def crop(self, y: torch.Tensor, size: Sequence[int] | None = None) -> torch.Tensor:
         """Cut the padding off patches (P, C, *padded patch).
@@ -154,8 +159,8 @@ class MultigridPatching:
 
         Args:
             y: (B * 2 ** (levels * axes), C, *patch), padded or not; of a group's process, its share of them.
-            size: Points of the field along each axis; by default those of patches without padding, or of the padded
-                ones that `patch` makes.
+            size: Points of the field along each axis; by default those of the fields that were patched last if such
+                patches fit, and otherwise those that padded patches of this size come from.
 
         Returns:
             (B, C, *size).
@@ -164,6 +169,10 @@ class MultigridPatching:
             ValueError: The number or the size of the patches does not fit.
         """
         parts, axes = 2**self.levels, y.ndim - 2
+        if size is None and self._size is not None and len(self._size) == axes:
+            own = [n // parts for n in self._size]
+            padded = [n + 2 * p for n, p in zip(own, self.padding(self._size), strict=True)]
+            size = self._size if list(y.shape[2:]) in (own, padded) else None
         if size is None:
             size = [(n - 2 * p) * parts for n, p in zip(y.shape[2:], self._padding_of(y.shape[2:]), strict=True)]
         patch = self.patch_size(size)
@@ -184,9 +193,7 @@ class MultigridPatching:
     def _process_group(self) -> Any:
         return dist.group.WORLD if isinstance(self.group, str) else self.group
 
-    def _views(
-        self, x: torch.Tensor, starts: list[list[int]], patch: list[int], levels: int
-    ) -> torch.Tensor:
+    def _views(self, x: torch.Tensor, starts: list[list[int]], patch: list[int], levels: int) -> torch.Tensor:
         size, padding = x.shape[2:], self.padding(x.shape[2:])
         views = []
         for level in range(levels + 1):

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from blockzoo.layers.factorized_tensor import (
-    FactorizedTensor,
     Factorization,
+    FactorizedTensor,
     chain_last,
     complex_matmul,
     complex_times,
@@ -311,7 +311,7 @@ class SpectralConv(nn.Module):
         return torch.view_as_complex(y.movedim(-2, -1).contiguous()).movedim(-1, 1)
 
     def channels_last(self, x: torch.Tensor, output_size: Sequence[int] | None = None) -> torch.Tensor:
-        """The same for fields (B, *size, C), and (B, *size, 2, C) if complex, with their parts on the last axis but one."""
+        """The same for fields (B, *size, C); of complex ones, (B, *size, 2, C), with parts in front of channels."""
         size = x.shape[1 : 1 + len(self.n_modes)]
         output_size = size if output_size is None else output_size
         bands = self.bands(size, output_size)

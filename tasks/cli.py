@@ -30,17 +30,23 @@ from blockzoo.tasks.checkpoint_io import AtomicCheckpointIO
 from blockzoo.tasks.cli_errors import UsageError, explain
 from blockzoo.tasks.data.base import ZooData
 from blockzoo.tasks.data.cifar import CIFAR10, FashionMNIST
+from blockzoo.tasks.data.fields import DarcyFlow, FieldFiles, NavierStokes
 from blockzoo.tasks.data.images import ImageFolder, TorchvisionImages
 from blockzoo.tasks.data.series import JapaneseVowels, UEASeries
 from blockzoo.tasks.image_classification import ImageClassification
+from blockzoo.tasks.operator_learning import OperatorLearning
 from blockzoo.tasks.series_classification import SeriesClassification
 
 __all__ = [
     "CIFAR10",
+    "DarcyFlow",
     "FashionMNIST",
+    "FieldFiles",
     "ImageClassification",
     "ImageFolder",
     "JapaneseVowels",
+    "NavierStokes",
+    "OperatorLearning",
     "RunFolder",
     "ScheduledDropPathProgress",
     "SeriesClassification",

@@ -1,5 +1,6 @@
 """Fixtures that all tests share."""
 
+import itertools
 import json
 import os
 import sys
@@ -30,9 +31,16 @@ def noise(name: str, shape: tuple[int, ...]) -> np.ndarray:
     return np.random.Generator(np.random.PCG64(zlib.crc32(name.encode()))).standard_normal(shape, dtype=np.float32)
 
 
-def named_weight(name: str, shape: tuple[int, ...], gain: float) -> torch.Tensor:
+def named_weight(
+    name: str, shape: tuple[int, ...], gain: float, dtype: str = "float32", scale: list[float] | None = None
+) -> torch.Tensor:
     """The golden cases' value of the official parameter or buffer `name`."""
+    if dtype.startswith("complex"):
+        spread, offset = scale or (np.sqrt(gain / np.prod(shape[1:])) if len(shape) >= 2 else 0.1, 0.0)
+        return torch.view_as_complex(torch.from_numpy(np.float32(spread) * noise(name, (*shape, 2)))) + offset
     x = noise(name, shape)
+    if scale:
+        return torch.from_numpy(np.asarray(np.float32(scale[0]) * x + np.float32(scale[1])))
     if name.endswith("num_batches_tracked"):
         return torch.zeros(shape, dtype=torch.int64)
     if name.endswith("running_var"):
@@ -78,8 +86,10 @@ class Golden:
         return {
             name: self.array(f"extra_sd_{name}")
             if f"extra_sd_{name}" in self.arrays
-            else named_weight(name, tuple(shape), self.meta.get("gain", 2.0))
-            for name, shape, _, filled in self.meta["table"]
+            else named_weight(
+                name, tuple(shape), self.meta.get("gain", 2.0), dtype, self.meta.get("scales", {}).get(name)
+            )
+            for name, shape, dtype, filled in self.meta["table"]
             if filled
         }
 
@@ -101,3 +111,20 @@ def golden():
         return Golden(arrays, json.loads(arrays.pop("meta").tobytes()))
 
     return load
+
+
+@pytest.fixture
+def waves():
+    """Makes a field (1, *size, 1) of a few whole waves up to a frequency, known on every grid."""
+
+    def make(size: tuple[int, ...], highest: int, seed: int = 0) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        points = torch.meshgrid(*[torch.arange(n, dtype=torch.double) / n for n in size], indexing="ij")
+        field = torch.zeros(size, dtype=torch.double)
+        for k in itertools.product(range(-highest, highest + 1), repeat=len(size)):
+            a, b = torch.randn(2, generator=generator, dtype=torch.double)
+            phase = 2 * torch.pi * sum(f * p for f, p in zip(k, points, strict=True))
+            field = field + a * torch.cos(phase) + b * torch.sin(phase)
+        return field[None, ..., None]
+
+    return make

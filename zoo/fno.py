@@ -123,7 +123,11 @@ class FNOBlock(nn.Module):
         if self.mlp is not None:
             y = self.mlp(h)
             if isinstance(self.mlp_skip, SoftGate) and not moved:
-                y = torch.addcmul(y, x, self.mlp_skip.weight.to(y.dtype)) if x.dtype == y.dtype else y + self.mlp_skip(x)
+                y = (
+                    torch.addcmul(y, x, self.mlp_skip.weight.to(y.dtype))
+                    if x.dtype == y.dtype
+                    else y + self.mlp_skip(x)
+                )
             elif self.mlp_skip is not None:
                 y = y + self._moved(self.mlp_skip(x), output_size, moved)
             h = y
@@ -317,6 +321,47 @@ class FNO(ZooModel):
             )
         self.blocks = nn.ModuleList(blocks)
         self.projection = pair(lambda: PointwiseMLP(width, behind, out_chans, act, **dd))
+        for name, count in (("input", in_chans), ("output", out_chans)):
+            self.register_buffer(f"{name}_mean", torch.zeros(count, **dd))
+            self.register_buffer(f"{name}_std", torch.ones(count, **dd))
+
+    @torch.no_grad()
+    def set_statistics(
+        self,
+        input_mean: torch.Tensor | None = None,
+        input_std: torch.Tensor | None = None,
+        output_mean: torch.Tensor | None = None,
+        output_std: torch.Tensor | None = None,
+    ) -> None:
+        """Say what fields look like in their own units: inputs are standardised, and outputs brought back.
+
+        The model's inputs and outputs stay in these units. The values are part of the state dict; at the start they are
+        0 and 1.
+
+        Args:
+            input_mean: Mean of each input channel, (in_chans,).
+            input_std: Its standard deviation.
+            output_mean: Mean of each output channel, (out_chans,).
+            output_std: Its standard deviation.
+
+        Raises:
+            ValueError: A deviation is not positive.
+        """
+        given = {"input_mean": input_mean, "input_std": input_std, "output_mean": output_mean, "output_std": output_std}
+        for name, value in given.items():
+            if value is not None:
+                if name.endswith("std") and not bool((value > 0).all()):
+                    raise ValueError(f"{name}={value.tolist()} must be positive")
+                getattr(self, name).copy_(value)
+
+    def _standardised(self, x: torch.Tensor) -> torch.Tensor:
+        """Inputs (B, in_chans, *size) without units."""
+        shape = [-1] + [1] * (x.ndim - 2)
+        return (x - self.input_mean.reshape(shape)) / self.input_std.reshape(shape)
+
+    def _in_units(self, y: torch.Tensor) -> torch.Tensor:
+        shape = [-1] + [1] * (y.ndim - 2)
+        return y * self.output_std.reshape(shape) + self.output_mean.reshape(shape)
 
     def _lifted_chans(self) -> int:
         """Channels of what is lifted, coordinates aside."""
@@ -370,6 +415,13 @@ class FNO(ZooModel):
         Returns:
             (B, out_chans, *output_size).
         """
+        self._check(x)
+        return self._in_units(self._map(self._standardised(x), output_size, embedding))
+
+    def _map(
+        self, x: torch.Tensor, output_size: Sequence[int] | None = None, embedding: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The network between standardised fields."""
         return self._outward(self._project(self._features(self._inward(x), output_size, embedding)))
 
     def forward_features(
@@ -379,23 +431,28 @@ class FNO(ZooModel):
         embedding: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """What the blocks make of x: (B, hidden_channels, *output_size)."""
-        return self._outward(self._features(self._inward(x), output_size, embedding))
+        self._check(x)
+        return self._outward(self._features(self._inward(self._standardised(x)), output_size, embedding))
 
     def forward_head(self, x: torch.Tensor) -> torch.Tensor:
         """(B, hidden_channels, *size) -> (B, out_chans, *size)."""
-        return self._outward(self._project(self._inward(x)))
+        return self._in_units(self._outward(self._project(self._inward(x))))
 
     def _project(self, x: torch.Tensor) -> torch.Tensor:
         y: torch.Tensor = self.projection(x)
         return y
 
-    def _inward(self, x: torch.Tensor) -> torch.Tensor:
-        """To channels last, with the parts of complex numbers on the last axis but one."""
+    def _check(self, x: torch.Tensor) -> None:
         dims = len(self.n_modes)
-        if x.ndim != dims + 2:
-            raise ValueError(f"x of shape {tuple(x.shape)} must have {dims + 2} axes, (B, C, *size)")
+        if x.ndim != dims + 2 or x.shape[1] != self.in_chans:
+            raise ValueError(
+                f"x of shape {tuple(x.shape)} must be (B, {self.in_chans}, *size) with {dims} axes of space"
+            )
         if x.is_complex() != self.complex_data:
             raise ValueError(f"x is {x.dtype}, but the model was made with complex_data={self.complex_data}")
+
+    def _inward(self, x: torch.Tensor) -> torch.Tensor:
+        """To channels last, with the parts of complex numbers on the last axis but one."""
         x = x.movedim(1, -1)
         return torch.view_as_real(x).movedim(-1, -2) if self.complex_data else x
 
@@ -450,7 +507,7 @@ class FNO(ZooModel):
         if not any(name.startswith("fno_blocks.") for name in state_dict):
             return {name: value for name, value in state_dict.items() if name != "_metadata"}
         assert isinstance(model, FNO)
-        converted: dict[str, Any] = {}
+        converted: dict[str, Any] = {name: value for name, value in model.named_buffers() if _is_statistic(name)}
         for name, value in state_dict.items():
             if name == "_metadata":
                 continue
@@ -466,6 +523,10 @@ def _each(value: float | Sequence[float], count: int, name: str) -> list[float]:
     return values
 
 
+def _is_statistic(name: str) -> bool:
+    return name in ("input_mean", "input_std", "output_mean", "output_std")
+
+
 _PARTS = {"fr": "real", "fi": "imag"}
 
 
@@ -474,9 +535,7 @@ def _converted(name: str, value: torch.Tensor, model: FNO) -> list[tuple[str, to
     name = re.sub(r"\.(fr|fi)\.", lambda found: f".{_PARTS[found[1]]}.", name)
     if found := re.fullmatch(r"(lifting|projection)(\.real|\.imag)?\.fcs\.(\d)\.(weight|bias)", name):
         return [(f"{found[1]}{found[2] or ''}.layers.{found[3]}.{found[4]}", _matrix(value))]
-    if found := re.fullmatch(
-        r"fno_blocks\.(?:channel_)?mlp\.(\d+)(\.real|\.imag)?\.fcs\.(\d)\.(weight|bias)", name
-    ):
+    if found := re.fullmatch(r"fno_blocks\.(?:channel_)?mlp\.(\d+)(\.real|\.imag)?\.fcs\.(\d)\.(weight|bias)", name):
         return [(f"blocks.{found[1]}.mlp{found[2] or ''}.layers.{found[3]}.{found[4]}", _matrix(value))]
     if found := re.fullmatch(
         r"fno_blocks\.(fno_skips|(?:channel_)?mlp_skips)\.(\d+)(\.real|\.imag)?\.(?:conv\.)?weight", name
@@ -640,41 +699,62 @@ class MGTFNO(FNO):
         """Map a field to a field on the same grid: (B, in_chans, *size) -> (B, out_chans, *size)."""
         if output_size is not None and tuple(output_size) != tuple(x.shape[2:]):
             raise ValueError(f"output_size={tuple(output_size)} must be that of x, {tuple(x.shape[2:])}")
-        self._inward(x)  # checks
-        return self.patching.stitch(self._map_patches(self.patch(x)), x.shape[2:])
+        self._check(x)
+        patches = self._cut(self._standardised(x))
+        return self._in_units(self.patching.stitch(self._map_patches(patches), x.shape[2:]))
 
-    def patch(self, x: torch.Tensor) -> torch.Tensor:
+    def _cut(self, x: torch.Tensor) -> torch.Tensor:
         """Patches of x as the network takes them, coordinates appended if they are those of the whole field."""
         patches = self.patching.patch(x)
         if not self.global_coordinates or self.positional_embedding is None:
             return patches
-        coordinates = coordinate_grid(x.shape[2:], x).movedim(-1, 0).expand(len(x), len(self.n_modes), *x.shape[2:])
-        return torch.cat([patches, self.patching.patch(coordinates, levels=0)], 1)
+        return torch.cat([patches, self.patching.patch(self._coordinates(x), levels=0)], 1)
+
+    def _coordinates(self, x: torch.Tensor) -> torch.Tensor:
+        return coordinate_grid(x.shape[2:], x).movedim(-1, 0).expand(len(x), len(self.n_modes), *x.shape[2:])
+
+    def forward_random_patch(
+        self, x: torch.Tensor, y: torch.Tensor, generator: torch.Generator | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Prediction and target of one patch of every field at a random place: what training on patches takes.
+
+        Args:
+            x: Inputs (B, in_chans, *size).
+            y: Targets (B, out_chans, *size).
+            generator: See `MultigridPatching.random_patch`.
+
+        Returns:
+            Two tensors (B, out_chans, *patch).
+        """
+        self._check(x)
+        start, target = self.patching.random_patch(y, generator)
+        patches = self.patching.patch_at(self._standardised(x), start)
+        if self.global_coordinates and self.positional_embedding is not None:
+            patches = torch.cat([patches, self.patching.patch_at(self._coordinates(x), start, levels=0)], 1)
+        return self._in_units(self.patching.crop(self._map(patches), x.shape[2:])), target
 
     def _with_coordinates(self, x: torch.Tensor) -> torch.Tensor:
         return x if self.global_coordinates else super()._with_coordinates(x)
 
-    def forward_patches(self, patches: torch.Tensor) -> torch.Tensor:
-        """Map padded patches, see `patch`, by the network: (P, C, *patch) -> (P, out_chans, *patch)."""
-        return super().forward(patches)
-
     def _map_patches(self, patches: torch.Tensor) -> torch.Tensor:
         step = self.patches_per_step
         if step is None or len(patches) <= step:
-            return self.forward_patches(patches)
+            return self._map(patches)
         done = []
         for part in patches.split(step):
             if torch.is_grad_enabled():
-                done.append(self.patching.crop(checkpoint(self.forward_patches, part, use_reentrant=False)))
+                done.append(self.patching.crop(checkpoint(self._map, part, use_reentrant=False)))
             else:
-                done.append(self.patching.crop(self.forward_patches(part)))
+                done.append(self.patching.crop(self._map(part)))
         return torch.cat(done)
 
     def forward_features(
         self, x: torch.Tensor, output_size: Sequence[int] | None = None, embedding: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Features of all patches, stitched: (B, hidden_channels, *size)."""
-        return self.patching.stitch(super().forward_features(self.patch(x)), x.shape[2:])
+        self._check(x)
+        patches = self._inward(self._cut(self._standardised(x)))
+        return self.patching.stitch(self._outward(self._features(patches, output_size, embedding)), x.shape[2:])
 
 
 def _tagged(name: str, cfg: ZooCfg) -> dict[str, ZooCfg]:
