@@ -28,28 +28,45 @@ from blockzoo.tasks.callbacks.run_folder import RunFolder
 from blockzoo.tasks.callbacks.save_config import SaveFitConfig
 from blockzoo.tasks.checkpoint_io import AtomicCheckpointIO
 from blockzoo.tasks.cli_errors import UsageError, explain
+from blockzoo.tasks.data.anomaly import AnomalyFiles, InternalBleeding
 from blockzoo.tasks.data.base import ZooData
 from blockzoo.tasks.data.cifar import CIFAR10, FashionMNIST
+from blockzoo.tasks.data.competition import M4, M3Monthly
+from blockzoo.tasks.data.csv_series import CSVSeries, Daphnet
 from blockzoo.tasks.data.fields import DarcyFlow, FieldFiles, NavierStokes
 from blockzoo.tasks.data.images import ImageFolder, TorchvisionImages
 from blockzoo.tasks.data.series import JapaneseVowels, UEASeries
 from blockzoo.tasks.image_classification import ImageClassification
 from blockzoo.tasks.operator_learning import OperatorLearning
+from blockzoo.tasks.series_anomaly import SeriesAnomaly
 from blockzoo.tasks.series_classification import SeriesClassification
+from blockzoo.tasks.series_forecasting import SeriesForecasting
+from blockzoo.tasks.series_imputation import SeriesImputation
+from blockzoo.tasks.series_short_term import SeriesShortTerm
 
 __all__ = [
     "CIFAR10",
+    "M4",
+    "AnomalyFiles",
+    "CSVSeries",
+    "Daphnet",
     "DarcyFlow",
     "FashionMNIST",
     "FieldFiles",
     "ImageClassification",
     "ImageFolder",
+    "InternalBleeding",
     "JapaneseVowels",
+    "M3Monthly",
     "NavierStokes",
     "OperatorLearning",
     "RunFolder",
     "ScheduledDropPathProgress",
+    "SeriesAnomaly",
     "SeriesClassification",
+    "SeriesForecasting",
+    "SeriesImputation",
+    "SeriesShortTerm",
     "TorchvisionImages",
     "UEASeries",
     "ZooCLI",

@@ -26,6 +26,7 @@ BUILDER_ARGS = ("features_only", "out_indices", "feature_cls", "output_fmt", "pr
 _OF_WEIGHTS: dict[str, Any] = {
     **dict.fromkeys(("url", "hf_hub_id", "file", "checkpoint", "label_names", "mean", "std", "description")),
     "model_args": {},
+    "series": {},
 }
 """Entries of a configuration that belong to one tag's weights, at the values that mean none."""
 
