@@ -26,6 +26,7 @@ from blockzoo.tasks.callbacks.drop_path import ScheduledDropPathProgress
 from blockzoo.tasks.callbacks.guards import ExactResume, InterruptGuard, NonFiniteLossError, NonFiniteLossGuard
 from blockzoo.tasks.callbacks.run_folder import RunFolder
 from blockzoo.tasks.callbacks.save_config import SaveFitConfig
+from blockzoo.tasks.callbacks.series_plots import SeriesPlots
 from blockzoo.tasks.checkpoint_io import AtomicCheckpointIO
 from blockzoo.tasks.cli_errors import UsageError, explain
 from blockzoo.tasks.data.anomaly import AnomalyFiles, InternalBleeding
@@ -66,6 +67,7 @@ __all__ = [
     "SeriesClassification",
     "SeriesForecasting",
     "SeriesImputation",
+    "SeriesPlots",
     "SeriesShortTerm",
     "TorchvisionImages",
     "UEASeries",

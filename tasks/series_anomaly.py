@@ -88,7 +88,8 @@ class SeriesAnomaly(SeriesTask):
         for windows in self._windows:
             starts, scores = (torch.cat([pair[i] for pair in windows]) for i in range(2))
             if self.trainer.world_size > 1:
-                starts, scores = (self.all_gather(part.to(self.device)).flatten(0, 1) for part in (starts, scores))
+                gathered: Any = self.all_gather((starts.to(self.device), scores.to(self.device)))
+                starts, scores = (part.flatten(0, 1) for part in gathered)
             parts.append(step_scores(starts, scores))
         covered, score = parts[2]
         label = self.trainer.datamodule.label[covered.cpu()]  # type: ignore[attr-defined]  # of the data module

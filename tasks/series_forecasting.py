@@ -1,5 +1,6 @@
 """Long-term forecasting of multivariate series."""
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -9,7 +10,7 @@ from blockzoo.tasks.series_task import SeriesTask, masked_mean
 
 __all__ = ["SeriesForecasting"]
 
-_LOSSES = {"mse": F.mse_loss, "mae": F.l1_loss, "huber": F.huber_loss}
+_LOSSES: dict[str, Callable[..., torch.Tensor]] = {"mse": F.mse_loss, "mae": F.l1_loss, "huber": F.huber_loss}
 
 
 class SeriesForecasting(SeriesTask):

@@ -56,8 +56,8 @@ class SeriesImputation(SeriesTask):
         """See `Task.shared_step`."""
         if stage == "train":
             rates = torch.tensor(self.mask_rates, device=self.device)
-            rate = rates[torch.randint(len(rates), (len(batch["x"]), 1, 1), device=self.device)]
-            hidden = torch.rand_like(batch["x"]) <= rate
+            drawn = rates[torch.randint(len(rates), (len(batch["x"]), 1, 1), device=self.device)]
+            hidden = torch.rand_like(batch["x"]) <= drawn
             loss = self._reconstruct(batch, hidden, stage)[0]
             self.log_mean("train/loss", loss, len(batch["x"]), prog_bar=True)
             return loss

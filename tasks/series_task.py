@@ -26,6 +26,8 @@ class SeriesTask(Task):
         **kwargs: See `Task`.
     """
 
+    unit: torch.Tensor
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.num_targets = int(self.model.in_chans)

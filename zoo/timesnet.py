@@ -5,8 +5,8 @@ Time-Series-Library, whose outputs these models reproduce from the same weights.
 
 What differs from that code: each inception block is one convolution; the period search neither synchronises a device
 nor breaks a graph; periods can be chosen per sample (`period_scope="sample"`); calendar features are a call argument
-that may be left out; statistics of a series with no observed value are finite; arguments without effect are gone; models
-that forecast and detect take a mask of missing values too.
+that may be left out; statistics of a series with no observed value are finite; models that forecast and detect take
+a mask of missing values too; arguments without effect are gone.
 
 Series are (B, T, C): batch, steps, channels. `seq_len` is T of the input, `pred_len` the number of steps to forecast.
 """

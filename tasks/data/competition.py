@@ -75,9 +75,9 @@ class ManySeries(ZooData):
 
     A sample has `x` and `mask` (seq_len, 1), the last steps before a cut, zeros in front of a short series' first;
     `y` and `y_mask` (pred_len, 1), the steps behind it; `index`; and in evaluation `scale`, the series' `mase_scale`,
-    and sMAPE and MASE of Naive 2 on it. Values are in the series' own units. Training cuts are random, not further from the
-    end than `reach` horizons. Validation forecasts the last horizon of the training part, which training then never
-    sees as a target; test forecasts what comes behind the training part.
+    and sMAPE and MASE of Naive 2 on it. Values are in the series' own units. Training cuts are random, not further
+    from the end than `reach` horizons. Validation forecasts the last horizon of the training part, which training then
+    never sees as a target; test forecasts what comes behind the training part.
 
     Args:
         pred_len: The horizon.
