@@ -231,25 +231,29 @@ def _expand(args: Sequence[str]) -> list[str]:
     return out
 
 
-def run(args: Sequence[str] | None = None) -> ZooCLI:
-    """Parse, build and run; errors come as exceptions. Returns the finished command line object."""
+def run(args: Sequence[str] | None = None, execute: bool = True) -> ZooCLI:
+    """Parse, build and run; errors come as exceptions. Returns the finished command line object.
+
+    With `execute=False` there is no subcommand: what the options describe is built and not run.
+    """
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        return _run(args)
+        return _run(args, execute)
     finally:
         for number, handler in handlers.items():
             if threading.current_thread() is threading.main_thread():
                 signal.signal(number, handler)
 
 
-def _run(args: Sequence[str] | None) -> ZooCLI:
+def _run(args: Sequence[str] | None, execute: bool) -> ZooCLI:
     return ZooCLI(
         Task,
         ZooData,
         subclass_mode_model=True,
         subclass_mode_data=True,
         args=None if args is None else list(args),
+        run=execute,
         seed_everything_default=0,
         auto_configure_optimizers=False,
         trainer_defaults={"default_root_dir": "runs"},

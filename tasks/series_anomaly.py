@@ -19,14 +19,13 @@ def step_scores(starts: torch.Tensor, scores: torch.Tensor) -> tuple[torch.Tenso
         scores: (N, seq_len).
 
     Returns:
-        The steps that any window covers, int64 (M,), in order, and their scores (M,).
+        The steps that any window covers, int64 (M,), in order, and their scores, float64 (M,), both on the CPU.
     """
-    steps = (starts[:, None] + torch.arange(scores.shape[1], device=starts.device)).flatten()
+    starts, scores = starts.cpu(), scores.cpu().double()
+    steps = (starts[:, None] + torch.arange(scores.shape[1])).flatten()
     covered, place = steps.unique(return_inverse=True)
-    total = torch.zeros(len(covered), dtype=torch.float64, device="cpu").index_add_(
-        0, place.cpu(), scores.flatten().double().cpu()
-    )
-    return covered, total / torch.bincount(place.cpu())
+    total = torch.zeros(len(covered), dtype=torch.float64).index_add_(0, place, scores.flatten())
+    return covered, total / torch.bincount(place)
 
 
 class SeriesAnomaly(SeriesTask):
@@ -58,7 +57,7 @@ class SeriesAnomaly(SeriesTask):
         if not 0 <= val_quantile <= 1:
             raise ValueError(f"val_quantile={val_quantile} must be from 0 to 1")
         self.anomaly_ratio, self.val_quantile = anomaly_ratio, val_quantile
-        self._windows: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[], [], []]
+        self._windows: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.test_result: dict[str, torch.Tensor] = {}
 
     def shared_step(self, batch: dict[str, torch.Tensor], stage: str) -> torch.Tensor:
@@ -74,25 +73,25 @@ class SeriesAnomaly(SeriesTask):
             return error.mean(-1)
         return (error * batch["mask"]).sum(-1) / batch["mask"].sum(-1).clamp(min=1)
 
-    def test_step(self, batch: dict[str, torch.Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Scores of one batch of training (0), validation (1) or test windows (2)."""
-        self._windows[dataloader_idx].append((batch["index"].cpu(), self.score(batch).cpu()))
+    def test_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> None:
+        """Scores of a batch of test windows."""
+        self._windows.append((batch["index"], self.score(batch)))
 
     def on_test_epoch_start(self) -> None:
         """Forget the scores of an earlier test."""
-        self._windows = [[], [], []]
+        self._windows = []
 
     def on_test_epoch_end(self) -> None:
         """Thresholds and metrics, over all steps at once."""
-        parts = []
-        for windows in self._windows:
-            starts, scores = (torch.cat([pair[i] for pair in windows]) for i in range(2))
-            if self.trainer.world_size > 1:
-                gathered: Any = self.all_gather((starts.to(self.device), scores.to(self.device)))
-                starts, scores = (part.flatten(0, 1) for part in gathered)
-            parts.append(step_scores(starts, scores))
+        starts, scores = (torch.cat([pair[i] for pair in self._windows]) for i in range(2))
+        if self.trainer.world_size > 1:
+            gathered: Any = self.all_gather((starts, scores))
+            starts, scores = (part.flatten(0, 1) for part in gathered)
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]  # which a test of a task always has
+        parts = [self._scores_of(loader) for loader in data.threshold_dataloaders()]
+        parts.append(step_scores(starts, scores))
         covered, score = parts[2]
-        label = self.trainer.datamodule.label[covered.cpu()]  # type: ignore[attr-defined]  # of the data module
+        label = data.label[covered]
         everything = torch.cat([part[1] for part in parts])
         ratio = _quantile(everything, 1 - self.anomaly_ratio / 100)
         calm = _quantile(parts[1][1], self.val_quantile)
@@ -104,9 +103,16 @@ class SeriesAnomaly(SeriesTask):
         for name, value in found.items():
             self.log(f"test/{name}", value, rank_zero_only=True, prog_bar=name in ("auroc", "f1"))
         self.test_result = {"step": covered, "score": score, "label": label, "threshold": torch.tensor([ratio, calm])}
-        self._windows = [[], [], []]
+        self._windows = []
         if not label.any():
             rank_zero_info("no test step is anomalous: precision, recall and F1 say nothing")
+
+    def _scores_of(self, loader: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        windows = []
+        for batch in loader:
+            moved = self.transfer_batch_to_device(batch, self.device, 0)
+            windows.append((moved["index"], self.score(moved)))
+        return step_scores(*(torch.cat([pair[i] for pair in windows]) for i in range(2)))
 
     def predict_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> dict[str, torch.Tensor]:
         """Scores (B, seq_len), and the row of each window's first step (B,)."""

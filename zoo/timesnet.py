@@ -491,6 +491,7 @@ def _cfg(task: str, input_size: tuple[int, int], **kwargs: Any) -> ZooCfg:
         paper_name="TimesNet: Temporal 2D-Variation Modeling for General Time Series Analysis",
         paper_ids="arXiv:2210.02186",
         origin_url="https://github.com/thuml/Time-Series-Library",
+        none_args=("time_freq",),
         **kwargs,
     )
 

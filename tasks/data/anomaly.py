@@ -22,8 +22,7 @@ class AnomalyFiles(ZooData):
 
     Files are `.npy` arrays (steps, channels) or `.csv` tables with a header. Channels are standardised by the training
     part's observed values, without its validation share, the last part of it. Missing values are masked and counted.
-    Test batches come from three loaders: the training windows in order, the validation and the test windows, all with
-    `x`, `index` (row of the first step) and perhaps `mask`, as `Windows` makes them.
+    Samples have `x`, `index` (row of the first step) and perhaps `mask`, as `Windows` makes them.
 
     Args:
         train_path: The training part.
@@ -117,11 +116,10 @@ class AnomalyFiles(ZooData):
         """Channels whose reconstruction counts: all."""
         return len(self.mean)
 
-    def test_dataloader(self) -> Any:
-        """Training windows in order, for the threshold; validation windows, likewise; test windows."""
+    def threshold_dataloaders(self) -> tuple[Any, Any]:
+        """Training windows in order, and validation windows."""
         options: dict[str, Any] = {"batch_size": self.batch_size, "num_workers": self.num_workers}
-        train = DataLoader(dataset=self.scored, shuffle=False, **options)
-        return [train, self._loader("val"), self._loader("test")]
+        return DataLoader(dataset=self.scored, shuffle=False, **options), self._loader("val")
 
     @property
     def preprocessing(self) -> dict[str, Any]:

@@ -176,6 +176,7 @@ class Daphnet(CSVSeries):
     def __init__(
         self,
         seq_len: int = 96,
+        pred_len: int = 0,
         ratios: tuple[float, float, float] = (0.7, 0.1, 0.2),
         stride: int = 1,
         eval_stride: int = 1,
@@ -183,7 +184,7 @@ class Daphnet(CSVSeries):
         num_workers: int = 0,
     ) -> None:
         super().__init__(
-            "Daphnet S06R02E0", date_column=None, seq_len=seq_len, pred_len=0, time_freq=None, ratios=ratios,
+            "Daphnet S06R02E0", date_column=None, seq_len=seq_len, pred_len=pred_len, time_freq=None, ratios=ratios,
             stride=stride, eval_stride=eval_stride, batch_size=batch_size, num_workers=num_workers,
         )  # fmt: skip
 
