@@ -5,27 +5,10 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 
-from blockzoo.tasks.series_metrics import detection_scores, point_adjust, ranking_scores
+from blockzoo.tasks.series_metrics import detection_scores, point_adjust, ranking_scores, step_scores
 from blockzoo.tasks.series_task import SeriesTask, masked_mean
 
-__all__ = ["SeriesAnomaly", "step_scores"]
-
-
-def step_scores(starts: torch.Tensor, scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scores of steps from those of windows, the mean where windows overlap.
-
-    Args:
-        starts: Step that each window begins with, int64 (N,).
-        scores: (N, seq_len).
-
-    Returns:
-        The steps that any window covers, int64 (M,), in order, and their scores, float64 (M,), both on the CPU.
-    """
-    starts, scores = starts.cpu(), scores.cpu().double()
-    steps = (starts[:, None] + torch.arange(scores.shape[1])).flatten()
-    covered, place = steps.unique(return_inverse=True)
-    total = torch.zeros(len(covered), dtype=torch.float64).index_add_(0, place, scores.flatten())
-    return covered, total / torch.bincount(place)
+__all__ = ["SeriesAnomaly"]
 
 
 class SeriesAnomaly(SeriesTask):

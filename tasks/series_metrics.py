@@ -10,7 +10,6 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from torchmetrics.functional.classification import binary_auroc, binary_average_precision
 
 __all__ = [
     "BASELINES",
@@ -26,6 +25,7 @@ __all__ = [
     "ranking_scores",
     "seasonal_naive",
     "smape",
+    "step_scores",
 ]
 
 
@@ -190,6 +190,8 @@ def detection_scores(predicted: torch.Tensor, label: torch.Tensor) -> dict[str, 
 
 def ranking_scores(score: torch.Tensor, label: torch.Tensor) -> dict[str, float]:
     """Areas under the ROC and the precision-recall curve of scores (steps,), without a threshold and unadjusted."""
+    from torchmetrics.functional.classification import binary_auroc, binary_average_precision  # slow to import
+
     # torchmetrics squeezes scores outside [0, 1] by a sigmoid, which would make ties; ranks keep the order exactly
     _, rank = score.double().unique(return_inverse=True)
     scaled = rank.double() / max(int(rank.max()), 1)
@@ -197,3 +199,20 @@ def ranking_scores(score: torch.Tensor, label: torch.Tensor) -> dict[str, float]
         "auroc": float(binary_auroc(scaled, label.long())),
         "auprc": float(binary_average_precision(scaled, label.long())),
     }
+
+
+def step_scores(starts: torch.Tensor, scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scores of steps from those of windows, the mean where windows overlap.
+
+    Args:
+        starts: Step that each window begins with, int64 (N,).
+        scores: (N, seq_len).
+
+    Returns:
+        The steps that any window covers, int64 (M,), in order, and their scores, float64 (M,), both on the CPU.
+    """
+    starts, scores = starts.cpu(), scores.cpu().double()
+    steps = (starts[:, None] + torch.arange(scores.shape[1])).flatten()
+    covered, place = steps.unique(return_inverse=True)
+    total = torch.zeros(len(covered), dtype=torch.float64).index_add_(0, place, scores.flatten())
+    return covered, total / torch.bincount(place)

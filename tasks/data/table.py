@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-__all__ = ["MISSING", "Irregular", "SeriesTable", "future_dates", "parse_cell", "read_table"]
+__all__ = ["MISSING", "Irregular", "SeriesTable", "future_dates", "parse_cell", "past_dates", "read_table"]
 
 MISSING = ("", "na", "n/a", "nan", "null", "none", "?")
 """Cells that stand for a missing value, whatever their case."""
@@ -275,3 +275,8 @@ def future_dates(dates: np.ndarray, count: int) -> np.ndarray:
     numbers, size = _steps(dates)
     last = round((int(numbers[-1]) - int(numbers[0])) / size)
     return _continued(dates, last + 1 + np.arange(count))
+
+
+def past_dates(dates: np.ndarray, count: int) -> np.ndarray:
+    """The dates before some (at least two), datetime64[ms] (count,), in order."""
+    return _continued(dates, np.arange(-count, 0))
