@@ -57,6 +57,4 @@ class SeriesForecasting(SeriesTask):
 
     def predict_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> dict[str, torch.Tensor]:
         """Forecasts in the channels' units (B, pred_len, targets), and the row of each input's first step (B,)."""
-        data = getattr(self.trainer, "datamodule", None)
-        mean = torch.as_tensor(data.mean if data is not None else 0.0, dtype=self.unit.dtype, device=self.device)
-        return {"index": batch["index"], "forecast": self.targets(self.call_model(batch) * self.unit + mean)}
+        return {"index": batch["index"], "forecast": self.targets(self.call_model(batch) * self.unit + self.offset)}

@@ -95,9 +95,7 @@ class SeriesImputation(SeriesTask):
 
     def predict_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> dict[str, torch.Tensor]:
         """Series in the channels' units, missing values filled in, (B, seq_len, C), and their first rows (B,)."""
-        data = getattr(self.trainer, "datamodule", None)
-        mean = torch.as_tensor(data.mean if data is not None else 0.0, dtype=self.unit.dtype, device=self.device)
         x, output = batch["x"], self.call_model(batch)
         if "mask" in batch:
             x = torch.where(batch["mask"] != 0, x, output)
-        return {"index": batch["index"], "filled": x * self.unit + mean}
+        return {"index": batch["index"], "filled": x * self.unit + self.offset}

@@ -27,11 +27,13 @@ class SeriesTask(Task):
     """
 
     unit: torch.Tensor
+    offset: torch.Tensor
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.num_targets = int(self.model.in_chans)
         self.register_buffer("unit", torch.ones(self.num_targets), persistent=False)
+        self.register_buffer("offset", torch.zeros(self.num_targets), persistent=False)
 
     def setup(self, stage: str) -> None:
         """Check that data and model fit, and take over the units of the channels.
@@ -55,7 +57,7 @@ class SeriesTask(Task):
                     f"--model.init_args.model_kwargs.{name}={'null' if value is None else value}"
                 )
         self.num_targets = data.num_targets
-        self.unit = torch.as_tensor(data.std, dtype=self.unit.dtype, device=self.unit.device)
+        self.unit, self.offset = (torch.as_tensor(part).to(self.unit) for part in (data.std, data.mean))
 
     def call_model(self, batch: dict[str, torch.Tensor], mask: torch.Tensor | None = None) -> torch.Tensor:
         """The model's output (B, steps, C) for a batch, with the batch's mask unless another one is given."""

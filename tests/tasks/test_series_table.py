@@ -62,7 +62,10 @@ def test_months_are_equal_steps(table):
         ("date,a\n2024-01-01,1\n,2\n", "line 3, column 'date': '' is not like the first one"),
         ("date,a\n01/02/2024,1\n", "line 2, column 'date': '01/02/2024' is not a date in a known format; date_format"),
         ("date,a\n2024-02-30,1\n", "line 2, column 'date': '2024-02-30'"),
-        ("date,a\n2024-01-01,1\n2024-01-02,1\n2024-01-02,2\n", "line 4, column 'date': the date repeats that of line 3"),
+        (
+            "date,a\n2024-01-01,1\n2024-01-02,1\n2024-01-02,2\n",
+            "line 4, column 'date': the date repeats that of line 3",
+        ),
         ("date,a\n2024-01-01,1\n2024-01-02,1\n2023-01-03,2\n", "line 4, column 'date': the date 2023-01-03"),
         (
             "date,a\n2024-01-01 00:00,1\n2024-01-01 01:00,1\n2024-01-01 02:00,1\n2024-01-01 02:31,1\n",
