@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from blockzoo.tasks.cli import config_path, run
 from blockzoo.tasks.commands.output import print_table
 from blockzoo.tasks.data.anomaly import AnomalyFiles
 from blockzoo.tasks.data.competition import ManySeries
@@ -208,6 +207,8 @@ def main(argv: list[str] | None = None) -> Scores:
     parser.add_argument("--metric", help="metric of the JSON reports (default: the first)")
     parser.add_argument("--out", help="folder for a JSON report of each method")
     args, more = parser.parse_known_args(argv)
+    from blockzoo.tasks.cli import config_path, run  # with all tasks, which the functions above do not need
+
     built = run(["--config", config_path(args.config), *more], execute=False)
     task, data = built.model, built.datamodule
     data.setup("test")

@@ -10,9 +10,15 @@ from matplotlib.ticker import MaxNLocator
 
 from blockzoo.layers.period import find_periods
 
-__all__ = ["draw_anomalies", "draw_forecasts", "draw_imputations", "draw_periods"]
+__all__ = ["draw_anomalies", "draw_forecasts", "draw_imputations", "draw_periods", "typical"]
 
 BLUE, ORANGE, GREEN, GREY, RED = "#0072B2", "#D55E00", "#009E73", "#8a8a8a", "#CC0000"
+
+
+def typical(errors: torch.Tensor, count: int) -> list[int]:
+    """Indices of the errors (N,) at evenly spread quantiles from 0.1 to 0.9, so that the choice flatters nobody."""
+    order = errors.argsort()
+    return [int(order[int(q * (len(order) - 1))]) for q in torch.linspace(0.1, 0.9, count).tolist()]
 
 
 def _figure(rows: int, columns: int, width: float, height: float) -> tuple[Figure, Any]:

@@ -219,15 +219,7 @@ def test_anomaly_arrays_and_tables_give_the_same_samples(anomaly_files):
         assert len(arrays.datasets[part]) == len(tables.datasets[part]) == count
         assert torch.equal(arrays.datasets[part].values, tables.datasets[part].values)
     np.testing.assert_allclose(arrays.mean, train[:400].mean(0))
-    assert arrays.datasets["test"].starts.tolist() == [
-        0,
-        50,
-        100,
-        150,
-        200,
-        250,
-        280,
-    ]  # the last one ends with the file
+    assert arrays.datasets["test"].starts.tolist() == [*range(0, 251, 50), 280]  # the last one ends with the file
 
 
 def test_anomaly_files_that_do_not_fit_are_named(anomaly_files):
