@@ -12,7 +12,7 @@ import argparse
 import importlib.util
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,7 @@ def _statistical() -> dict[str, Forecaster]:
     return {"ETS": _ets, "Theta": _theta} if importlib.util.find_spec("statsmodels") else {}
 
 
-def many_series_baselines(data: ManySeries, methods: dict[str, Forecaster] | None = None) -> Scores:
+def many_series_baselines(data: ManySeries, methods: Mapping[str, Forecaster] | None = None) -> Scores:
     """sMAPE, MASE and OWA of methods over the test part of many series."""
     methods = {**BASELINES, **_statistical()} if methods is None else methods
     series = data.read()

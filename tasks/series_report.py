@@ -8,6 +8,7 @@ series at the quantiles 0.1 to 0.9 of the error (`forecasts.png`); or what the f
 """
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,7 @@ def main(argv: list[str] | None = None) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     finished = [run(["test", path, *QUIET]) for path in args.runs]
     tasks, data = [one.model for one in finished], finished[0].datamodule
+    kinds: dict[type, Callable[[list[Any], Any, Path], list[Path]]]
     kinds = {SeriesShortTerm: _short_term, SeriesImputation: _imputation, SeriesAnomaly: _anomalies}
     if type(tasks[0]) not in kinds:
         raise ValueError(f"{args.runs[0]}: no figures for a {type(tasks[0]).__name__}; its run folder has its own")
