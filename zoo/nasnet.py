@@ -340,8 +340,10 @@ class NASNet(ImageModel):
 
     @classmethod
     def convert_state_dict(cls, state_dict: dict[str, Any], model: ZooModel) -> dict[str, Any]:
-        """The layout of timm and Cadene, which is one, -> ours; a background class in front of 1000 is dropped, except
-        for a model of 1001 classes."""
+        """The layout of timm and Cadene, which is one, -> ours.
+
+        A background class in front of 1000 is dropped, except for a model of 1001 classes.
+        """
         if not any(name.startswith(("conv0.", "cell_stem_0.", "cell_0.")) for name in state_dict):
             return state_dict
         assert isinstance(model, NASNet)
