@@ -1,0 +1,198 @@
+"""Pseudo-3-D convolutions: 1x3x3 over space and 3x1x1 over time instead of 3x3x3, in the three orders of P3D.
+
+Source: "Learning Spatio-Temporal Representation with Pseudo-3D Residual Networks" (2017), section 3.1, equations 2 to 5.
+
+A clip is (B, C, T, H, W). All convolutions here are 2-D: those over space see frames (B * T, C, H, W), those over time
+see (B, C, T, H * W). With the memory order (B, T, H, W, C), PyTorch's `channels_last_3d`, both are views of the clip and
+nothing is ever rearranged; a clip in another order is copied once and stays in this one.
+"""
+
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from timm.layers import register_notrace_function
+from torch import nn
+
+from blockzoo.layers.conv_norm_act import ConvNormAct, replace_parameters
+
+__all__ = ["FrameConv", "PseudoConv3d", "TimeConv", "as_clip", "as_frames", "channels_last_clip", "pool_time"]
+
+Structure = Literal["A", "B", "C"]
+
+
+def channels_last_clip(x: torch.Tensor) -> torch.Tensor:
+    """A clip (B, C, T, H, W) in the memory order (B, T, H, W, C), copied if it is in another."""
+    return x.contiguous(memory_format=torch.channels_last_3d)
+
+
+def as_frames(x: torch.Tensor) -> torch.Tensor:
+    """View a clip (B, C, T, H, W) as frames (B * T, C, H, W)."""
+    batch, chans, steps, height, width = x.shape
+    return x.permute(0, 2, 3, 4, 1).reshape(batch * steps, height, width, chans).permute(0, 3, 1, 2)
+
+
+def as_clip(x: torch.Tensor, steps: int) -> torch.Tensor:
+    """View frames (B * steps, C, H, W) as a clip (B, C, steps, H, W)."""
+    frames, chans, height, width = x.shape
+    return x.permute(0, 2, 3, 1).reshape(frames // steps, steps, height, width, chans).permute(0, 4, 1, 2, 3)
+
+
+@register_notrace_function
+def pool_time(x: torch.Tensor, keep_last: bool) -> torch.Tensor:
+    """Maximum over pairs of frames.
+
+    A single frame stays. Of an odd number, the last one is dropped, or kept by itself.
+
+    Args:
+        x: (B, C, T, H, W).
+        keep_last: Whether the last of an odd number of frames is kept (Caffe's rounding up) or dropped (PyTorch's
+            rounding down).
+
+    Returns:
+        (B, C, T', H, W) with T' = T / 2, rounded up or down, at least 1.
+    """
+    steps = x.shape[2]
+    if steps == 1:
+        return x
+    pairs = steps // 2 * 2
+    y = torch.maximum(x[:, :, 0:pairs:2], x[:, :, 1:pairs:2])
+    if keep_last and pairs < steps:
+        y = channels_last_clip(torch.cat([y, x[:, :, pairs:]], 2))
+    return y
+
+
+class FrameConv(nn.Module):
+    """`ConvNormAct` on every frame by itself: a 1 x k x k convolution.
+
+    Args:
+        in_chans: Input channels.
+        out_chans: Output channels.
+        kernel_size: k.
+        stride: In space.
+        act_layer: Class of the activation, or None for none.
+        device: Device of the parameters.
+        dtype: Type of the parameters.
+
+    Shape:
+        (B, in_chans, T, H, W) -> (B, out_chans, T, H', W').
+    """
+
+    def __init__(
+        self,
+        in_chans: int,
+        out_chans: int,
+        kernel_size: int = 1,
+        stride: int = 1,
+        act_layer: type[nn.Module] | None = nn.ReLU,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.layer = ConvNormAct(in_chans, out_chans, kernel_size, stride, act_layer=act_layer, **dd)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply the layer to x (B, in_chans, T, H, W)."""
+        return as_clip(self.layer(as_frames(x)), x.shape[2])
+
+
+class TimeConv(nn.Module):
+    """`ConvNormAct` on every pixel's course over time: a 3 x 1 x 1 convolution, zeros before the first and last frame.
+
+    As matrix products, each output frame is a sum of three: those of its neighbours and of itself with one matrix each.
+
+    Args:
+        chans: Channels.
+        act_layer: Class of the activation, or None for none.
+        device: Device of the parameters.
+        dtype: Type of the parameters.
+
+    Shape:
+        (B, chans, T, H, W) -> the same.
+    """
+
+    def __init__(
+        self,
+        chans: int,
+        act_layer: type[nn.Module] | None = nn.ReLU,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.layer = ConvNormAct(chans, chans, (3, 1), act_layer=act_layer, **dd)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply the layer to x (B, chans, T, H, W)."""
+        batch, chans, steps, height, width = x.shape
+        courses = x.permute(0, 2, 3, 4, 1).reshape(batch, steps, height * width, chans).permute(0, 3, 1, 2)
+        y = self.layer(courses)
+        return y.permute(0, 2, 3, 1).reshape(batch, steps, height, width, chans).permute(0, 4, 1, 2, 3)
+
+
+class PseudoConv3d(nn.Module):
+    """The pair of convolutions in the middle of a P3D block, with S over space and T over time.
+
+    | structure | port | caffe |
+    | --- | --- | --- |
+    | A | T(S(x)) | the same |
+    | B | S(x) + T(x) | relu(S(x) + T'(x)) |
+    | C | S(x) + T(S(x)) | relu(S(x) + T'(S(x))), or relu of the half of it with `mean_c` |
+
+    S and T end in batch norm and ReLU, T' in batch norm only. "port" is what the PyTorch port computes, "caffe" the
+    authors' own network.
+
+    Args:
+        chans: Channels.
+        structure: "A", "B" or "C".
+        semantics: "port" or "caffe".
+        mean_c: C takes the mean of its two parts, not their sum.
+        device: Device of the parameters.
+        dtype: Type of the parameters.
+
+    Shape:
+        (B, chans, T, H, W) -> the same.
+
+    Raises:
+        ValueError: Unknown `structure` or `semantics`.
+    """
+
+    def __init__(
+        self,
+        chans: int,
+        structure: Structure,
+        semantics: Literal["port", "caffe"] = "port",
+        mean_c: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if structure not in ("A", "B", "C"):
+            raise ValueError(f"structure={structure!r} must be 'A', 'B' or 'C'")
+        if semantics not in ("port", "caffe"):
+            raise ValueError(f"semantics={semantics!r} must be 'port' or 'caffe'")
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.structure = structure
+        self.late_act = semantics == "caffe" and structure != "A"
+        self.scale = 0.5 if mean_c and structure == "C" else 1.0
+        self.space = FrameConv(chans, chans, 3, **dd)
+        self.time = TimeConv(chans, None if self.late_act else nn.ReLU, **dd)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply both to x (B, chans, T, H, W)."""
+        of_space = self.space(x)
+        of_time = self.time(x if self.structure == "B" else of_space)
+        if self.structure == "A":
+            return of_time
+        y = of_space + of_time
+        if self.late_act:
+            y = F.relu(y)
+        return y if self.scale == 1.0 else y * self.scale
+
+    @torch.no_grad()
+    def absorb_scale(self, after: nn.Module) -> None:
+        """Move the factor of the mean into the weights of the layer behind, a convolution."""
+        weight, bias = after.weight, after.bias  # type: ignore[union-attr]
+        replace_parameters(after, weight * self.scale, bias)  # type: ignore[operator, arg-type]
+        self.scale = 1.0
