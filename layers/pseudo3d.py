@@ -15,8 +15,9 @@ from timm.layers import register_notrace_function
 from torch import nn
 
 from blockzoo.layers.conv_norm_act import ConvNormAct, replace_parameters
+from blockzoo.layers.deployed_conv import DeployedConv2d
 
-__all__ = ["FrameConv", "PseudoConv3d", "TimeConv", "as_clip", "as_frames", "channels_last_clip", "pool_time"]
+__all__ = ["add_relu", "FrameConv", "PseudoConv3d", "TimeConv", "as_clip", "as_courses", "as_frames", "channels_last_clip", "pool_time"]
 
 Structure = Literal["A", "B", "C"]
 
@@ -38,28 +39,45 @@ def as_clip(x: torch.Tensor, steps: int) -> torch.Tensor:
     return x.permute(0, 2, 3, 1).reshape(frames // steps, steps, height, width, chans).permute(0, 4, 1, 2, 3)
 
 
-@register_notrace_function
-def pool_time(x: torch.Tensor, keep_last: bool) -> torch.Tensor:
-    """Maximum over pairs of frames.
+def as_courses(x: torch.Tensor) -> torch.Tensor:
+    """View a clip (B, C, T, H, W) as pixels' courses over time, (B, C, T, H * W)."""
+    batch, chans, steps, height, width = x.shape
+    return x.permute(0, 2, 3, 4, 1).reshape(batch, steps, height * width, chans).permute(0, 3, 1, 2)
 
-    A single frame stays. Of an odd number, the last one is dropped, or kept by itself.
+
+def from_courses(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """View courses (B, C, T, H * W) as a clip (B, C, T, *size)."""
+    batch, chans, steps, _ = x.shape
+    return x.permute(0, 2, 3, 1).reshape(batch, steps, size[0], size[1], chans).permute(0, 4, 1, 2, 3)
+
+
+@register_notrace_function
+def pool_time(x: torch.Tensor, round_up: bool) -> torch.Tensor:
+    """Maximum over pairs of frames; a single frame stays.
 
     Args:
         x: (B, C, T, H, W).
-        keep_last: Whether the last of an odd number of frames is kept (Caffe's rounding up) or dropped (PyTorch's
-            rounding down).
+        round_up: Whether the last of an odd number of frames is kept by itself (Caffe) or dropped (PyTorch).
 
     Returns:
         (B, C, T', H, W) with T' = T / 2, rounded up or down, at least 1.
     """
-    steps = x.shape[2]
-    if steps == 1:
+    if x.shape[2] == 1:
         return x
-    pairs = steps // 2 * 2
-    y = torch.maximum(x[:, :, 0:pairs:2], x[:, :, 1:pairs:2])
-    if keep_last and pairs < steps:
-        y = channels_last_clip(torch.cat([y, x[:, :, pairs:]], 2))
-    return y
+    return from_courses(F.max_pool2d(as_courses(x), (2, 1), (2, 1), ceil_mode=round_up), (x.shape[3], x.shape[4]))
+
+
+def add_relu(layer: ConvNormAct, x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """relu(layer(x) + other), in one pass where the layer is deployed.
+
+    Args:
+        layer: A layer without activation.
+        x: Its input.
+        other: Like its output.
+    """
+    if isinstance(layer.conv, DeployedConv2d):
+        return layer.conv.add_relu(x, other)
+    return F.relu(layer(x).add_(other), inplace=True)
 
 
 class FrameConv(nn.Module):
@@ -96,6 +114,10 @@ class FrameConv(nn.Module):
         """Apply the layer to x (B, in_chans, T, H, W)."""
         return as_clip(self.layer(as_frames(x)), x.shape[2])
 
+    def add_relu(self, x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        """relu of the layer's output, which must have no activation, plus a clip like it."""
+        return as_clip(add_relu(self.layer, as_frames(x), as_frames(other)), x.shape[2])
+
 
 class TimeConv(nn.Module):
     """`ConvNormAct` on every pixel's course over time: a 3 x 1 x 1 convolution, zeros before the first and last frame.
@@ -125,10 +147,11 @@ class TimeConv(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Apply the layer to x (B, chans, T, H, W)."""
-        batch, chans, steps, height, width = x.shape
-        courses = x.permute(0, 2, 3, 4, 1).reshape(batch, steps, height * width, chans).permute(0, 3, 1, 2)
-        y = self.layer(courses)
-        return y.permute(0, 2, 3, 1).reshape(batch, steps, height, width, chans).permute(0, 4, 1, 2, 3)
+        return from_courses(self.layer(as_courses(x)), (x.shape[3], x.shape[4]))
+
+    def add_relu(self, x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        """relu of the layer's output, which must have no activation, plus a clip like it."""
+        return from_courses(add_relu(self.layer, as_courses(x), as_courses(other)), (x.shape[3], x.shape[4]))
 
 
 class PseudoConv3d(nn.Module):
@@ -182,12 +205,10 @@ class PseudoConv3d(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Apply both to x (B, chans, T, H, W)."""
         of_space = self.space(x)
-        of_time = self.time(x if self.structure == "B" else of_space)
+        before = x if self.structure == "B" else of_space
         if self.structure == "A":
-            return of_time
-        y = of_space + of_time
-        if self.late_act:
-            y = F.relu(y)
+            return self.time(before)
+        y = self.time.add_relu(before, of_space) if self.late_act else of_space + self.time(before)
         return y if self.scale == 1.0 else y * self.scale
 
     @torch.no_grad()

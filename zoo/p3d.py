@@ -50,7 +50,7 @@ Semantics = Literal["port", "caffe"]
 def _first_pool(x: torch.Tensor, round_up: bool) -> torch.Tensor:
     """Maximum over pairs of frames and 3x3 windows of stride 2: padded by one, or unpadded with sizes rounded up."""
     steps = max(1, -(-x.shape[2] // 2) if round_up else x.shape[2] // 2)
-    frames = as_frames(pool_time(x, keep_last=round_up))
+    frames = as_frames(pool_time(x, round_up))
     if round_up:
         if min(frames.shape[2:]) < 3:  # a window must fit once
             frames = F.pad(frames, [0, max(0, 3 - frames.shape[3]), 0, max(0, 3 - frames.shape[2])], value=-torch.inf)
@@ -97,29 +97,32 @@ class Bottleneck(nn.Module):
             self.conv = PseudoConv3d(mid_chans, structure, semantics, mean_c, **dd)
         self.expand = FrameConv(mid_chans, out_chans, act_layer=None, **dd)
         self.se = create_se(se, out_chans, **dd)
+        self.plain = se is None
         self.drop_path = DropPath(drop_path)
         changes = stride != 1 or in_chans != out_chans
         self.shortcut = FrameConv(in_chans, out_chans, 1, stride, None, **dd) if changes else nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, in_chans, T, H, W) -> (B, out_chans, T, H', W')."""
-        y = self.expand(self.conv(self.reduce(x)))
-        return F.relu(self.drop_path(self.se(y)) + self.shortcut(x))
+        y = self.conv(self.reduce(x))
+        if self.plain and not (self.training and self.drop_path.drop_prob):
+            return self.expand.add_relu(y, self.shortcut(x))
+        return F.relu(self.drop_path(self.se(self.expand(y))) + self.shortcut(x))
 
 
 class P3DStage(nn.Module):
     """Maximum over pairs of frames (not in the first stage), then blocks at one resolution."""
 
-    def __init__(self, blocks: list[nn.Module], pools: bool, keep_last: bool) -> None:
+    def __init__(self, blocks: list[nn.Module], pools: bool, round_up: bool) -> None:
         super().__init__()
-        self.pools, self.keep_last = pools, keep_last
+        self.pools, self.round_up = pools, round_up
         self.grad_checkpointing = False
         self.blocks = nn.Sequential(*blocks)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C, T, H, W) -> (B, C', T', H', W')."""
         if self.pools:
-            x = pool_time(x, self.keep_last)
+            x = pool_time(x, self.round_up)
         for block in self.blocks:
             x = checkpoint(block, x, use_reentrant=False) if self.grad_checkpointing and self.training else block(x)
         return x
