@@ -171,11 +171,12 @@ class PseudoConv3d(nn.Module):
         structure: "A", "B" or "C".
         semantics: "port" or "caffe".
         mean_c: C takes the mean of its two parts, not their sum.
+        stride: In space, of S; in B, T sees every `stride`-th pixel.
         device: Device of the parameters.
         dtype: Type of the parameters.
 
     Shape:
-        (B, chans, T, H, W) -> the same.
+        (B, chans, T, H, W) -> the same, sizes in space divided by `stride` and rounded up.
 
     Raises:
         ValueError: Unknown `structure` or `semantics`.
@@ -187,6 +188,7 @@ class PseudoConv3d(nn.Module):
         structure: Structure,
         semantics: Literal["port", "caffe"] = "port",
         mean_c: bool = False,
+        stride: int = 1,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -199,13 +201,14 @@ class PseudoConv3d(nn.Module):
         self.structure = structure
         self.late_act = semantics == "caffe" and structure != "A"
         self.scale = 0.5 if mean_c and structure == "C" else 1.0
-        self.space = FrameConv(chans, chans, 3, **dd)
+        self.stride = stride
+        self.space = FrameConv(chans, chans, 3, stride, **dd)
         self.time = TimeConv(chans, None if self.late_act else nn.ReLU, **dd)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Apply both to x (B, chans, T, H, W)."""
         of_space = self.space(x)
-        before = x if self.structure == "B" else of_space
+        before = x[..., :: self.stride, :: self.stride] if self.structure == "B" else of_space
         if self.structure == "A":
             return self.time(before)
         y = self.time.add_relu(before, of_space) if self.late_act else of_space + self.time(before)
@@ -214,6 +217,6 @@ class PseudoConv3d(nn.Module):
     @torch.no_grad()
     def absorb_scale(self, after: nn.Module) -> None:
         """Move the factor of the mean into the weights of the layer behind, a convolution."""
-        weight, bias = after.weight, after.bias  # type: ignore[union-attr]
-        replace_parameters(after, weight * self.scale, bias)  # type: ignore[operator, arg-type]
+        conv: Any = after
+        replace_parameters(conv, conv.weight * self.scale, conv.bias)
         self.scale = 1.0

@@ -28,6 +28,7 @@ import torch
 import torch.nn.functional as F
 from timm.layers import ClassifierHead, DropPath, calculate_drop_path_rates, register_notrace_function
 from timm.models._features import feature_take_indices
+from timm.models._manipulate import adapt_input_conv
 from timm.models._registry import generate_default_cfgs
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -85,16 +86,18 @@ class Bottleneck(nn.Module):
         structure: Literal["A", "B", "C"] | None,
         semantics: Semantics,
         mean_c: bool,
+        late_stride: bool,
         se: str | None,
         drop_path: float,
         **dd: Any,
     ) -> None:
         super().__init__()
-        self.reduce = FrameConv(in_chans, mid_chans, 1, stride, **dd)
+        first, second = (1, stride) if late_stride else (stride, 1)
+        self.reduce = FrameConv(in_chans, mid_chans, 1, first, **dd)
         if structure is None:
-            self.conv: nn.Module = FrameConv(mid_chans, mid_chans, 3, **dd)
+            self.conv: nn.Module = FrameConv(mid_chans, mid_chans, 3, second, **dd)
         else:
-            self.conv = PseudoConv3d(mid_chans, structure, semantics, mean_c, **dd)
+            self.conv = PseudoConv3d(mid_chans, structure, semantics, mean_c, second, **dd)
         self.expand = FrameConv(mid_chans, out_chans, act_layer=None, **dd)
         self.se = create_se(se, out_chans, **dd)
         self.plain = se is None
@@ -147,6 +150,8 @@ class P3D(ImageModel):
         st_struct: Structures of the blocks, taken in turn through all stages but the last: "ABC", "AB", "A", ...
         semantics: "port" or "caffe", see the head of this module.
         mean_c: Blocks C take the mean of their two parts, likewise.
+        late_stride: Strides are in the 3x3 convolutions over space, as in today's ResNets, not in the first 1x1
+            convolutions of a block, as published.
         drop_path_rate: Stochastic depth of the last block, growing linearly from 0.
         drop_rate: Dropout before the classifier.
         se: Squeeze-and-excitation at the end of every block: "cse", "sse", "scse", or None as published.
@@ -175,6 +180,7 @@ class P3D(ImageModel):
         st_struct: str = "ABC",
         semantics: Semantics = "port",
         mean_c: bool = False,
+        late_stride: bool = False,
         drop_path_rate: float = 0.0,
         drop_rate: float = 0.5,
         se: str | None = None,
@@ -203,7 +209,7 @@ class P3D(ImageModel):
             for j in range(depth):
                 stride = 2 if i > 0 and j == 0 else 1
                 structure = cycle[index % len(cycle)] if i < len(depths) - 1 else None
-                rest = (structure, semantics, mean_c, se, rates[i][j])
+                rest = (structure, semantics, mean_c, late_stride, se, rates[i][j])
                 blocks.append(Bottleneck(chans, width, expansion * width, stride, *rest, **dd))
                 chans, index = expansion * width, index + 1
             stages.append(P3DStage(blocks, i > 0, round_up))
@@ -275,12 +281,18 @@ class P3D(ImageModel):
 
     @classmethod
     def convert_state_dict(cls, state_dict: dict[str, Any], model: ZooModel) -> dict[str, Any]:
-        """The port's layout, also under "state_dict" and with prefix "module.", -> ours; ours passes unchanged."""
+        """The port's layout, also under "state_dict" and with prefix "module.", -> ours; ours passes unchanged.
+
+        The layout of a 2-D ResNet is known too, see `inflate_resnet`.
+        """
         state_dict = state_dict.get("state_dict", state_dict)
         state_dict = {name.removeprefix("module."): value for name, value in state_dict.items()}
         if not any(name.startswith("layer1.") for name in state_dict):
             return state_dict
-        return {_rename(name): _flatten(value) for name, value in state_dict.items()}
+        if "conv1_custom.weight" not in state_dict:
+            assert isinstance(model, P3D)
+            return _inflate(state_dict, model)
+        return {_rename(name, _RENAMES): _flatten(value) for name, value in state_dict.items()}
 
 
 def _init_weights(module: nn.Module) -> None:
@@ -288,7 +300,7 @@ def _init_weights(module: nn.Module) -> None:
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
-_RENAMES = (
+_RENAMES: tuple[tuple[str, Any], ...] = (
     (r"^fc\.", "head.fc."),
     (r"^conv1_custom\.", "stem.conv.layer.conv."),
     (r"^bn1\.", "stem.conv.layer.norm."),
@@ -305,8 +317,8 @@ _RENAMES = (
 """What the port's names become, one after the other."""
 
 
-def _rename(name: str) -> str:
-    for pattern, new in _RENAMES:
+def _rename(name: str, table: tuple[tuple[str, Any], ...]) -> str:
+    for pattern, new in table:
         name = re.sub(pattern, new, name)
     return name
 
@@ -320,19 +332,21 @@ def _flatten(value: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def inflate_resnet(model: P3D, state_dict: dict[str, torch.Tensor]) -> P3D:
-    """Start from a 2-D ResNet: its weights over space, and convolutions over time that pass each frame unchanged.
+    """Start from a 2-D ResNet, as section 4.1 of the paper does: its weights over space, new ones over time.
 
-    Section 4.1 of the paper starts from a 2-D ResNet trained on ImageNet. What it says of the convolutions over time is
-    that they are new; here they begin as identities, so that nothing is lost at the start: with `st_struct="A"`, frames
-    that pass through the network do not see each other but in the pools, and a clip of T = 2^n equal frames gives
-    exactly the logits of the ResNet for one of them. This holds when strides are in the first 1x1 convolution of a block
-    on both sides (in timm's `resnet50` they are in the 3x3: build it with `stride=1` layers or accept that strided
-    blocks see shifted pixels), and for blocks without batch norm between (each new norm begins as the identity).
-    In blocks B and C, the new part begins at zero.
+    The convolutions over time begin so that nothing of the ResNet is lost: in blocks A as identities; in B and C with a
+    norm of scale 0 behind them, so that they add nothing (with `semantics="port"`, 1e-4, because the ReLU behind the
+    norm would pass no gradient at 0). So a model with `st_struct="A"`, `semantics="port"` and `late_stride=True` maps a
+    clip of equal frames, however many, to exactly the logits of timm's ResNet for that frame, in eval mode and to
+    rounding. Otherwise the start is close only: the published place of strides shifts pixels, and the Caffe network's
+    first pool is unpadded.
+
+    `checkpoint_path` of `blockzoo.create_model` and of tasks takes a ResNet's file too and does the same.
 
     Args:
-        model: The model to fill, of the ResNet's depths; its classifier is left alone where the classes differ.
-        state_dict: timm's (or torchvision's) `resnet50`, `resnet101` or `resnet152`.
+        model: The model to fill. Its classifier keeps its values if the ResNet has other classes; with other input
+            channels than the ResNet, the first filters are spread over them as in timm.
+        state_dict: timm's or torchvision's `resnet50` for `p3d63`, `resnet101` for `p3d131`; `p3d199` is a ResNet-152.
 
     Returns:
         The model.
@@ -340,7 +354,52 @@ def inflate_resnet(model: P3D, state_dict: dict[str, torch.Tensor]) -> P3D:
     Raises:
         ValueError: The ResNet does not have the shape of the model.
     """
-    raise NotImplementedError
+    model.load_state_dict(_inflate(state_dict, model))
+    return model
+
+
+_RESNET_RENAMES: tuple[tuple[str, Any], ...] = (
+    (r"^fc\.", "head.fc."),
+    (r"^(conv|bn)1\.", r"stem.conv.layer.\1."),
+    (r"^layer(\d)\.(\d+)\.", lambda match: f"stages.{int(match[1]) - 1}.blocks.{match[2]}."),
+    (r"\.downsample\.0\.", ".shortcut.layer.conv."),
+    (r"\.downsample\.1\.", ".shortcut.layer.norm."),
+    (r"\.(conv|bn)1\.", r".reduce.layer.\1."),
+    (r"\.(conv|bn)2\.", r".conv.space.layer.\1."),
+    (r"\.(conv|bn)3\.", r".expand.layer.\1."),
+    (r"\.layer\.bn\.", ".layer.norm."),
+)
+"""What a ResNet's names become, one after the other; in the last stage the 3x3 convolution stands alone."""
+
+
+def _inflate(state_dict: dict[str, torch.Tensor], model: P3D) -> dict[str, torch.Tensor]:
+    full = dict(model.state_dict())
+    last = f"stages.{len(model.stages) - 1}."
+    for name, value in state_dict.items():
+        ours = _rename(name, _RESNET_RENAMES)
+        if ours.startswith(last):
+            ours = ours.replace(".conv.space.", ".conv.")
+        if ours == "stem.conv.layer.conv.weight" and value.ndim == 4 and value.shape[1] != model.in_chans:
+            value = adapt_input_conv(model.in_chans, value)
+        if ours.startswith("head.fc.") and (ours not in full or full[ours].shape != value.shape):
+            continue
+        if ours not in full or full[ours].shape != value.shape:
+            wanted = f"has shape {tuple(full[ours].shape)}" if ours in full else "does not exist"
+            raise ValueError(f"state_dict: {name} of shape {tuple(value.shape)} does not fit; ours, {ours}, {wanted}")
+        full[ours] = value
+    for name, module in model.named_modules():
+        if isinstance(module, PseudoConv3d):
+            layer = module.time.layer
+            if module.structure == "A":
+                full[f"{name}.time.layer.conv.weight"] = nn.init.dirac_(torch.empty_like(layer.conv.weight))
+            full[f"{name}.time.layer.norm.running_mean"] = torch.zeros_like(layer.norm.running_mean)
+            full[f"{name}.time.layer.norm.running_var"] = torch.ones_like(layer.norm.running_var)
+            one = (1 + layer.norm.eps) ** 0.5  # the norm divides by this
+            scale = one if module.structure == "A" else 0.0
+            shift = 1e-4 if module.structure != "A" and not module.late_act else 0.0
+            full[f"{name}.time.layer.norm.weight"] = torch.full_like(layer.norm.weight, scale)
+            full[f"{name}.time.layer.norm.bias"] = torch.full_like(layer.norm.bias, shift)
+    return full
 
 
 def _cfg(**kwargs: Any) -> ZooCfg:
