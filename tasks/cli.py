@@ -32,13 +32,17 @@ from blockzoo.tasks.data.base import ZooData
 from blockzoo.tasks.data.cifar import CIFAR10, FashionMNIST
 from blockzoo.tasks.data.fields import DarcyFlow, FieldFiles, NavierStokes
 from blockzoo.tasks.data.images import ImageFolder, TorchvisionImages
+from blockzoo.tasks.data.camera_moves import CameraMoves
 from blockzoo.tasks.data.series import JapaneseVowels, UEASeries
+from blockzoo.tasks.data.video import VideoFolder, VideoList
 from blockzoo.tasks.image_classification import ImageClassification
 from blockzoo.tasks.operator_learning import OperatorLearning
 from blockzoo.tasks.series_classification import SeriesClassification
+from blockzoo.tasks.video_classification import VideoClassification
 
 __all__ = [
     "CIFAR10",
+    "CameraMoves",
     "DarcyFlow",
     "FashionMNIST",
     "FieldFiles",
@@ -52,6 +56,9 @@ __all__ = [
     "SeriesClassification",
     "TorchvisionImages",
     "UEASeries",
+    "VideoClassification",
+    "VideoFolder",
+    "VideoList",
     "ZooCLI",
     "config_path",
     "list_configs",

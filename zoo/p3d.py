@@ -62,15 +62,19 @@ def _first_pool(x: torch.Tensor, round_up: bool) -> torch.Tensor:
 
 
 class Stem(nn.Module):
-    """7x7 convolution of every frame and the first pool."""
+    """Convolution of every frame and the first pool."""
 
-    def __init__(self, in_chans: int, chans: int, round_up: bool, kernel_size: int, stride: int, **dd: Any) -> None:
+    def __init__(
+        self, in_chans: int, chans: int, kernel_size: int, stride: int, round_up: bool, center: bool, **dd: Any
+    ) -> None:
         super().__init__()
-        self.round_up = round_up
+        self.round_up, self.center = round_up, center
         self.conv = FrameConv(in_chans, chans, kernel_size, stride, **dd)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, in_chans, T, H, W) -> (B, chans, T / 2, H / 4, W / 4)."""
+        if self.center:
+            x = x - x.mean(2, keepdim=True)
         return _first_pool(self.conv(channels_last_clip(x)), self.round_up)
 
 
@@ -147,6 +151,7 @@ class P3D(ImageModel):
         stem_chans: Filters of the first convolution.
         stem_kernel: Its size.
         stem_stride: Its stride.
+        center_time: Subtract each clip's mean over time from it first, so that only what changes is seen.
         st_struct: Structures of the blocks, taken in turn through all stages but the last: "ABC", "AB", "A", ...
         semantics: "port" or "caffe", see the head of this module.
         mean_c: Blocks C take the mean of their two parts, likewise.
@@ -177,6 +182,7 @@ class P3D(ImageModel):
         stem_chans: int = 64,
         stem_kernel: int = 7,
         stem_stride: int = 2,
+        center_time: bool = False,
         st_struct: str = "ABC",
         semantics: Semantics = "port",
         mean_c: bool = False,
@@ -200,7 +206,7 @@ class P3D(ImageModel):
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
         self.input_size = (in_chans, num_frames, img_size, img_size)
         round_up = semantics == "caffe"
-        self.stem = Stem(in_chans, stem_chans, round_up, stem_kernel, stem_stride, **dd)
+        self.stem = Stem(in_chans, stem_chans, stem_kernel, stem_stride, round_up, center_time, **dd)
         rates: Any = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
         chans, index, reduction = stem_chans, 0, 2 * stem_stride
         stages: list[nn.Module] = []
@@ -459,7 +465,7 @@ def p3d199(pretrained: bool = False, **kwargs: Any) -> P3D:
 
 @register_model
 def p3d_tiny(pretrained: bool = False, **kwargs: Any) -> P3D:
-    """A small P3D of ours for clips of 8 frames of 48 px."""
+    """A small P3D of ours for motion in clips of 8 frames of 48 px: 0.13 M parameters; sees changes only."""
     arch: dict[str, Any] = {"depths": (3, 3, 3, 1), "widths": (16, 24, 32, 48), "expansion": 2, "stem_chans": 16}
-    arch |= {"stem_kernel": 3, "stem_stride": 2, "num_classes": 4, "num_frames": 8, "img_size": 48, "drop_rate": 0.2}
-    return _create("p3d_tiny", pretrained, **{**arch, **kwargs})
+    arch |= {"stem_kernel": 3, "num_classes": 4, "num_frames": 8, "img_size": 48, "drop_rate": 0.0}
+    return _create("p3d_tiny", pretrained, **{**arch, "center_time": True, **kwargs})

@@ -13,6 +13,7 @@ from torch import nn
 
 import blockzoo
 from blockzoo.layers.conv_norm_act import ConvNormAct, set_conv_norm_mode
+from blockzoo.tasks.commands import bench_p3d
 from blockzoo.tasks.commands.output import print_json, print_table
 
 __all__ = ["SUITES", "run", "saved_bytes"]
@@ -22,6 +23,7 @@ SUITES: dict[str, list[tuple[str, int, bool]]] = {
     "nasnet": [("nasnetalarge", 331, True), ("nasnetamobile", 224, False)],
     "emov2": [("emov2_1m", 224, False), ("emov2_5m", 224, False)],
     "conv_norm": [],
+    "p3d": [],
 }
 """Models, pixels, and whether timm has the model."""
 
@@ -119,6 +121,8 @@ def run(args: argparse.Namespace) -> int:
         for batch in (1, 4):
             rows += _modes(f"nasnetalarge, {batch} x 224 px", large, torch.randn(batch, 3, 224, 224), runs)
         rows += _modes("P3D-like stack, 2 x 8 x 112 px", p3d_like(), torch.randn(2, 3, 8, 112, 112), runs)
+    if args.name == "p3d":
+        rows += bench_p3d.rows([args.batch_size] if args.batch_size else [1, 4], min(args.runs, 9), args.compile)
     for name, size, in_timm in SUITES[args.name]:
         runs = min(args.runs, 5) if name == "nasnetalarge" else args.runs
         for batch in [args.batch_size] if args.batch_size else [1, 8]:
