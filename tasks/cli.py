@@ -31,12 +31,14 @@ from blockzoo.tasks.checkpoint_io import AtomicCheckpointIO
 from blockzoo.tasks.cli_errors import UsageError, explain
 from blockzoo.tasks.data.anomaly import AnomalyFiles, InternalBleeding
 from blockzoo.tasks.data.base import ZooData
+from blockzoo.tasks.data.camera_moves import CameraMoves
 from blockzoo.tasks.data.cifar import CIFAR10, FashionMNIST
 from blockzoo.tasks.data.competition import M4, M3Monthly
 from blockzoo.tasks.data.csv_series import CSVSeries, Daphnet
 from blockzoo.tasks.data.fields import DarcyFlow, FieldFiles, NavierStokes
 from blockzoo.tasks.data.images import ImageFolder, TorchvisionImages
 from blockzoo.tasks.data.series import JapaneseVowels, UEASeries
+from blockzoo.tasks.data.video import VideoFolder, VideoList
 from blockzoo.tasks.image_classification import ImageClassification
 from blockzoo.tasks.operator_learning import OperatorLearning
 from blockzoo.tasks.series_anomaly import SeriesAnomaly
@@ -44,12 +46,14 @@ from blockzoo.tasks.series_classification import SeriesClassification
 from blockzoo.tasks.series_forecasting import SeriesForecasting
 from blockzoo.tasks.series_imputation import SeriesImputation
 from blockzoo.tasks.series_short_term import SeriesShortTerm
+from blockzoo.tasks.video_classification import VideoClassification
 
 __all__ = [
     "CIFAR10",
     "M4",
     "AnomalyFiles",
     "CSVSeries",
+    "CameraMoves",
     "Daphnet",
     "DarcyFlow",
     "FashionMNIST",
@@ -71,6 +75,9 @@ __all__ = [
     "SeriesShortTerm",
     "TorchvisionImages",
     "UEASeries",
+    "VideoClassification",
+    "VideoFolder",
+    "VideoList",
     "ZooCLI",
     "config_path",
     "list_configs",

@@ -78,7 +78,9 @@ class Golden:
         return next((torch.from_numpy(self.arrays[name]) for name in names if name in self.arrays), None)
 
     def image(self) -> torch.Tensor:
-        """The named input, of the case's shape."""
+        """The named input, of the case's shape; plain noise where the case says so."""
+        if "input_shapes" in self.meta:
+            return torch.from_numpy(noise("input:x", tuple(self.meta["input_shapes"]["x"])))
         return named_image("input:x", tuple(self.meta["input_shape"]))
 
     def state_dict(self) -> dict[str, torch.Tensor]:
