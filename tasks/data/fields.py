@@ -9,26 +9,30 @@ import abc
 import argparse
 import io
 import zipfile
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch.utils.data import DataLoader, Dataset
 
 from blockzoo.checkpoints import load_state_dict, save_state_dict
 from blockzoo.tasks.data.base import ZooData
 from blockzoo.tasks.data.navier_stokes import NavierStokesSettings, generate
 
-__all__ = ["DarcyFlow", "FieldData", "FieldFiles", "NavierStokes", "read_darcy"]
+__all__ = ["DarcyFlow", "FieldData", "FieldFiles", "NavierStokes", "read_darcy", "read_fields"]
 
 
 class _Pairs(Dataset[dict[str, torch.Tensor]]):
-    """Inputs and targets in memory, with further arrays that go along."""
+    """Arrays in memory, by name; optionally with the axes of space swapped, by lot."""
 
-    def __init__(self, x: torch.Tensor, y: torch.Tensor, transpose: bool = False, **more: torch.Tensor) -> None:
-        self.arrays = {"x": x, "y": y, **more}
+    def __init__(self, transpose: bool = False, **arrays: torch.Tensor) -> None:
+        self.arrays = arrays
         self.transpose = transpose
 
     def __len__(self) -> int:
@@ -70,8 +74,17 @@ class FieldData(ZooData, abc.ABC):
     @property
     def size(self) -> tuple[int, ...]:
         """Points along each axis of the training grid."""
-        train: Any = self.datasets["train"]
-        return tuple(train.arrays["y"].shape[2:])
+        return tuple(self._first["x"].shape[2:])
+
+    @property
+    def channels(self) -> tuple[int, int]:
+        """Channels of the inputs and of the targets."""
+        return self._first["x"].shape[1], self._first["y"].shape[1]
+
+    @property
+    def _first(self) -> dict[str, torch.Tensor]:
+        found: Any = next(iter(self.datasets.values()))
+        return dict(found.arrays)
 
     @property
     def preprocessing(self) -> dict[str, Any]:
@@ -85,7 +98,10 @@ class FieldData(ZooData, abc.ABC):
 
     def test_dataloader(self) -> Any:
         """Batches of the test part, one loader for each grid."""
-        return [DataLoader(part, self.batch_size, num_workers=self.num_workers) for part in self.test_sets]
+        return [
+            DataLoader(dataset=part, batch_size=self.batch_size, num_workers=self.num_workers)
+            for part in self.test_sets
+        ]
 
 
 def read_darcy(path: str | Path | None = None) -> dict[str, torch.Tensor]:
@@ -123,9 +139,7 @@ class DarcyFlow(FieldData):
         ValueError: `val_size` leaves no training samples.
     """
 
-    def __init__(
-        self, val_size: int = 0, transpose: bool = False, batch_size: int = 32, num_workers: int = 0
-    ) -> None:
+    def __init__(self, val_size: int = 0, transpose: bool = False, batch_size: int = 32, num_workers: int = 0) -> None:
         super().__init__(batch_size, num_workers)
         if not 0 <= val_size < 1000:
             raise ValueError(f"val_size={val_size} must be from 0 to 999")
@@ -137,10 +151,11 @@ class DarcyFlow(FieldData):
             return
         arrays = {name: value.unsqueeze(1) for name, value in read_darcy().items()}
         cut = 1000 - self.val_size
-        self.datasets = {"train": _Pairs(arrays["train_x"][:cut], arrays["train_y"][:cut], self.transpose)}
+        x, y = arrays["train_x"], arrays["train_y"]
+        self.datasets = {"train": _Pairs(self.transpose, x=x[:cut], y=y[:cut])}
         if self.val_size:
-            self.datasets["val"] = _Pairs(arrays["train_x"][cut:], arrays["train_y"][cut:])
-        self._set_tests([_Pairs(arrays[f"test{n}_x"], arrays[f"test{n}_y"]) for n in (16, 32)])
+            self.datasets["val"] = _Pairs(x=x[cut:], y=y[cut:])
+        self._set_tests([_Pairs(x=arrays[f"test{n}_x"], y=arrays[f"test{n}_y"]) for n in (16, 32)])
 
     @property
     def description(self) -> dict[str, str]:
@@ -148,6 +163,10 @@ class DarcyFlow(FieldData):
         held = f", the last {self.val_size} held out" if self.val_size else ""
         split = f"1000 training samples at 16 x 16{held}; 50 test samples, at 16 x 16 and at 32 x 32"
         return {"dataset": "Darcy flow of neuraloperator 0.3.0", "license": "MIT", "split": split}
+
+
+_FIRST = {"train": 0, "val": 500_000, "test": 1_000_000}
+"""Number of the first sample of each part in the sequence of a seed."""
 
 
 class NavierStokes(FieldData):
@@ -194,38 +213,52 @@ class NavierStokes(FieldData):
         num_workers: int = 0,
     ) -> None:
         super().__init__(batch_size, num_workers)
+        if train_size < 1 or min(val_size, test_size) < 0 or max(train_size, val_size) > _FIRST["val"]:
+            raise ValueError(
+                f"train_size={train_size} must be from 1 to {_FIRST['val']}, val_size={val_size} up to that, "
+                f"and test_size={test_size} not negative"
+            )
+        if any(grid < 2 for grid in test_grids or []):
+            raise ValueError(f"test_grids={test_grids} must be multiples of size, from 2")
         self.settings = NavierStokesSettings(size, reynolds, final_time, steps, amplitude, seed, cfl, dtype)
         self.sizes = {"train": train_size, "val": val_size, "test": test_size}
         self.test_grids = test_grids or []
         self.cache_dir = cache_dir
 
+    def _parts(self) -> list[tuple[str, NavierStokesSettings]]:
+        """The parts that are wanted, and for tests also the finer grids."""
+        size = self.settings["size"]
+        finer = [NavierStokesSettings(**{**self.settings, "size": size * grid}) for grid in self.test_grids]
+        wanted = [("train", self.settings), ("val", self.settings), *[("test", s) for s in (self.settings, *finer)]]
+        return [(name, settings) for name, settings in wanted if self.sizes[name]]
+
+    def _solved(self, name: str, settings: NavierStokesSettings) -> dict[str, torch.Tensor]:
+        return generate(self.sizes[name], settings, _FIRST[name], self.cache_dir)
+
     def _part(self, name: str, settings: NavierStokesSettings) -> _Pairs:
-        first = {"train": 0, "val": 500_000, "test": 1_000_000}[name]
-        solved = generate(self.sizes[name], settings, first, self.cache_dir)
+        solved = self._solved(name, settings)
         forcing, w = solved["forcing"].unsqueeze(1), solved["vorticity"].unsqueeze(2)
         steps = settings["steps"]
         if steps == 1:
-            return _Pairs(forcing, w[:, 0])
+            return _Pairs(x=forcing, y=w[:, 0])
         states = torch.cat([torch.zeros_like(w[:, :1]), w], 1)
         if name == "test":
-            return _Pairs(torch.cat([states[:, 0], forcing], 1), states[:, 1], trajectory=w)
+            return _Pairs(x=torch.cat([states[:, 0], forcing], 1), y=states[:, 1], trajectory=w)
         x = torch.cat([states[:, :-1], forcing.unsqueeze(1).expand(-1, steps, -1, -1, -1)], 2)
-        return _Pairs(x.flatten(0, 1), w.flatten(0, 1))
+        return _Pairs(x=x.flatten(0, 1), y=w.flatten(0, 1))
 
     def prepare_data(self) -> None:
         """Solve what is not in the cache; by one process of a machine."""
-        for name, count in self.sizes.items():
-            if count:
-                self._part(name, self.settings)
+        for name, settings in self._parts():
+            self._solved(name, settings)
 
     def setup(self, stage: str) -> None:
         """Read what has been solved; the same whatever the stage."""
         if self.datasets:
             return
-        self.datasets = {name: self._part(name, self.settings) for name in ("train", "val") if self.sizes[name]}
-        grids = [1, *self.test_grids]
-        finer = [NavierStokesSettings(**{**self.settings, "size": self.settings["size"] * grid}) for grid in grids]
-        self._set_tests([self._part("test", settings) for settings in finer] if self.sizes["test"] else [])
+        parts = [(name, self._part(name, settings)) for name, settings in self._parts()]
+        self.datasets = {name: part for name, part in parts if name != "test"}
+        self._set_tests([part for name, part in parts if name == "test"])
 
     @property
     def description(self) -> dict[str, str]:
@@ -243,24 +276,31 @@ class NavierStokes(FieldData):
 
 
 class FieldFiles(FieldData):
-    """Fields of one's own: files with the arrays `x` (N, C, *size) and `y` (N, C', *size).
+    """Fields of one's own, from files that hold arrays by name: .npz, .safetensors, or .pt of a dictionary of tensors.
+
+    Arrays are `x` (N, C, *size) and `y` (N, C', *size) on one grid; (N, height, width) is taken for one channel. Files
+    for tests may be on other grids, and may have `trajectory` (N, T, C', *size), the states that follow each `x`, whose
+    first C' channels are the state they start from.
 
     Args:
-        path: Training file, `.safetensors` or `.npz`; arrays (N, *size) are taken for one channel.
-        test_paths: Test files, one for each grid.
-        val_fraction: Share of the training samples, the last ones, held out for validation.
+        path: The training part.
+        test_paths: Parts for tests.
+        predict_path: What to predict, of which only `x` is read; by default the first part for tests.
+        val_fraction: Share of the training part, its end, that is held out for validation.
         batch_size: Samples in a batch, on each device.
         num_workers: Processes that prepare batches.
 
     Raises:
-        FileNotFoundError: A file is not there.
-        ValueError: A file lacks an array, or arrays do not fit each other or are not finite.
+        FileNotFoundError: A file is missing.
+        ValueError: A file cannot be read as it should be, an array is missing, its shape does not fit the others, or a
+            value is not finite; the message names file, array and place.
     """
 
     def __init__(
         self,
         path: str,
         test_paths: list[str] | None = None,
+        predict_path: str | None = None,
         val_fraction: float = 0.1,
         batch_size: int = 32,
         num_workers: int = 0,
@@ -268,48 +308,121 @@ class FieldFiles(FieldData):
         super().__init__(batch_size, num_workers)
         if not 0 <= val_fraction < 1:
             raise ValueError(f"val_fraction={val_fraction} must be in [0, 1)")
-        self.path, self.test_paths, self.val_fraction = path, test_paths or [], val_fraction
+        self.path, self.test_paths, self.predict_path = path, test_paths or [], predict_path
+        self.val_fraction = val_fraction
 
     def setup(self, stage: str) -> None:
         """Read and check the files; the same whatever the stage."""
         if self.datasets:
             return
-        x, y = _read_pairs(self.path)
-        cut = len(x) - round(self.val_fraction * len(x))
-        self.datasets = {"train": _Pairs(x[:cut], y[:cut])}
-        if cut < len(x):
-            self.datasets["val"] = _Pairs(x[cut:], y[cut:])
-        self._set_tests([_Pairs(*_read_pairs(path)) for path in self.test_paths])
+        arrays = read_fields(self.path)
+        count = len(arrays["x"])
+        cut = count - round(self.val_fraction * count)
+        if not cut:
+            raise ValueError(
+                f"{self.path} has {count} samples; val_fraction={self.val_fraction} leaves none to train on"
+            )
+        self.datasets = {"train": _Pairs(arrays["x"][:cut], arrays["y"][:cut])}
+        if cut < count:
+            self.datasets["val"] = _Pairs(arrays["x"][cut:], arrays["y"][cut:])
+        self._set_tests([self._like_training(path, read_fields(path)) for path in self.test_paths])
+        if self.predict_path is not None:
+            self.datasets["predict"] = self._like_training(self.predict_path, read_fields(self.predict_path, ("x",)))
+
+    def _like_training(self, path: str, arrays: dict[str, torch.Tensor]) -> _Pairs:
+        """A further part, if it has the channels and axes of the training part."""
+        for name in ("x", "y"):
+            ours, theirs = self._first[name], arrays.get(name)
+            if theirs is not None and (theirs.shape[1] != ours.shape[1] or theirs.ndim != ours.ndim):
+                raise ValueError(
+                    f"{path}: {name} {tuple(theirs.shape)} must have the channels and axes of that in {self.path}, "
+                    f"{tuple(ours.shape)}"
+                )
+        return _Pairs(**{name: value for name, value in arrays.items() if name in ("x", "y", "trajectory")})
 
     @property
     def description(self) -> dict[str, str]:
         """See `ZooData.description`."""
-        split = f"the last {self.val_fraction:.0%} of {Path(self.path).name} for validation; tests on other files"
+        split = f"the last {self.val_fraction:.0%} of {Path(self.path).name} for validation"
+        split += f"; tests on {', '.join(Path(path).name for path in self.test_paths)}" if self.test_paths else ""
         return {"dataset": Path(self.path).name, "license": "not known", "split": split}
 
 
-def _read_pairs(path: str) -> tuple[torch.Tensor, torch.Tensor]:
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no file {path}; it must hold the arrays x and y, as .safetensors or .npz")
-    if path.endswith(".npz"):
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: torch.from_numpy(np.ascontiguousarray(file[name])) for name in file.files}
-    else:
-        arrays = load_state_dict(path)
-    if not {"x", "y"} <= set(arrays):
-        raise ValueError(f"{path} must hold the arrays x and y, it holds {', '.join(sorted(arrays)) or 'none'}")
-    x, y = arrays["x"].float(), arrays["y"].float()
-    if x.ndim == 3 and y.ndim == 3:  # one channel in two dimensions
-        x, y = x.unsqueeze(1), y.unsqueeze(1)
-    if len(x) != len(y) or x.shape[2:] != y.shape[2:] or x.ndim < 3:
-        raise ValueError(
-            f"{path}: x {tuple(x.shape)} and y {tuple(y.shape)} must be (N, C, *size) with equal N and size"
-        )
-    for name, array in (("x", x), ("y", y)):
+def read_fields(path: str | Path, needed: Sequence[str] = ("x", "y")) -> dict[str, torch.Tensor]:
+    """Read and check the arrays of a file of fields, see `FieldFiles`.
+
+    Args:
+        path: The file.
+        needed: Arrays that it must hold.
+
+    Returns:
+        All its arrays of numbers, in float32.
+    """
+    arrays = _arrays(Path(path))
+    for name in needed:
+        if name not in arrays:
+            raise ValueError(f"{path} must hold the array {name}; it holds {', '.join(sorted(arrays)) or 'none'}")
+    known = {name: arrays[name] for name in ("x", "y", "trajectory") if name in arrays}
+    for name, array in known.items():
+        if array.is_complex():
+            raise ValueError(f"{path}: {name} is {array.dtype}; give the real and the imaginary part as two channels")
+        known[name] = array = array.float()
+        if array.ndim == 3 and name != "trajectory" and all(known[key].ndim == 3 for key in needed):
+            known[name] = array = array.unsqueeze(1)  # one channel in two dimensions
+        least = 4 if name == "trajectory" else 3
+        if array.ndim < least or 0 in array.shape:
+            shape = "(N, T, C, *size)" if name == "trajectory" else "(N, C, *size)"
+            raise ValueError(f"{path}: {name} {tuple(array.shape)} must be {shape}, and not empty")
         if not torch.isfinite(array).all():
-            index = tuple(int(i) for i in (~torch.isfinite(array)).nonzero()[0])
-            raise ValueError(f"{path}: {name}{list(index)} is {float(array[index])}; all values must be finite")
-    return x, y
+            index = [int(i) for i in (~torch.isfinite(array)).nonzero()[0]]
+            raise ValueError(f"{path}: {name}{index} is {float(array[tuple(index)])}; all values must be finite")
+    _check_together(path, known)
+    return known
+
+
+def _check_together(path: str | Path, arrays: dict[str, torch.Tensor]) -> None:
+    """Whether the arrays of a file have equal samples and grids."""
+    if not {"x", "y"} <= set(arrays):
+        return
+    x, y = arrays["x"], arrays["y"]
+    if len(x) != len(y) or x.shape[2:] != y.shape[2:]:
+        raise ValueError(
+            f"{path}: x {tuple(x.shape)} and y {tuple(y.shape)} must be (N, C, *size) with equal N and equal size"
+        )
+    states = arrays.get("trajectory")
+    if states is not None and (len(states) != len(y) or states.shape[2:] != y.shape[1:] or x.shape[1] < y.shape[1]):
+        raise ValueError(
+            f"{path}: trajectory {tuple(states.shape)} must be {(len(y), 'T', *y.shape[1:])} as y, "
+            f"and x {tuple(x.shape)} begin with the {y.shape[1]} channels of the state"
+        )
+
+
+def _arrays(path: Path) -> dict[str, torch.Tensor]:
+    """All arrays of a file; of what it holds, only arrays of numbers."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}; it must hold the arrays x and y, as .npz, .safetensors or .pt")
+    try:
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as file:
+                return {name: torch.from_numpy(np.ascontiguousarray(file[name])) for name in file.files}
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        if path.suffix in (".pt", ".pth"):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            if not isinstance(content, dict):
+                raise ValueError(f"it holds a {type(content).__name__}, not a dictionary of tensors")
+            return {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
+    except (
+        ValueError,
+        TypeError,
+        EOFError,
+        zipfile.BadZipFile,
+        SafetensorError,
+        UnpicklingError,
+        RuntimeError,
+    ) as error:
+        raise ValueError(f"{path} cannot be read as {path.suffix}: {error}") from error
+    raise ValueError(f"{path} must end in .npz, .safetensors or .pt")
 
 
 def _convert_darcy(wheel: str, out: str) -> None:
