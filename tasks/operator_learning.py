@@ -111,13 +111,15 @@ class OperatorLearning(Task):
             self.model.set_statistics(**{key: value for key, value in found.items() if key.startswith(wanted)})
 
     def _check(self, channels: tuple[int, int], axes: int) -> None:
+        dims = len(self.model.n_modes)
+        if dims != axes:
+            raise ValueError(
+                f"{self.model_name} maps fields (B, C, *size) with {dims} axes of space; those of the data have {axes}"
+            )
         for key, what, given in (("in_chans", "x", channels[0]), ("out_chans", "y", channels[1])):
             own = getattr(self.model, key)
             if own != given:
                 raise ValueError(f"{key}={own} of {self.model_name} does not fit the data: {what} has {given} channels")
-        dims = len(self.model.n_modes)
-        if dims != axes:
-            raise ValueError(f"{self.model_name} maps fields with {dims} axes of space, those of the data have {axes}")
 
     def shared_step(self, batch: dict[str, torch.Tensor], stage: str) -> torch.Tensor:
         """See `Task.shared_step`."""

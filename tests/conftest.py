@@ -81,6 +81,10 @@ class Golden:
         """The named input, of the case's shape."""
         return named_image("input:x", tuple(self.meta["input_shape"]))
 
+    def field(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        """A further named input."""
+        return named_image(f"input:{name}", shape)
+
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The official state dict."""
         return {

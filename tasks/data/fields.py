@@ -278,9 +278,9 @@ class NavierStokes(FieldData):
 class FieldFiles(FieldData):
     """Fields of one's own, from files that hold arrays by name: .npz, .safetensors, or .pt of a dictionary of tensors.
 
-    Arrays are `x` (N, C, *size) and `y` (N, C', *size) on one grid; (N, height, width) is taken for one channel. Files
-    for tests may be on other grids, and may have `trajectory` (N, T, C', *size), the states that follow each `x`, whose
-    first C' channels are the state they start from.
+    Arrays are `x` (N, C, *size) and `y` (N, C', *size) on one grid. Files for tests may be on other grids, and may have
+    `trajectory` (N, T, C', *size), the states that follow each `x`, whose first C' channels are the state they start
+    from.
 
     Args:
         path: The training part.
@@ -322,9 +322,9 @@ class FieldFiles(FieldData):
             raise ValueError(
                 f"{self.path} has {count} samples; val_fraction={self.val_fraction} leaves none to train on"
             )
-        self.datasets = {"train": _Pairs(arrays["x"][:cut], arrays["y"][:cut])}
+        self.datasets = {"train": _Pairs(x=arrays["x"][:cut], y=arrays["y"][:cut])}
         if cut < count:
-            self.datasets["val"] = _Pairs(arrays["x"][cut:], arrays["y"][cut:])
+            self.datasets["val"] = _Pairs(x=arrays["x"][cut:], y=arrays["y"][cut:])
         self._set_tests([self._like_training(path, read_fields(path)) for path in self.test_paths])
         if self.predict_path is not None:
             self.datasets["predict"] = self._like_training(self.predict_path, read_fields(self.predict_path, ("x",)))
@@ -367,8 +367,6 @@ def read_fields(path: str | Path, needed: Sequence[str] = ("x", "y")) -> dict[st
         if array.is_complex():
             raise ValueError(f"{path}: {name} is {array.dtype}; give the real and the imaginary part as two channels")
         known[name] = array = array.float()
-        if array.ndim == 3 and name != "trajectory" and all(known[key].ndim == 3 for key in needed):
-            known[name] = array = array.unsqueeze(1)  # one channel in two dimensions
         least = 4 if name == "trajectory" else 3
         if array.ndim < least or 0 in array.shape:
             shape = "(N, T, C, *size)" if name == "trajectory" else "(N, C, *size)"
