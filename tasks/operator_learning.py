@@ -77,7 +77,7 @@ class OperatorLearning(Task):
             raise ValueError(f"random_patches=True needs a multi-grid model, not {self.model_name}")
         if random_patches and loss == "spectral_h1":
             raise ValueError("loss='spectral_h1' needs periodic fields, which patches are not; use 'h1' or 'l2'")
-        kinds = {
+        kinds: dict[str, Any] = {
             "l2": LpLoss,
             "h1": lambda: H1Loss(True, measure, periodic),
             "spectral_h1": lambda: SpectralH1Loss(measure),

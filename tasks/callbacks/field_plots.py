@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure  # not pyplot, whose backend belongs to the user
+from matplotlib.ticker import MaxNLocator, NullFormatter, ScalarFormatter
 
 from blockzoo.tasks.operator_learning import OperatorLearning
 
@@ -35,7 +36,7 @@ def fields_figure(samples: Mapping[str, Mapping[str, torch.Tensor]], names: list
         truth, prediction = sample["y"][0, chan], sample["prediction"][0, chan]
         what = f" {names[chan]}" if names else ""
         limits = (float(truth.min()), float(truth.max()))
-        panels = [(f"input {i}" if inputs > 1 else "input", x, None) for i, x in enumerate(sample["x"][0])]
+        panels: list[Any] = [(f"input {i}" if inputs > 1 else "input", x, None) for i, x in enumerate(sample["x"][0])]
         panels += [(f"truth{what}", truth, limits), (f"prediction{what}", prediction, limits)]
         panels += [("error", prediction - truth, None)]
         for axis, (label, field, scale) in zip(axes[row], panels, strict=False):
@@ -77,6 +78,8 @@ def spectrum_figure(spectra: Mapping[str, torch.Tensor], names: list[str] | None
             k = torch.arange(1, len(shown) + 1)
             positive = shown > 0
             axis.loglog(k[positive].numpy(), shown[positive].numpy(), style, color=colour, label=label, linewidth=1.5)
+        axis.xaxis.set_major_formatter(ScalarFormatter())
+        axis.xaxis.set_minor_formatter(NullFormatter())
         axis.set(xlabel="wavenumber", ylabel="energy", title=f"{title} {names[chan]}" if names else title)
         axis.grid(alpha=0.3)
         axis.legend(frameon=False)
@@ -91,7 +94,7 @@ def rollout_figure(errors: Mapping[str, torch.Tensor]) -> Figure:
     for title, curve in errors.items():
         axis.plot(range(1, len(curve) + 1), curve.float().numpy(), marker=".", linewidth=1.6, label=title)
     axis.set(xlabel="steps of the model", ylabel="relative L2 error", ylim=(0, None))
-    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.grid(alpha=0.3)
     axis.legend(frameon=False)
     figure.tight_layout()

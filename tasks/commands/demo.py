@@ -24,7 +24,9 @@ TOLERANCE = 1e-6
 
 EVALUATORS = {
     "CIFAR-10": "demo_images:evaluate_cifar10",
+    "Darcy flow": "demo_fields:evaluate_darcy",
     "JapaneseVowels": "demo_series:evaluate_japanese_vowels",
+    "Navier-Stokes": "demo_fields:evaluate_navier_stokes",
 }
 """By checkpoint or data set: a module here, and its function from a model to its metric and the page's sections."""
 

@@ -338,7 +338,7 @@ class FieldFiles(FieldData):
                     f"{path}: {name} {tuple(theirs.shape)} must have the channels and axes of that in {self.path}, "
                     f"{tuple(ours.shape)}"
                 )
-        return _Pairs(**{name: value for name, value in arrays.items() if name in ("x", "y", "trajectory")})
+        return _Pairs(False, **arrays)
 
     @property
     def description(self) -> dict[str, str]:
@@ -356,13 +356,14 @@ def read_fields(path: str | Path, needed: Sequence[str] = ("x", "y")) -> dict[st
         needed: Arrays that it must hold.
 
     Returns:
-        All its arrays of numbers, in float32.
+        `x`, `y` and `trajectory` as far as they are there, in float32.
     """
     arrays = _arrays(Path(path))
     for name in needed:
         if name not in arrays:
             raise ValueError(f"{path} must hold the array {name}; it holds {', '.join(sorted(arrays)) or 'none'}")
-    known = {name: arrays[name] for name in ("x", "y", "trajectory") if name in arrays}
+    names = ("x", "y", "trajectory")
+    known: dict[str, torch.Tensor] = {name: arrays[name] for name in names if name in arrays}
     for name, array in known.items():
         if array.is_complex():
             raise ValueError(f"{path}: {name} is {array.dtype}; give the real and the imaginary part as two channels")

@@ -269,6 +269,7 @@ def main(args: Sequence[str] | None = None) -> None:
         option = f"--{name.replace('_', '-')}"
         parser.add_argument(option, type=kind, default=default, choices=choices, help=f"default: {default}")
     parser.add_argument("--cache-dir", help="folder of what has been solved (default: in the user's cache)")
+    parser.add_argument("--half", action="store_true", help="write float16, at half the size")
     parser.add_argument(
         "--out", help="also write all samples to this .safetensors file, as x (forcing) and y (vorticity)"
     )
@@ -276,7 +277,8 @@ def main(args: Sequence[str] | None = None) -> None:
     settings = NavierStokesSettings(**{name: getattr(known, name) for name in NavierStokesSettings()})
     solved = generate(known.count, settings, known.first, known.cache_dir)
     if known.out:
-        tensors = {"x": solved["forcing"].unsqueeze(1), "y": solved["vorticity"]}
+        dtype = torch.float16 if known.half else torch.float32
+        tensors = {"x": solved["forcing"].unsqueeze(1).to(dtype), "y": solved["vorticity"].to(dtype)}
         save_state_dict(tensors, known.out, {"settings": json.dumps(settings)})
     shape = tuple(solved["vorticity"].shape)
     print(f"vorticity {shape}, deviation {float(solved['vorticity'][:, -1].std()):.4f}; settings {settings.name}")
