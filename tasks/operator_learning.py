@@ -51,6 +51,9 @@ class OperatorLearning(Task):
         field_names: Names of the output channels.
         random_patches: Train a multi-grid model on one patch of every sample, at a random place; the loss is that of
             the patch, whose axes do not close.
+        step_epochs: Multiply the learning rate by `step_factor` after every so many epochs, as published recipes do;
+            instead of the cosine and the warm-up.
+        step_factor: See there.
         **kwargs: See `Task`.
 
     Raises:
@@ -66,6 +69,8 @@ class OperatorLearning(Task):
         standardize: Literal["both", "output", "none"] = "both",
         field_names: list[str] | None = None,
         random_patches: bool = False,
+        step_epochs: int | None = None,
+        step_factor: float = 0.5,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -73,6 +78,9 @@ class OperatorLearning(Task):
             raise ValueError(f"standardize={standardize!r} must be 'both', 'output' or 'none'")
         if loss not in ("l2", "h1", "spectral_h1"):
             raise ValueError(f"loss={loss!r} must be 'l2', 'h1' or 'spectral_h1'")
+        if step_epochs is not None and (step_epochs < 1 or self.warmup_fraction or self.layer_decay is not None):
+            raise ValueError(f"step_epochs={step_epochs} must be positive, without warmup_fraction and layer_decay")
+        self.step_epochs, self.step_factor = step_epochs, step_factor
         if random_patches and not hasattr(self.model, "forward_random_patch"):
             raise ValueError(f"random_patches=True needs a multi-grid model, not {self.model_name}")
         if random_patches and loss == "spectral_h1":
@@ -120,6 +128,16 @@ class OperatorLearning(Task):
             own = getattr(self.model, key)
             if own != given:
                 raise ValueError(f"{key}={own} of {self.model_name} does not fit the data: {what} has {given} channels")
+
+    def configure_optimizers(self) -> Any:
+        """See `Task.configure_optimizers`; or steps by epoch."""
+        every, factor = self.step_epochs, self.step_factor
+        if every is None:
+            return super().configure_optimizers()
+        self.schedule = "constant"
+        optimizer = super().configure_optimizers()
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: factor ** (epoch // every))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "epoch"}}
 
     def shared_step(self, batch: dict[str, torch.Tensor], stage: str) -> torch.Tensor:
         """See `Task.shared_step`."""

@@ -208,6 +208,16 @@ def test_statistics_are_those_of_the_training_part_only_for_fresh_weights(field_
     assert torch.equal(tuned, before) and not torch.equal(fresh, before)
 
 
+def test_the_learning_rate_falls_in_steps_and_goes_on_so_after_a_pause(field_zoo):
+    steps = ["--model.step_epochs=2", "--model.step_factor=0.1", "--trainer.limit_train_batches=1"]
+    field_zoo.files()
+    cli = field_zoo.fit(*steps, "--trainer.max_epochs=3")
+    assert cli.trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.001)
+    last = f"--ckpt_path={RUN / 'checkpoints' / 'last.ckpt'}"
+    cli = field_zoo.fit(*steps, "--trainer.max_epochs=5", last)
+    assert cli.trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.0001)
+
+
 WRONG = {
     "channels": (
         {"chans": (2, 1), "model_kwargs": {"in_chans": 1}},
@@ -250,6 +260,8 @@ def test_values_that_are_not_finite_are_reported_with_their_place(field_zoo, cap
         ({"loss": "l3"}, "loss='l3' must be 'l2', 'h1' or 'spectral_h1'"),
         ({"standardize": "input"}, "standardize='input' must be 'both', 'output' or 'none'"),
         ({"random_patches": True, "loss": "spectral_h1"}, "needs periodic fields, which patches are not"),
+        ({"step_epochs": 0}, "step_epochs=0 must be positive"),
+        ({"step_epochs": 2, "warmup_fraction": 0.1}, "without warmup_fraction"),
     ],
 )
 def test_unknown_options_are_named(options, message):
