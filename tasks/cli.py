@@ -30,7 +30,9 @@ from blockzoo.tasks.checkpoint_io import AtomicCheckpointIO
 from blockzoo.tasks.cli_errors import UsageError, explain
 from blockzoo.tasks.data.base import ZooData
 from blockzoo.tasks.data.cifar import CIFAR10, FashionMNIST
-from blockzoo.tasks.data.fields import DarcyFlow, FieldFiles, NavierStokes
+from blockzoo.tasks.data.darcy import DarcyFlow
+from blockzoo.tasks.data.field_files import FieldFiles
+from blockzoo.tasks.data.fields import NavierStokes
 from blockzoo.tasks.data.images import ImageFolder, TorchvisionImages
 from blockzoo.tasks.data.series import JapaneseVowels, UEASeries
 from blockzoo.tasks.image_classification import ImageClassification

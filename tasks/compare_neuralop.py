@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from lightning.pytorch import seed_everything
 
-from blockzoo.tasks.data.fields import read_darcy
+from blockzoo.tasks.data.darcy import read_darcy
 from blockzoo.tasks.operator_losses import LpLoss
 from blockzoo.tasks.seeds import summarize
 

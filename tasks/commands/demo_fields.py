@@ -9,7 +9,8 @@ import torch
 
 from blockzoo.tasks.callbacks.field_plots import fields_figure, spectrum_figure
 from blockzoo.tasks.commands.pictures import STYLE, picture
-from blockzoo.tasks.data.fields import read_darcy, read_fields
+from blockzoo.tasks.data.darcy import read_darcy
+from blockzoo.tasks.data.field_files import read_fields
 from blockzoo.tasks.operator_losses import LpLoss, isotropic_spectrum
 
 __all__ = ["evaluate_darcy", "evaluate_navier_stokes"]

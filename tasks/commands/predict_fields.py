@@ -7,7 +7,7 @@ import torch
 
 from blockzoo.checkpoints import save_state_dict
 from blockzoo.tasks.commands.output import print_json, print_table
-from blockzoo.tasks.data.fields import read_fields
+from blockzoo.tasks.data.field_files import read_fields
 from blockzoo.tasks.operator_losses import LpLoss
 
 __all__ = ["predict_fields"]
@@ -19,7 +19,7 @@ def predict_fields(model: Any, path: str, out: str | None = None, as_json: bool 
 
     Args:
         model: Of the task "operator".
-        path: See `blockzoo.tasks.data.fields.FieldFiles`; any grid.
+        path: See `blockzoo.tasks.data.field_files.FieldFiles`; any grid.
         out: A .safetensors file; by default `NAME_predicted.safetensors` in the current folder.
         as_json: Print JSON.
         batch_size: Fields that are mapped together.

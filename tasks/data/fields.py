@@ -1,34 +1,18 @@
-"""Pairs of fields for operator learning: Darcy flow, forced Navier-Stokes, and files of one's own.
-
-    python -m blockzoo.tasks.data.fields neuraloperator-0.3.0-py3-none-any.whl darcy.safetensors
-
-writes the compact form of the Darcy set, which is how `darcy.safetensors` beside this file was made.
-"""
+"""Pairs of fields for operator learning: what all sets share, and flows that are solved here."""
 
 import abc
-import argparse
-import io
-import zipfile
-from collections.abc import Sequence
-from importlib.resources import files
-from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
-import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch.utils.data import DataLoader, Dataset
 
-from blockzoo.checkpoints import load_state_dict, save_state_dict
 from blockzoo.tasks.data.base import ZooData
 from blockzoo.tasks.data.navier_stokes import NavierStokesSettings, generate
 
-__all__ = ["DarcyFlow", "FieldData", "FieldFiles", "NavierStokes", "read_darcy", "read_fields"]
+__all__ = ["FieldData", "FieldPairs", "NavierStokes"]
 
 
-class _Pairs(Dataset[dict[str, torch.Tensor]]):
+class FieldPairs(Dataset[dict[str, torch.Tensor]]):
     """Arrays in memory, by name; optionally with the axes of space swapped, by lot."""
 
     def __init__(self, transpose: bool = False, **arrays: torch.Tensor) -> None:
@@ -58,7 +42,7 @@ class FieldData(ZooData, abc.ABC):
 
     def __init__(self, batch_size: int = 32, num_workers: int = 0) -> None:
         super().__init__(batch_size, num_workers)
-        self.test_sets: list[_Pairs] = []
+        self.test_sets: list[FieldPairs] = []
 
     @property
     def statistics(self) -> dict[str, torch.Tensor]:
@@ -91,7 +75,7 @@ class FieldData(ZooData, abc.ABC):
         """None: models keep the statistics themselves."""
         return {}
 
-    def _set_tests(self, parts: list[_Pairs]) -> None:
+    def _set_tests(self, parts: list[FieldPairs]) -> None:
         self.test_sets = parts
         if parts:
             self.datasets["test"] = parts[0]
@@ -102,67 +86,6 @@ class FieldData(ZooData, abc.ABC):
             DataLoader(dataset=part, batch_size=self.batch_size, num_workers=self.num_workers)
             for part in self.test_sets
         ]
-
-
-def read_darcy(path: str | Path | None = None) -> dict[str, torch.Tensor]:
-    """The Darcy set: `train_x` (1000, 16, 16), `train_y`, `test16_x` (50, 16, 16), `test32_x` (50, 32, 32), ...
-
-    Args:
-        path: A file that this module wrote; the packaged one by default.
-    """
-    if path is None:
-        path = Path(str(files("blockzoo.tasks.data") / "darcy.safetensors"))
-    stored = load_state_dict(path)
-    found = {}
-    for part, size in (("train", 16), ("test16", 16), ("test32", 32)):
-        bits = np.unpackbits(stored[f"{part}.x"].numpy(), axis=1)
-        found[f"{part}_x"] = torch.from_numpy(bits.reshape(-1, size, size)).float()
-        found[f"{part}_y"] = stored[f"{part}.y"]
-    return found
-
-
-class DarcyFlow(FieldData):
-    """Pressure of a flow through a medium of two materials, from the medium: -div(a grad u) = 1, u = 0 at the border.
-
-    Source: the set that neuraloperator 0.3.0 ships (MIT), after "Fourier Neural Operator for Parametric Partial
-    Differential Equations" (2021), section 5.2: 1000 training and 50 test samples on a grid of 16 x 16 points, and the
-    same test samples on 32 x 32. The grid leaves out the border on one side of each axis. `x` is 0 or 1, `y` the
-    pressure; neither is periodic.
-
-    Args:
-        val_size: Training samples that are held out for validation, the last ones.
-        transpose: Swap the axes of half of the training samples, by lot: the equation has no preferred axis.
-        batch_size: Samples in a batch, on each device.
-        num_workers: Processes that prepare batches.
-
-    Raises:
-        ValueError: `val_size` leaves no training samples.
-    """
-
-    def __init__(self, val_size: int = 0, transpose: bool = False, batch_size: int = 32, num_workers: int = 0) -> None:
-        super().__init__(batch_size, num_workers)
-        if not 0 <= val_size < 1000:
-            raise ValueError(f"val_size={val_size} must be from 0 to 999")
-        self.val_size, self.transpose = val_size, transpose
-
-    def setup(self, stage: str) -> None:
-        """Read the packaged file; the same whatever the stage."""
-        if self.datasets:
-            return
-        arrays = {name: value.unsqueeze(1) for name, value in read_darcy().items()}
-        cut = 1000 - self.val_size
-        x, y = arrays["train_x"], arrays["train_y"]
-        self.datasets = {"train": _Pairs(self.transpose, x=x[:cut], y=y[:cut])}
-        if self.val_size:
-            self.datasets["val"] = _Pairs(x=x[cut:], y=y[cut:])
-        self._set_tests([_Pairs(x=arrays[f"test{n}_x"], y=arrays[f"test{n}_y"]) for n in (16, 32)])
-
-    @property
-    def description(self) -> dict[str, str]:
-        """See `ZooData.description`."""
-        held = f", the last {self.val_size} held out" if self.val_size else ""
-        split = f"1000 training samples at 16 x 16{held}; 50 test samples, at 16 x 16 and at 32 x 32"
-        return {"dataset": "Darcy flow of neuraloperator 0.3.0", "license": "MIT", "split": split}
 
 
 _FIRST = {"train": 0, "val": 500_000, "test": 1_000_000}
@@ -235,17 +158,17 @@ class NavierStokes(FieldData):
     def _solved(self, name: str, settings: NavierStokesSettings) -> dict[str, torch.Tensor]:
         return generate(self.sizes[name], settings, _FIRST[name], self.cache_dir)
 
-    def _part(self, name: str, settings: NavierStokesSettings) -> _Pairs:
+    def _part(self, name: str, settings: NavierStokesSettings) -> FieldPairs:
         solved = self._solved(name, settings)
         forcing, w = solved["forcing"].unsqueeze(1), solved["vorticity"].unsqueeze(2)
         steps = settings["steps"]
         if steps == 1:
-            return _Pairs(x=forcing, y=w[:, 0])
+            return FieldPairs(x=forcing, y=w[:, 0])
         states = torch.cat([torch.zeros_like(w[:, :1]), w], 1)
         if name == "test":
-            return _Pairs(x=torch.cat([states[:, 0], forcing], 1), y=states[:, 1], trajectory=w)
+            return FieldPairs(x=torch.cat([states[:, 0], forcing], 1), y=states[:, 1], trajectory=w)
         x = torch.cat([states[:, :-1], forcing.unsqueeze(1).expand(-1, steps, -1, -1, -1)], 2)
-        return _Pairs(x=x.flatten(0, 1), y=w.flatten(0, 1))
+        return FieldPairs(x=x.flatten(0, 1), y=w.flatten(0, 1))
 
     def prepare_data(self) -> None:
         """Solve what is not in the cache; by one process of a machine."""
@@ -273,171 +196,3 @@ class NavierStokes(FieldData):
             "license": "Apache-2.0",
             "split": split,
         }
-
-
-class FieldFiles(FieldData):
-    """Fields of one's own, from files that hold arrays by name: .npz, .safetensors, or .pt of a dictionary of tensors.
-
-    Arrays are `x` (N, C, *size) and `y` (N, C', *size) on one grid. Files for tests may be on other grids, and may have
-    `trajectory` (N, T, C', *size), the states that follow each `x`, whose first C' channels are the state they start
-    from.
-
-    Args:
-        path: The training part.
-        test_paths: Parts for tests.
-        predict_path: What to predict, of which only `x` is read; by default the first part for tests.
-        val_fraction: Share of the training part, its end, that is held out for validation.
-        batch_size: Samples in a batch, on each device.
-        num_workers: Processes that prepare batches.
-
-    Raises:
-        FileNotFoundError: A file is missing.
-        ValueError: A file cannot be read as it should be, an array is missing, its shape does not fit the others, or a
-            value is not finite; the message names file, array and place.
-    """
-
-    def __init__(
-        self,
-        path: str,
-        test_paths: list[str] | None = None,
-        predict_path: str | None = None,
-        val_fraction: float = 0.1,
-        batch_size: int = 32,
-        num_workers: int = 0,
-    ) -> None:
-        super().__init__(batch_size, num_workers)
-        if not 0 <= val_fraction < 1:
-            raise ValueError(f"val_fraction={val_fraction} must be in [0, 1)")
-        self.path, self.test_paths, self.predict_path = path, test_paths or [], predict_path
-        self.val_fraction = val_fraction
-
-    def setup(self, stage: str) -> None:
-        """Read and check the files; the same whatever the stage."""
-        if self.datasets:
-            return
-        arrays = read_fields(self.path)
-        count = len(arrays["x"])
-        cut = count - round(self.val_fraction * count)
-        if not cut:
-            raise ValueError(
-                f"{self.path} has {count} samples; val_fraction={self.val_fraction} leaves none to train on"
-            )
-        self.datasets = {"train": _Pairs(x=arrays["x"][:cut], y=arrays["y"][:cut])}
-        if cut < count:
-            self.datasets["val"] = _Pairs(x=arrays["x"][cut:], y=arrays["y"][cut:])
-        self._set_tests([self._like_training(path, read_fields(path)) for path in self.test_paths])
-        if self.predict_path is not None:
-            self.datasets["predict"] = self._like_training(self.predict_path, read_fields(self.predict_path, ("x",)))
-
-    def _like_training(self, path: str, arrays: dict[str, torch.Tensor]) -> _Pairs:
-        """A further part, if it has the channels and axes of the training part."""
-        for name in ("x", "y"):
-            ours, theirs = self._first[name], arrays.get(name)
-            if theirs is not None and (theirs.shape[1] != ours.shape[1] or theirs.ndim != ours.ndim):
-                raise ValueError(
-                    f"{path}: {name} {tuple(theirs.shape)} must have the channels and axes of that in {self.path}, "
-                    f"{tuple(ours.shape)}"
-                )
-        return _Pairs(False, **arrays)
-
-    @property
-    def description(self) -> dict[str, str]:
-        """See `ZooData.description`."""
-        split = f"the last {self.val_fraction:.0%} of {Path(self.path).name} for validation"
-        split += f"; tests on {', '.join(Path(path).name for path in self.test_paths)}" if self.test_paths else ""
-        return {"dataset": Path(self.path).name, "license": "not known", "split": split}
-
-
-def read_fields(path: str | Path, needed: Sequence[str] = ("x", "y")) -> dict[str, torch.Tensor]:
-    """Read and check the arrays of a file of fields, see `FieldFiles`.
-
-    Args:
-        path: The file.
-        needed: Arrays that it must hold.
-
-    Returns:
-        `x`, `y` and `trajectory` as far as they are there, in float32.
-    """
-    arrays = _arrays(Path(path))
-    for name in needed:
-        if name not in arrays:
-            raise ValueError(f"{path} must hold the array {name}; it holds {', '.join(sorted(arrays)) or 'none'}")
-    names = ("x", "y", "trajectory")
-    known: dict[str, torch.Tensor] = {name: arrays[name] for name in names if name in arrays}
-    for name, array in known.items():
-        if array.is_complex():
-            raise ValueError(f"{path}: {name} is {array.dtype}; give the real and the imaginary part as two channels")
-        known[name] = array = array.float()
-        least = 4 if name == "trajectory" else 3
-        if array.ndim < least or 0 in array.shape:
-            shape = "(N, T, C, *size)" if name == "trajectory" else "(N, C, *size)"
-            raise ValueError(f"{path}: {name} {tuple(array.shape)} must be {shape}, and not empty")
-        if not torch.isfinite(array).all():
-            index = [int(i) for i in (~torch.isfinite(array)).nonzero()[0]]
-            raise ValueError(f"{path}: {name}{index} is {float(array[tuple(index)])}; all values must be finite")
-    _check_together(path, known)
-    return known
-
-
-def _check_together(path: str | Path, arrays: dict[str, torch.Tensor]) -> None:
-    """Whether the arrays of a file have equal samples and grids."""
-    if not {"x", "y"} <= set(arrays):
-        return
-    x, y = arrays["x"], arrays["y"]
-    if len(x) != len(y) or x.shape[2:] != y.shape[2:]:
-        raise ValueError(
-            f"{path}: x {tuple(x.shape)} and y {tuple(y.shape)} must be (N, C, *size) with equal N and equal size"
-        )
-    states = arrays.get("trajectory")
-    if states is not None and (len(states) != len(y) or states.shape[2:] != y.shape[1:] or x.shape[1] < y.shape[1]):
-        raise ValueError(
-            f"{path}: trajectory {tuple(states.shape)} must be {(len(y), 'T', *y.shape[1:])} as y, "
-            f"and x {tuple(x.shape)} begin with the {y.shape[1]} channels of the state"
-        )
-
-
-def _arrays(path: Path) -> dict[str, torch.Tensor]:
-    """All arrays of a file; of what it holds, only arrays of numbers."""
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path}; it must hold the arrays x and y, as .npz, .safetensors or .pt")
-    try:
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as file:
-                return {name: torch.from_numpy(np.ascontiguousarray(file[name])) for name in file.files}
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        if path.suffix in (".pt", ".pth"):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-            if not isinstance(content, dict):
-                raise ValueError(f"it holds a {type(content).__name__}, not a dictionary of tensors")
-            return {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
-    except (
-        ValueError,
-        TypeError,
-        EOFError,
-        zipfile.BadZipFile,
-        SafetensorError,
-        UnpicklingError,
-        RuntimeError,
-    ) as error:
-        raise ValueError(f"{path} cannot be read as {path.suffix}: {error}") from error
-    raise ValueError(f"{path} must end in .npz, .safetensors or .pt")
-
-
-def _convert_darcy(wheel: str, out: str) -> None:
-    tensors = {}
-    with zipfile.ZipFile(wheel) as archive:
-        for part, name in (("train", "darcy_train_16"), ("test16", "darcy_test_16"), ("test32", "darcy_test_32")):
-            content = io.BytesIO(archive.read(f"neuralop/datasets/data/{name}.pt"))
-            arrays = torch.load(content, weights_only=True)
-            bits = np.packbits(arrays["x"].flatten(1).numpy(), axis=1)
-            tensors[f"{part}.x"], tensors[f"{part}.y"] = torch.from_numpy(bits), arrays["y"]
-    save_state_dict(tensors, out, {"origin": "neuraloperator 0.3.0, MIT licence"})
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("wheel")
-    parser.add_argument("out")
-    known = parser.parse_args()
-    _convert_darcy(known.wheel, known.out)

@@ -11,7 +11,7 @@ import blockzoo
 from blockzoo.checkpoints import load_state_dict
 from blockzoo.tasks.commands.demo_fields import evaluate_darcy, evaluate_navier_stokes
 from blockzoo.tasks.commands.predict_fields import predict_fields
-from blockzoo.tasks.data.fields import read_darcy
+from blockzoo.tasks.data.darcy import read_darcy
 from blockzoo.tasks.operator_losses import LpLoss
 
 

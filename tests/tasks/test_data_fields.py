@@ -1,14 +1,18 @@
 """The packaged Darcy set, and fields from files of one's own."""
 
+import io
 import math
 import pickle
+import zipfile
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from blockzoo.tasks.data.fields import DarcyFlow, FieldFiles, read_darcy, read_fields
+from blockzoo.tasks.data import darcy
+from blockzoo.tasks.data.darcy import DarcyFlow, read_darcy
+from blockzoo.tasks.data.field_files import FieldFiles, read_fields
 
 
 def test_the_darcy_set_is_the_published_one():
@@ -58,6 +62,21 @@ def test_swapped_axes_are_swapped_in_inputs_and_targets_alike():
         swapped += not same
     assert 8 < swapped < 32
     assert torch.equal(data.datasets["test"][3]["x"], plain.datasets["test"][3]["x"])
+
+
+def test_the_published_files_are_packed_without_loss(tmp_path):
+    wheel, out = tmp_path / "wheel.whl", tmp_path / "packed.safetensors"
+    made = {}
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for part, name, size in (("train", "train_16", 16), ("test16", "test_16", 16), ("test32", "test_32", 32)):
+            made[part] = {"x": torch.rand(3, size, size) < 0.5, "y": torch.randn(3, size, size)}
+            content = io.BytesIO()
+            torch.save(made[part], content)
+            archive.writestr(f"neuralop/datasets/data/darcy_{name}.pt", content.getvalue())
+    darcy.main([str(wheel), str(out)])
+    read = read_darcy(out)
+    for part, arrays in made.items():
+        assert torch.equal(read[f"{part}_x"], arrays["x"].float()) and torch.equal(read[f"{part}_y"], arrays["y"])
 
 
 @pytest.mark.parametrize("size", [-1, 1000])

@@ -7,7 +7,8 @@ import torch
 
 from blockzoo.checkpoints import load_state_dict
 from blockzoo.tasks.data import navier_stokes
-from blockzoo.tasks.data.fields import FieldFiles, NavierStokes
+from blockzoo.tasks.data.field_files import FieldFiles
+from blockzoo.tasks.data.fields import NavierStokes
 from blockzoo.tasks.data.navier_stokes import (
     NavierStokesSettings,
     generate,

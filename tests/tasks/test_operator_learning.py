@@ -13,7 +13,7 @@ import torch
 
 import blockzoo
 from blockzoo.checkpoints import load_state_dict
-from blockzoo.tasks.data.fields import read_darcy
+from blockzoo.tasks.data.darcy import read_darcy
 from blockzoo.tasks.operator_learning import OperatorLearning, rollout
 from blockzoo.tasks.operator_losses import LpLoss, isotropic_spectrum
 
