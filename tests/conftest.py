@@ -83,6 +83,10 @@ class Golden:
             return torch.from_numpy(noise("input:x", tuple(self.meta["input_shapes"]["x"])))
         return named_image("input:x", tuple(self.meta["input_shape"]))
 
+    def field(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        """A further named input."""
+        return named_image(f"input:{name}", shape)
+
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The official state dict."""
         return {
