@@ -3,15 +3,12 @@
 from importlib.resources import files
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
 from safetensors.torch import load_file
 
 from blockzoo.tasks.commands.cam import class_activation_map
-from blockzoo.tasks.commands.demo_series import STYLE, picture
+from blockzoo.tasks.commands.pictures import STYLE, picture
 
 __all__ = ["evaluate_cifar10"]
 

@@ -1,26 +1,19 @@
 """The demo's part on series classification: evaluation on the real test set, and pictures."""
 
-import base64
-import html
-import io
 from importlib.resources import files
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.ticker import MaxNLocator
 
 from blockzoo.layers.period import find_periods
+from blockzoo.tasks.commands.pictures import STYLE, picture
 from blockzoo.tasks.commands.predict import classify, prepare
 from blockzoo.tasks.data.uea import SeriesSet, read_series_set
 
 __all__ = ["evaluate_japanese_vowels"]
-
-STYLE: Any = {"font.size": 9, "axes.titlesize": 10, "figure.facecolor": "white", "axes.spines.top": False}
 
 
 def evaluate_japanese_vowels(model: Any) -> tuple[float, list[tuple[str, str]]]:
@@ -35,15 +28,6 @@ def evaluate_japanese_vowels(model: Any) -> tuple[float, list[tuple[str, str]]]:
         ("Predictions", _predictions(series, probabilities)),
     ]
     return correct.double().mean().item(), sections
-
-
-def picture(figure: Any, alt: str) -> str:
-    """A figure as an inline PNG with a text alternative."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130, bbox_inches="tight")
-    plt.close(figure)
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return f'<img alt="{html.escape(alt, quote=True)}" src="data:image/png;base64,{data}">'
 
 
 def _confusion(series: SeriesSet, probabilities: torch.Tensor) -> str:
