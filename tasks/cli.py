@@ -24,6 +24,7 @@ from blockzoo.checkpoints import CheckpointError, load_state_dict
 from blockzoo.tasks.base import Task
 from blockzoo.tasks.callbacks.drop_path import ScheduledDropPathProgress
 from blockzoo.tasks.callbacks.guards import ExactResume, InterruptGuard, NonFiniteLossError, NonFiniteLossGuard
+from blockzoo.tasks.callbacks.parity import ParityPlot
 from blockzoo.tasks.callbacks.run_folder import RunFolder
 from blockzoo.tasks.callbacks.save_config import SaveFitConfig
 from blockzoo.tasks.checkpoint_io import AtomicCheckpointIO
@@ -32,9 +33,13 @@ from blockzoo.tasks.data.base import ZooData
 from blockzoo.tasks.data.cifar import CIFAR10, FashionMNIST
 from blockzoo.tasks.data.fields import DarcyFlow, FieldFiles, NavierStokes
 from blockzoo.tasks.data.images import ImageFolder, TorchvisionImages
+from blockzoo.tasks.data.molecules import XTBMolecules
+from blockzoo.tasks.data.pubchemqcr import PubChemQCR
 from blockzoo.tasks.data.series import JapaneseVowels, UEASeries
+from blockzoo.tasks.data.structure_files import StructureFiles
 from blockzoo.tasks.image_classification import ImageClassification
 from blockzoo.tasks.operator_learning import OperatorLearning
+from blockzoo.tasks.potential import InteratomicPotential
 from blockzoo.tasks.series_classification import SeriesClassification
 
 __all__ = [
@@ -44,14 +49,19 @@ __all__ = [
     "FieldFiles",
     "ImageClassification",
     "ImageFolder",
+    "InteratomicPotential",
     "JapaneseVowels",
     "NavierStokes",
     "OperatorLearning",
+    "ParityPlot",
+    "PubChemQCR",
     "RunFolder",
     "ScheduledDropPathProgress",
     "SeriesClassification",
+    "StructureFiles",
     "TorchvisionImages",
     "UEASeries",
+    "XTBMolecules",
     "ZooCLI",
     "config_path",
     "list_configs",

@@ -1,8 +1,7 @@
 """Learning energies and forces of atomic structures."""
 
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -71,13 +70,6 @@ def force_angles(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor
     return torch.rad2deg(torch.atan2(sine, (prediction * target).sum(-1)))
 
 
-@contextmanager
-def gradients_allowed() -> Iterator[None]:
-    """Gradients also where the trainer has switched them off: forces of a conservative model are gradients."""
-    with torch.inference_mode(False), torch.enable_grad():
-        yield
-
-
 class InteratomicPotential(Task):
     """Learn energies and forces of atomic structures.
 
@@ -85,7 +77,7 @@ class InteratomicPotential(Task):
     atom, in eV, and one of forces, in eV/Å. Logged in evaluation, in meV per atom and meV/Å: `energy_mae` and
     `energy_rmse` over structures, `force_mae` over components, `force_rmse`, the mean over structures of the root mean
     square length of the errors of its atoms, `force_component_rmse`, and `force_angle`, the mean angle between the
-    predicted and the true force over atoms, in degrees; and `loss`. They do not depend on the batch size. After a test,
+    predicted and the true force over atoms, in degrees; and `loss`. Metrics do not depend on the batch size. After a test,
     `test_predictions` holds energies per atom and forces, true and predicted.
 
     When training begins, the energies of the elements are fitted to the training part by least squares and become part
@@ -158,14 +150,9 @@ class InteratomicPotential(Task):
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def predict(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The model's outputs for a batch, also where gradients are switched off."""
+        """The model's outputs for a batch; forces that are gradients also where the trainer has switched them off."""
         inputs = {key: batch[key] for key in MODEL_KEYS if key in batch}
-        if torch.is_grad_enabled():
-            return self.model(**inputs)  # type: ignore[no-any-return]
-        with gradients_allowed():
-            # Tensors of inference mode cannot be part of a graph, copies can.
-            outputs = self.model(**{key: value.clone() for key, value in inputs.items()})
-            return {key: value.detach() for key, value in outputs.items()}
+        return self.model(**inputs, num_graphs=len(batch["num_atoms"]))  # type: ignore[no-any-return]
 
     def shared_step(self, batch: dict[str, torch.Tensor], stage: str) -> torch.Tensor:
         """See `Task.shared_step`."""

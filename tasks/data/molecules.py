@@ -2,7 +2,7 @@
 
 import abc
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -12,13 +12,11 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from blockzoo.checkpoints import load_state_dict, read_metadata
+from blockzoo.layers.neighbors import neighbor_list
 from blockzoo.tasks.data.base import ZooData
 from blockzoo.tasks.data.xtb import PARTS
 
 __all__ = ["MoleculeData", "Structure", "StructureSet", "XTBMolecules", "collate", "composition", "read_frames"]
-
-Neighbours = Callable[[torch.Tensor, torch.Tensor | None, torch.Tensor | None], tuple[torch.Tensor, torch.Tensor]]
-
 
 @dataclass
 class Structure:
@@ -42,18 +40,18 @@ class Structure:
 
 
 class StructureSet(Dataset[dict[str, torch.Tensor]]):
-    """Structures in memory as samples.
+    """Structures as samples.
 
     Args:
-        structures: They.
-        neighbours: Finds the edges (2, E) and shifts (E, 3) of a structure from its positions, cell and pbc; they are
-            found when a sample is first read, and kept. None leaves them to the model.
+        structures: They; read when a sample is asked for.
+        cutoff: Find the neighbours within this distance, in Å, when a sample is first asked for, and keep them. None
+            leaves them to the model.
     """
 
-    def __init__(self, structures: Sequence[Structure], neighbours: Neighbours | None = None) -> None:
+    def __init__(self, structures: Sequence[Structure], cutoff: float | None = None) -> None:
         self.structures = structures
-        self.neighbours = neighbours
-        self._kept: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self.cutoff = cutoff
+        self._kept: dict[int, tuple[torch.Tensor, torch.Tensor | None]] = {}
 
     def __len__(self) -> int:
         return len(self.structures)
@@ -61,11 +59,19 @@ class StructureSet(Dataset[dict[str, torch.Tensor]]):
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         structure = self.structures[index]
         sample = {key: value for key, value in vars(structure).items() if value is not None}
-        if self.neighbours is not None:
+        if self.cutoff is not None:
             if index not in self._kept:
-                self._kept[index] = self.neighbours(structure.positions, structure.cell, structure.pbc)
-            sample["edge_index"], sample["shifts"] = self._kept[index]
+                self._kept[index] = _neighbours(structure, self.cutoff)
+            sample["edge_index"], shifts = self._kept[index]
+            if shifts is not None:
+                sample["shifts"] = shifts
         return {**sample, "index": torch.tensor(index)}
+
+
+def _neighbours(structure: Structure, cutoff: float) -> tuple[torch.Tensor, torch.Tensor | None]:
+    if structure.cell is None or structure.pbc is None:
+        return neighbor_list(structure.positions, cutoff)
+    return neighbor_list(structure.positions, cutoff, cell=structure.cell[None], pbc=structure.pbc[None])
 
 
 _ATOM_KEYS = ("positions", "atomic_numbers", "forces")
@@ -79,7 +85,7 @@ def collate(samples: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tenso
         `positions` (N, 3), `atomic_numbers` (N,), `forces` (N, 3); `batch` (N,), the structure each atom belongs to;
         `num_atoms` (B,); whatever else belongs to a structure, stacked, such as `energy` (B,) and `index` (B,); `cell`
         (B, 3, 3) and `pbc` (B, 3) if any structure has them, zeros for those that do not; `edge_index` (2, E), into
-        all atoms, and `shifts` (E, 3) if samples have them.
+        all atoms, if samples have it, and `shifts` (E, 3) if any is periodic.
     """
     num_atoms = torch.tensor([len(sample["positions"]) for sample in samples])
     joined = {"batch": torch.repeat_interleave(torch.arange(len(samples)), num_atoms), "num_atoms": num_atoms}
@@ -92,8 +98,11 @@ def collate(samples: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tenso
             joined[key] = torch.stack([sample.get(key, value) for sample in samples])
     if "edge_index" in samples[0]:
         first = torch.cumsum(num_atoms, 0) - num_atoms
-        joined["edge_index"] = torch.cat([s["edge_index"] + start for s, start in zip(samples, first, strict=True)], 1)
-        joined["shifts"] = torch.cat([sample["shifts"] for sample in samples])
+        edges = [sample["edge_index"] for sample in samples]
+        joined["edge_index"] = torch.cat([e + start for e, start in zip(edges, first, strict=True)], 1)
+        if any("shifts" in sample for sample in samples):
+            pairs = zip(samples, edges, strict=True)
+            joined["shifts"] = torch.cat([s.get("shifts", s["positions"].new_zeros(e.shape[1], 3)) for s, e in pairs])
     return joined
 
 
@@ -120,7 +129,7 @@ class MoleculeData(ZooData, abc.ABC):
         self.cutoff = cutoff
 
     def _set(self, structures: Sequence[Structure]) -> StructureSet:
-        return StructureSet(structures, _neighbours(self.cutoff) if self.cutoff is not None else None)
+        return StructureSet(structures, self.cutoff)
 
     def train_sample(self, count: int = 20_000) -> Sequence[Structure]:
         """Training structures for statistics: all of them, or the first so many."""

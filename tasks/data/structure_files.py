@@ -1,5 +1,6 @@
 """Structures of one's own: extended XYZ files and the databases of ASE, read with ASE (`pip install
-'blockzoo[molecules]'`)."""
+'blockzoo[molecules]'`).
+"""
 
 import io
 import re
@@ -113,13 +114,17 @@ def _check_atom_lines(frame: list[str], where: str, start: int) -> None:
         raise ValueError(f"{where}, line {start + 2}: Properties={':'.join(fields)} is not a list of name:type:width")
     widths = dict(zip(fields[::3], map(int, fields[2::3]), strict=True))
     expected = sum(widths.values())
-    before = sum(width for name, width in list(widths.items())[: list(widths).index("species")]) if (
-        "species" in widths
-    ) else None
+    before = (
+        sum(width for name, width in list(widths.items())[: list(widths).index("species")])
+        if ("species" in widths)
+        else None
+    )
     for offset, line in enumerate(frame[2:], start=start + 3):
         cells = line.split()
         if len(cells) < expected or (named and len(cells) != expected):
-            raise ValueError(f"{where}, line {offset}: expected {expected} columns, found {len(cells)}: {line.strip()!r}")
+            raise ValueError(
+                f"{where}, line {offset}: expected {expected} columns, found {len(cells)}: {line.strip()!r}"
+            )
         if before is not None and atomic_numbers.get(cells[before].capitalize(), 0) == 0:
             raise ValueError(f"{where}, line {offset}: {cells[before]!r} is not a chemical element")
 
