@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from blockzoo.tasks.data.xtb import set_thermal_momenta
+
 __all__ = ["draw", "main", "nve", "relax", "summarize"]
 
 
@@ -65,11 +67,9 @@ def nve(
         FloatingPointError: The energy is not finite any more.
     """
     from ase import units
-    from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary
     from ase.md.verlet import VelocityVerlet
 
-    MaxwellBoltzmannDistribution(atoms, temperature_K=temperature, rng=np.random.default_rng(seed))
-    Stationary(atoms)
+    set_thermal_momenta(atoms, temperature, np.random.default_rng(seed))
     dynamics = VelocityVerlet(atoms, timestep=timestep * units.fs)
     rows = []
     with tqdm(total=steps, unit="step", desc="molecular dynamics", disable=not progress) as bar:

@@ -14,6 +14,7 @@ Multipole Electrostatics and Density-Dependent Dispersion Contributions" (2019);
 import argparse
 import hashlib
 import json
+import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -27,7 +28,7 @@ from tqdm.auto import tqdm
 
 from blockzoo.checkpoints import cache_root, load_state_dict, save_state_dict
 
-__all__ = ["PARTS", "XTBSettings", "generate", "main"]
+__all__ = ["PARTS", "XTBSettings", "generate", "main", "set_thermal_momenta"]
 
 MOLECULES = ("CH3CH2OH", "CH3COCH3", "C6H6", "CH3CONH2", "CH3COOH", "C4H4O")
 """Ethanol, acetone, benzene, acetamide, acetic acid and furan, by their names in ASE's G2 set."""
@@ -87,26 +88,38 @@ def _calculator() -> Any:
     return TBLite(method="GFN2-xTB", accuracy=0.1, verbosity=0)
 
 
+def set_thermal_momenta(atoms: Any, temperature: float, rng: np.random.Generator) -> None:
+    """Draw momenta of ASE's `Atoms` from the Maxwell-Boltzmann distribution at a temperature in K; the centre rests."""
+    from ase import units
+    from ase.md.velocitydistribution import Stationary
+
+    spread = np.sqrt(atoms.get_masses() * (temperature * units.kB))
+    atoms.set_momenta(rng.standard_normal((len(atoms), 3)) * spread[:, None])
+    Stationary(atoms)
+
+
 def _run(settings: XTBSettings, molecule: str, temperature: float, part: str, number: int, frames: int) -> Any:
     """One trajectory's positions (F, n, 3), energies (F,) and forces (F, n, 3), and its atomic numbers (n,)."""
     from ase import units
     from ase.build import molecule as build
     from ase.md.langevin import Langevin
-    from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary
 
     key = f"{settings.seed}/{molecule}/{temperature:g}/{part}/{number}"
     rng = np.random.default_rng(zlib.crc32(key.encode()))
     atoms = build(molecule)
     atoms.calc = _calculator()
-    MaxwellBoltzmannDistribution(atoms, temperature_K=temperature, rng=rng)
-    Stationary(atoms)
-    dynamics = Langevin(
-        atoms,
-        timestep=settings.timestep * units.fs,
-        temperature_K=temperature,
-        friction=settings.friction / units.fs,
-        rng=rng,
-    )
+    set_thermal_momenta(atoms, temperature, rng)
+    with warnings.catch_warnings():
+        # The packaged set was made with the centre of mass at rest; ASE 3.28 says that this samples not quite exactly.
+        warnings.filterwarnings("ignore", ".*fixcm.*", FutureWarning)
+        dynamics = Langevin(
+            atoms,
+            timestep=settings.timestep * units.fs,
+            temperature_K=temperature,
+            friction=settings.friction / units.fs,
+            rng=rng,
+            fixcm=True,
+        )
     dynamics.run(settings.equilibration)
     label = atoms.copy()
     label.calc = _calculator()
