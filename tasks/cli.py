@@ -35,12 +35,14 @@ from blockzoo.tasks.data.fields import DarcyFlow, FieldFiles, NavierStokes
 from blockzoo.tasks.data.images import ImageFolder, TorchvisionImages
 from blockzoo.tasks.data.molecules import XTBMolecules
 from blockzoo.tasks.data.pubchemqcr import PubChemQCR
+from blockzoo.tasks.data.qm9 import QM9Polarizability
 from blockzoo.tasks.data.series import JapaneseVowels, UEASeries
 from blockzoo.tasks.data.structure_files import StructureFiles
 from blockzoo.tasks.image_classification import ImageClassification
 from blockzoo.tasks.operator_learning import OperatorLearning
 from blockzoo.tasks.potential import InteratomicPotential
 from blockzoo.tasks.series_classification import SeriesClassification
+from blockzoo.tasks.tensor_property import TensorProperty
 
 __all__ = [
     "CIFAR10",
@@ -55,10 +57,12 @@ __all__ = [
     "OperatorLearning",
     "ParityPlot",
     "PubChemQCR",
+    "QM9Polarizability",
     "RunFolder",
     "ScheduledDropPathProgress",
     "SeriesClassification",
     "StructureFiles",
+    "TensorProperty",
     "TorchvisionImages",
     "UEASeries",
     "XTBMolecules",

@@ -33,7 +33,7 @@ __all__ = [
     "register_model",
 ]
 
-FAMILIES = ("emov2", "fno", "nasnet", "nextvit", "tdn", "timesnet")
+FAMILIES = ("emov2", "fno", "nasnet", "nextvit", "tdn", "tdn_tensor", "timesnet")
 """Modules of the package that register models when they are imported."""
 
 Entrypoint = TypeVar("Entrypoint", bound=Callable[..., Any])

@@ -20,7 +20,7 @@ def test_there_and_back_is_the_same_and_norms_agree():
 
 
 def test_parts_rotate_as_0e_and_2e():
-    rotation = o3.rand_matrix().double()
+    rotation = o3.rand_matrix(dtype=torch.double)
     wigner = o3.Irreps("0e+2e").D_from_matrix(rotation)
     tensor = symmetric(4)
     rotated = to_irreps(rotation @ tensor @ rotation.T)
