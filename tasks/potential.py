@@ -152,7 +152,9 @@ class InteratomicPotential(Task):
     def predict(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The model's outputs for a batch; forces that are gradients also where the trainer has switched them off."""
         inputs = {key: batch[key] for key in MODEL_KEYS if key in batch}
-        return self.model(**inputs, num_graphs=len(batch["num_atoms"]))  # type: ignore[no-any-return]
+        # Compiled in training only: in evaluation forces are gradients in spite of inference mode, which no graph can do.
+        call: Any = self.model if self.training else self.model.forward
+        return call(**inputs, num_graphs=len(batch["num_atoms"]))  # type: ignore[no-any-return]
 
     def shared_step(self, batch: dict[str, torch.Tensor], stage: str) -> torch.Tensor:
         """See `Task.shared_step`."""
