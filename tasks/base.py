@@ -72,7 +72,7 @@ class Task(LightningModule, abc.ABC):
         self._freeze(freeze or [])
         if compile:
             # Graphs come in all sizes; one compiled for every size would be compiled for each batch.
-            self.model.compile(dynamic=True if self.model.modality == "graph" else None)
+            self.model.compile(dynamic=True if getattr(self.model, "modality", None) == "graph" else None)
 
     def _freeze(self, patterns: list[str]) -> None:
         names = [name for name, _ in self.model.named_parameters()]

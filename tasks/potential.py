@@ -77,8 +77,8 @@ class InteratomicPotential(Task):
     atom, in eV, and one of forces, in eV/Å. Logged in evaluation, in meV per atom and meV/Å: `energy_mae` and
     `energy_rmse` over structures, `force_mae` over components, `force_rmse`, the mean over structures of the root mean
     square length of the errors of its atoms, `force_component_rmse`, and `force_angle`, the mean angle between the
-    predicted and the true force over atoms, in degrees; and `loss`. Metrics do not depend on the batch size. After a test,
-    `test_predictions` holds energies per atom and forces, true and predicted.
+    predicted and the true force over atoms, in degrees; and `loss`. Metrics do not depend on the batch size. After a
+    test, `test_predictions` holds energies per atom and forces, true and predicted.
 
     When training begins, the energies of the elements are fitted to the training part by least squares and become part
     of the model (`fit_references`).
@@ -150,9 +150,9 @@ class InteratomicPotential(Task):
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
     def predict(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The model's outputs for a batch; forces that are gradients also where the trainer has switched them off."""
+        """The model's outputs for a batch; forces as gradients also where the trainer has switched gradients off."""
         inputs = {key: batch[key] for key in MODEL_KEYS if key in batch}
-        # Compiled in training only: in evaluation forces are gradients in spite of inference mode, which no graph can do.
+        # Compiled in training only: evaluation takes gradients inside inference mode, which no compiled graph can.
         call: Any = self.model if self.training else self.model.forward
         return call(**inputs, num_graphs=len(batch["num_atoms"]))  # type: ignore[no-any-return]
 

@@ -99,8 +99,8 @@ def _parity(predictions: dict[str, torch.Tensor], count: int) -> str:
     alt = f"True against predicted energies and forces: errors {energy:.2f} meV per atom and {force:.1f} meV/Å."
     return (
         f"<p>{count} frames of six molecules at 300, 600 and 900 K, from trajectories that training never saw. "
-        f"Mean absolute errors: {energy:.2f} meV per atom and {force:.1f} meV/Å. Right: by how much the predicted force "
-        f"points elsewhere.</p>{picture(figure, alt)}"
+        f"Mean absolute errors: {energy:.2f} meV per atom and {force:.1f} meV/Å. Right: by how much the predicted "
+        f"force points elsewhere.</p>{picture(figure, alt)}"
     )
 
 

@@ -18,6 +18,7 @@ from blockzoo.tasks.data.xtb import PARTS
 
 __all__ = ["MoleculeData", "Structure", "StructureSet", "XTBMolecules", "collate", "composition", "read_frames"]
 
+
 @dataclass
 class Structure:
     """Atoms, and what is known of them.

@@ -104,25 +104,17 @@ class _LMDB(Sequence[Structure]):
 
     def __init__(self, files: Sequence[Path], stage: str, entries: Sequence[tuple[int, bytes, int]]) -> None:
         self.files, self.stage, self.entries = files, stage, entries
-        self._open: dict[int, Any] = {}
 
     def __len__(self) -> int:
         return len(self.entries)
 
     def __getitem__(self, index: Any) -> Any:
         file, key, step = self.entries[index]
-        with self._environment(file).begin() as transaction:
+        # Opened for every read: LMDB allows one environment in a process, and none that was opened before a fork.
+        with _connect(self.files[file]) as environment, environment.begin() as transaction:
             payload = transaction.get(key)
         where = f"{self.files[file]}, entry {key!r}"
         return structures_of(read_record(payload, where), self.stage, where)[step]
-
-    def _environment(self, file: int) -> Any:
-        if file not in self._open:
-            self._open[file] = _connect(self.files[file])
-        return self._open[file]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open": {}}  # every worker process opens the files for itself
 
 
 def _connect(path: Path) -> Any:
@@ -223,17 +215,13 @@ def _count_steps(path: Path, stage: str) -> list[tuple[bytes, int]]:
     cache = cache_root() / "pubchemqcr" / f"{path.stem}_{stage}_{digest[:12]}.safetensors"
     if not cache.is_file():
         keys, counts = [], []
-        environment = _connect(path)
-        with environment.begin() as transaction, tqdm(total=environment.stat()["entries"], desc=path.name) as bar:
-            for key, payload in transaction.cursor():
-                steps = len(
-                    structures_of(read_record(payload, f"{path}, entry {key!r}"), stage, f"{path}, entry {key!r}")
-                )
-                bar.update()
+        with _connect(path) as environment, environment.begin() as transaction:
+            for key, payload in tqdm(transaction.cursor(), total=environment.stat()["entries"], desc=path.name):
+                where = f"{path}, entry {key!r}"
+                steps = len(structures_of(read_record(payload, where), stage, where))
                 if steps:
                     keys.append(key)
                     counts.append(steps)
-        environment.close()
         cache.parent.mkdir(parents=True, exist_ok=True)
         flat = torch.tensor(list(b"".join(keys)), dtype=torch.uint8)
         sizes = torch.tensor([len(key) for key in keys])

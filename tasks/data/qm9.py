@@ -1,11 +1,14 @@
 """QM9's polarizability tensors, from the package qm9pack (`pip install 'blockzoo[qm9]'`, 104 MB).
 
-Its geometries and its tensors do not belong to one frame: coordinates are those of the published files, tensors those of
-the quantum-chemistry program's standard orientation, whose axes are the principal axes of the nuclear charges. An
+Its geometries and its tensors do not belong to one frame: coordinates are those of the published files, tensors those
+of the quantum-chemistry program's standard orientation, whose axes are the principal axes of the nuclear charges. An
 equivariant model cannot learn such pairs beyond the trace. Here geometries are turned into that frame, axes by
 increasing moment. What is left open is the sign of each axis: four proper choices, which is what
 `blockzoo.tasks.tensor_property` allows for. Where a molecule is symmetric, the program orders axes by other rules, and
-components of the tensor vanish; such molecules are left out by default.
+components of the tensor vanish; such molecules are left out by default. (Found by comparing with tensors of interacting
+induced dipoles, "Molecular polarizabilities calculated with a modified dipole interaction", 1981: over 150 molecules
+without symmetry the median difference of the traceless parts is 140 % of their norm in the files' frame, that of
+unrelated tensors, and 27 % in this one, at the best signs.)
 
 Source: "Quantum chemistry structures and properties of 134 kilo molecules" (2014); qm9pack (MIT licence).
 """

@@ -1,7 +1,5 @@
 """Potentials in ASE: what the calculator gives is consistent, and dynamics conserves energy."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -9,12 +7,12 @@ import torch
 import blockzoo
 
 pytest.importorskip("ase", reason="of the extra 'molecules'")
-from ase.build import bulk, molecule  # noqa: E402
-from ase.calculators.calculator import PropertyNotImplementedError  # noqa: E402
-from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_stress  # noqa: E402
+from ase.build import bulk, molecule
+from ase.calculators.calculator import PropertyNotImplementedError
+from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_stress
 
-from blockzoo.tasks.ase_calculator import ZooCalculator  # noqa: E402
-from blockzoo.tasks.md import draw, main, nve, relax, summarize  # noqa: E402
+from blockzoo.tasks.ase_calculator import ZooCalculator
+from blockzoo.tasks.md import draw, nve, summarize
 
 SMALL = {"l_max": 1, "hidden_channels": 8, "depth": 2, "num_basis": 6, "radial_hidden": 8, "num_heads": 2}
 

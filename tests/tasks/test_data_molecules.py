@@ -1,9 +1,9 @@
 """Structures: the packaged set and its split, batches, neighbours, and the reader of PubChemQCR."""
 
 import gzip
-import json
 import os
 import pickle
+import random
 from pathlib import Path
 
 import pytest
@@ -34,7 +34,9 @@ def test_the_packaged_set_is_what_its_settings_say():
     frames, names = read_frames()
     settings = XTBSettings()
     assert tuple(names) == settings.molecules
-    planned = [(names.index(m), t, PARTS.index(p)) for m, t, p, _, count in settings.trajectories() for _ in range(count)]
+    planned = [
+        (names.index(m), t, PARTS.index(p)) for m, t, p, _, count in settings.trajectories() for _ in range(count)
+    ]
     stored = zip(frames["molecule"].tolist(), frames["temperature"].tolist(), frames["part"].tolist(), strict=True)
     assert list(stored) == planned
     assert len(frames["positions"]) == int(frames["num_atoms"].sum())
@@ -158,17 +160,21 @@ def test_pubchemqcr_is_split_by_molecule_as_published(database):
     data.prepare_data()
     data.setup("fit")
     order = [i for i in range(10) if i != 4]
-    import random
-
     places = list(range(9))
     random.Random(42).shuffle(places)
     molecules = {"train": places[:5], "val": places[5:6], "test": places[6:]}
     for part, expected in molecules.items():
         found = [round(-float(s.energy) / HARTREE, 4) for s in data.datasets[part].structures]
-        assert found == [round(76.4 + 0.01 * order[p] + 0.001 * j, 4) for p in expected for j in range(1 + order[p] % 3)]
+        assert found == [
+            round(76.4 + 0.01 * order[p] + 0.001 * j, 4) for p in expected for j in range(1 + order[p] % 3)
+        ]
     batch = next(iter(data.train_dataloader()))
     assert batch["positions"].shape == (12, 3) and batch["energy"].dtype == torch.double
     assert len(data.train_sample(2)) == 2
+    workers = PubChemQCR(str(database), batch_size=4, num_workers=2)
+    workers.setup("fit")
+    parallel = [energy for batch in workers.test_dataloader() for energy in batch["energy"].tolist()]
+    assert parallel == [float(s.energy) for s in data.datasets["test"].structures]
     again = PubChemQCR(str(database))
     again.setup("fit")  # from the counts in the cache
     assert len(again.datasets["train"]) == len(data.datasets["train"])
@@ -183,5 +189,3 @@ def test_pubchemqcr_says_what_is_missing(tmp_path):
     (tmp_path / "Data06.lmdb").write_text("text")
     with pytest.raises(ValueError, match="Data06.lmdb is not an LMDB file"):
         PubChemQCR(str(tmp_path)).prepare_data()
-
-

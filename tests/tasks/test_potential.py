@@ -109,9 +109,10 @@ def ready(data):
 
 def test_direct_forces_train_as_well():
     result, data = tested(trained("direct", epochs=2))
-    assert result["test/force_mae"] < 0.9 * linear_baseline(
-        data.train_sample(), data.datasets["test"].structures
-    )["force_mae"]
+    assert (
+        result["test/force_mae"]
+        < 0.9 * linear_baseline(data.train_sample(), data.datasets["test"].structures)["force_mae"]
+    )
 
 
 def test_the_seed_decides_the_weights():

@@ -90,7 +90,11 @@ def test_files_are_read_in_the_frame_of_the_tensors(root):
 def test_data_are_divided_and_cached_and_symmetric_molecules_left_out(root, monkeypatch):
     data = QM9Polarizability(str(root), val_fraction=0.1, test_fraction=0.2)
     data.setup("fit")
-    assert {name: len(part) for name, part in data.datasets.items()} == {"val": 15, "test": 30, "train": 105}
+    assert {name: len(part) for name, part in data.datasets.items()} == {
+        "val": 15,
+        "test": 30,
+        "train": 104,
+    }  # one of 150 is nearly symmetric
     monkeypatch.setattr(qm9, "read_qm9", None)  # a second time it comes from the cache
     again = QM9Polarizability(str(root), val_fraction=0.1, test_fraction=0.2)
     again.setup("test")
