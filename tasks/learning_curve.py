@@ -60,7 +60,10 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
             if stored[key] != report[key]:
                 raise ValueError(f"{out} is of {key} {stored[key]!r}, not {report[key]!r}; choose another --out")
         report = stored
-    length = [] if known.steps is None else [f"--trainer.max_steps={known.steps}", "--trainer.max_epochs=-1"]
+    length = []
+    if known.steps is not None:  # whatever an epoch is, validated once, at the end
+        length = [f"--trainer.max_steps={known.steps}", "--trainer.max_epochs=-1"]
+        length += [f"--trainer.val_check_interval={known.steps}", "--trainer.check_val_every_n_epoch=null"]
     for size in known.sizes:
         if any(row["size"] == size for row in report["runs"]):
             continue

@@ -6,7 +6,7 @@ import torch
 
 from blockzoo.tasks.data.structure_files import StructureFiles, read_structures
 
-ase = pytest.importorskip("ase", reason="of the extra 'molecules'")
+pytest.importorskip("ase", reason="of the extra 'molecules'")
 import ase.db  # noqa: E402
 import ase.io  # noqa: E402
 from ase.build import bulk, molecule  # noqa: E402
