@@ -12,7 +12,6 @@ Networks for Fast Machine Learning Interatomic Potential Computations" (2025), s
 
 import argparse
 import functools
-import math
 from pathlib import Path
 
 import torch

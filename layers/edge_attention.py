@@ -1,8 +1,8 @@
 """Attention over the edges of a graph whose messages are products with the edge's spherical harmonics.
 
-Source: "Tensor Decomposition Networks for Fast Machine Learning Interatomic Potential Computations" (2025), section 3.3,
-and its code; after "Equiformer" (2023). Computed here with only what is read: the l = 0 rows of the maps to logits and
-gates, and the map behind the sum over edges on nodes.
+Source: "Tensor Decomposition Networks for Fast Machine Learning Interatomic Potential Computations" (2025), section
+3.3, and its code; after "Equiformer" (2023). Only what is read is computed: the l = 0 rows of the maps to logits and
+gates; and what follows the sum over edges is computed on nodes.
 """
 
 from typing import Any, NamedTuple
@@ -44,7 +44,7 @@ def _edge_weight(mlp: RadialMLP, edges: Edges) -> torch.Tensor:
 
 
 def smooth_leaky_relu(x: torch.Tensor, slope: float = 0.2) -> torch.Tensor:
-    """x above zero, slope * x below, with a smooth bend."""
+    """Return x above zero and slope * x below, with a smooth bend."""
     return x * (slope + (1 - slope) * x.sigmoid())
 
 
@@ -142,7 +142,7 @@ class EdgeAttention(nn.Module):
         attention = self.drop(segment_softmax(logits, receiver, count, edges.envelope))
         weight = (weight.unflatten(1, self.alpha.shape) * attention.unsqueeze(-1)).flatten(1)
 
-        # The second product, its weights, the gate and the attention are all factors of a channel: one pass applies them.
+        # The weights of the second product, the gate and the attention are factors of channels: one pass applies all.
         value = F.linear(message, self.value.weight)
         scalars = (F.silu(value[:, 0] + self.value.bias) * weight).unsqueeze(1).to(value.dtype)
         others = value[:, 1:] * (gates.sigmoid() * weight).unsqueeze(1).to(value.dtype)

@@ -197,9 +197,7 @@ class TDN(ZooModel):
             nn.Linear(hidden_channels, hidden_channels, **dd), nn.SiLU(), nn.Linear(hidden_channels, 1, **dd)
         )
         if forces == "direct":
-            self.force_attn = EdgeAttention(
-                hidden_channels, num_basis, radial_hidden, num_heads, attn_drop_rate, **dd
-            )
+            self.force_attn = EdgeAttention(hidden_channels, num_basis, radial_hidden, num_heads, attn_drop_rate, **dd)
             self.force_head = nn.Linear(hidden_channels, 1, bias=False, **dd)
         self.register_buffer("references", torch.zeros(num_elements, **dd))
         self.register_buffer("scales", torch.ones(num_elements, **dd))
@@ -231,7 +229,9 @@ class TDN(ZooModel):
             if isinstance(values, Mapping):
                 numbers = torch.tensor([int(number) for number in values], dtype=torch.int64)
                 if len(numbers) and not 0 <= int(numbers.min()) <= int(numbers.max()) < self.num_elements:
-                    raise ValueError(f"{name} has atomic numbers outside 0 .. {self.num_elements - 1}: {sorted(values)}")
+                    raise ValueError(
+                        f"{name} has atomic numbers outside 0 .. {self.num_elements - 1}: {sorted(values)}"
+                    )
                 buffer[numbers.to(buffer.device)] = torch.tensor(list(values.values())).to(buffer)
                 if name == "references":
                     self.has_element.zero_()
@@ -489,7 +489,9 @@ class TDN(ZooModel):
         if model.product.from_factors:
             out.update({f"product.{kind}": factors[kind] for kind in factors})
         kept = {name: value.reshape(own[name].shape) for name, value in out.items() if name in own}
-        unread = [name for name in out if name not in own and not name.startswith(("force_", f"blocks.{_last(model)}."))]
+        unread = [
+            name for name in out if name not in own and not name.startswith(("force_", f"blocks.{_last(model)}."))
+        ]
         if unread:
             raise ValueError(f"the published state dict has entries that the model has not: {', '.join(unread)}")
         defaults = ("references", "scales", "product.a", "product.b", "product.c")
@@ -506,7 +508,7 @@ def _has_edge(edges: Edges) -> torch.Tensor:
 
 
 def _value_and_slope(function: Any, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """For function(x) = (sum, parts): parts, and the gradient of the sum; differentiable where gradients are enabled."""
+    """Parts and the gradient of the sum, for function(x) = (sum, parts); differentiable where gradients are enabled."""
     if torch.compiler.is_dynamo_compiling():  # which traces transforms of functions, and not autograd.grad
         slope, (_, parts) = torch.func.grad_and_value(function, has_aux=True)(x)
         return parts, slope
@@ -565,7 +567,7 @@ def _gaunt_cfg(**kwargs: Any) -> ZooCfg:
 _PRESETS = [f"{family}_l{l_max}" for family in ("tdn", "gaunt", "cgnet") for l_max in (1, 2, 3)]
 
 
-def _cfgs() -> dict[str, ZooCfg]:
+def _cfgs() -> dict[str, Any]:
     cfgs = {}
     for name in ("tdn", *_PRESETS):
         make = _gaunt_cfg if name.startswith("gaunt") else _cfg
