@@ -105,7 +105,9 @@ def test_modes_are_sums_over_channels(kind):
             weight = torch.randn(*lead, *shape, **DOUBLE)
             close(make(mode)(a, b, weight), torch.einsum(sums, tensor, a, b, weight), 1e-9)
     close(make("uvu")(x1, x2[..., :1]), torch.einsum("ijk,ziu,zjv->zku", tensor, x1, x2[..., :1]), 1e-9)
-    close(make("uvw")(x1, x2[..., :1], weight[..., :1, :]), make("uvw")(x1, x2 * torch.tensor([1.0, 0.0]), weight), 1e-9)
+    close(
+        make("uvw")(x1, x2[..., :1], weight[..., :1, :]), make("uvw")(x1, x2 * torch.tensor([1.0, 0.0]), weight), 1e-9
+    )
 
 
 @pytest.mark.parametrize(("mode", "shape"), [("uuu", (2,)), ("uvu", (2, 3)), ("uvw", (2, 3, 4))])
