@@ -133,8 +133,7 @@ def gaunt_tensor(l_max_in1: int, l_max_in2: int, l_max_out: int) -> torch.Tensor
     kept = paths(l_max_in1, l_max_in2, l_max_out, "o3")
     points, weights = sphere_grid(l_max_in1 + l_max_in2 + l_max_out)
     a, b, c = (
-        spherical_harmonics(points, degree, "integral", normalize=False)
-        for degree in (l_max_in1, l_max_in2, l_max_out)
+        spherical_harmonics(points, degree, "integral", normalize=False) for degree in (l_max_in1, l_max_in2, l_max_out)
     )
     tensor = torch.einsum("r,ri,rj,rk->ijk", weights, a, b, c)
     rows1, rows2, rows3 = degree_slices(l_max_in1), degree_slices(l_max_in2), degree_slices(l_max_out)

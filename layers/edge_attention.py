@@ -1,8 +1,8 @@
 """Attention over the edges of a graph whose messages are products with the edge's spherical harmonics.
 
-Source: "Tensor Decomposition Networks for Fast Machine Learning Interatomic Potential Computations" (2025), section 3.3,
-and its code; after "Equiformer" (2023). Computed here with only what is read: the l = 0 rows of the maps to logits and
-gates, and the map behind the sum over edges on nodes.
+Source: "Tensor Decomposition Networks for Fast Machine Learning Interatomic Potential Computations" (2025), section
+3.3, and its code; after "Equiformer" (2023). Only what is read is computed: the l = 0 rows of the maps to logits and
+gates; and what follows the sum over edges is computed on nodes.
 """
 
 from typing import Any, NamedTuple
@@ -44,7 +44,7 @@ def _edge_weight(mlp: RadialMLP, edges: Edges) -> torch.Tensor:
 
 
 def smooth_leaky_relu(x: torch.Tensor, slope: float = 0.2) -> torch.Tensor:
-    """x above zero, slope * x below, with a smooth bend."""
+    """Return x above zero and slope * x below, with a smooth bend."""
     return x * (slope + (1 - slope) * x.sigmoid())
 
 
@@ -120,8 +120,8 @@ class EdgeAttention(nn.Module):
         self.sender = IrrepsLinear(channels, channels, **dd)
         self.receiver = IrrepsLinear(channels, channels, bias=False, **dd)
         self.radial = RadialMLP(num_basis, radial_hidden, channels, **dd)
-        self.scalars = nn.Linear(channels, 2 * channels, **dd)  # l = 0 rows: into the logits, and gates of the values
-        self.value = nn.Linear(channels, channels, **dd)  # all rows; the bias is for l = 0
+        self.scalars = nn.Linear(channels, 2 * channels, **dd)  # from l = 0: into the logits, and gates of the values
+        self.value = nn.Linear(channels, channels, **dd)  # for all degrees; the bias is for l = 0
         self.alpha = nn.Parameter(torch.empty(num_heads, channels // num_heads, **dd))
         nn.init.xavier_uniform_(self.alpha)
         nn.init.zeros_(self.scalars.bias)
@@ -132,20 +132,22 @@ class EdgeAttention(nn.Module):
     def forward(self, x: torch.Tensor, edges: Edges) -> torch.Tensor:
         """Features of the nodes, from their neighbours'."""
         sender, receiver, count = edges.sender, edges.receiver, edges.num_nodes
-        message = self.sender(x).index_select(0, sender) + self.receiver(x).index_select(0, receiver)
+        message = self.sender(x).index_select(0, sender).add_(self.receiver(x).index_select(0, receiver))
         weight = _edge_weight(self.radial, edges)
-        message = torch.bmm(edges.matrix.to(message.dtype), message) * weight.unsqueeze(1).to(message.dtype)
+        # Degree 0 and the others part here and meet again at the second product: both need other maps.
+        scalar, others = torch.bmm(edges.matrix.to(message.dtype), message).split([1, message.shape[1] - 1], 1)
+        scalar = scalar.squeeze(1) * weight.to(message.dtype)
+        others = others * weight.unsqueeze(1).to(message.dtype)
 
-        into_logits, gates = self.scalars(message[:, 0]).chunk(2, -1)
+        into_logits, gates = self.scalars(scalar).chunk(2, -1)
         into_logits = smooth_leaky_relu(into_logits).unflatten(1, self.alpha.shape)
         logits = (into_logits * self.alpha).sum(-1)
         attention = self.drop(segment_softmax(logits, receiver, count, edges.envelope))
+        # The weights of the second product, the attention and the gates are factors of channels: one pass applies all.
         weight = (weight.unflatten(1, self.alpha.shape) * attention.unsqueeze(-1)).flatten(1)
-
-        # The second product, its weights, the gate and the attention are all factors of a channel: one pass applies them.
-        value = F.linear(message, self.value.weight)
-        scalars = (F.silu(value[:, 0] + self.value.bias) * weight).unsqueeze(1).to(value.dtype)
-        others = value[:, 1:] * (gates.sigmoid() * weight).unsqueeze(1).to(value.dtype)
+        others = F.linear(others, self.value.weight)
+        others = others * (gates.sigmoid() * weight).unsqueeze(1).to(others.dtype)
+        scalar = (F.silu(self.value(scalar)) * weight).unsqueeze(1).to(others.dtype)
         matrix = edges.matrix[:, :1] if self.scalars_only else edges.matrix
-        value = torch.bmm(matrix.to(value.dtype), torch.cat([scalars, others], 1))
+        value = torch.bmm(matrix.to(others.dtype), torch.cat([scalar, others], 1))
         return self.proj(segment_sum(value, receiver, count))

@@ -2,8 +2,8 @@
 
 A message couples many channels of a feature with one vector of spherical harmonics y. Where all paths share one weight
 for each channel, the product is linear in the feature with a matrix that depends on the edge alone,
-M_ki = sum_j T_ijk y_j. It is exact for every coupling tensor T and costs (l_max + 1)^4 multiplications for each channel,
-whatever the rank of T.
+M_ki = sum_j T_ijk y_j. It is exact for every coupling tensor T and costs (l_max + 1)^4 multiplications for each
+channel, whatever the rank of T.
 
 Source: own derivation; the model that shares path weights is "Tensor Decomposition Networks for Fast Machine Learning
 Interatomic Potential Computations" (2025), section 3.2.
@@ -31,6 +31,11 @@ class EdgeProduct(ExactConstants):
     Raises:
         ValueError: Not exactly one of tensor and factors is given.
     """
+
+    tensor: torch.Tensor
+    a: torch.Tensor
+    b: torch.Tensor
+    c: torch.Tensor
 
     def __init__(
         self,

@@ -14,7 +14,6 @@ Positions are in Ã…. Energies have the unit of the references, forces that per Ã
 """
 
 import math
-import re
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, get_args
 
@@ -28,6 +27,7 @@ from blockzoo._builder import build_model
 from blockzoo._cfg import ZooCfg, from_manifest, graph_cfg, tags_of
 from blockzoo._model import ZooModel
 from blockzoo._registry import register_model
+from blockzoo._tdn_layout import from_official
 from blockzoo.layers.coupling import Parity, clebsch_gordan_tensor, gaunt_tensor
 from blockzoo.layers.cp_factors import cp_factors
 from blockzoo.layers.edge_attention import EdgeAttention, EdgeDegree, Edges
@@ -197,9 +197,7 @@ class TDN(ZooModel):
             nn.Linear(hidden_channels, hidden_channels, **dd), nn.SiLU(), nn.Linear(hidden_channels, 1, **dd)
         )
         if forces == "direct":
-            self.force_attn = EdgeAttention(
-                hidden_channels, num_basis, radial_hidden, num_heads, attn_drop_rate, **dd
-            )
+            self.force_attn = EdgeAttention(hidden_channels, num_basis, radial_hidden, num_heads, attn_drop_rate, **dd)
             self.force_head = nn.Linear(hidden_channels, 1, bias=False, **dd)
         self.register_buffer("references", torch.zeros(num_elements, **dd))
         self.register_buffer("scales", torch.ones(num_elements, **dd))
@@ -231,7 +229,9 @@ class TDN(ZooModel):
             if isinstance(values, Mapping):
                 numbers = torch.tensor([int(number) for number in values], dtype=torch.int64)
                 if len(numbers) and not 0 <= int(numbers.min()) <= int(numbers.max()) < self.num_elements:
-                    raise ValueError(f"{name} has atomic numbers outside 0 .. {self.num_elements - 1}: {sorted(values)}")
+                    raise ValueError(
+                        f"{name} has atomic numbers outside 0 .. {self.num_elements - 1}: {sorted(values)}"
+                    )
                 buffer[numbers.to(buffer.device)] = torch.tensor(list(values.values())).to(buffer)
                 if name == "references":
                     self.has_element.zero_()
@@ -449,55 +449,8 @@ class TDN(ZooModel):
 
     @classmethod
     def convert_state_dict(cls, state_dict: dict[str, Any], model: ZooModel) -> dict[str, Any]:
-        """AIRS's layout to ours, also with the names that its compiled blocks have.
-
-        Maps that follow each other without anything in between become one, so ours has fewer parameters. CP factors
-        are left out of a model that has none; entries that it does not have keep the model's own values.
-        """
-        state = {name.replace("_orig_mod.", ""): value for name, value in state_dict.items()}
-        if not any(name.startswith("atom_embed.") for name in state):
-            return state_dict
-        assert isinstance(model, TDN)
-        out: dict[str, Any] = {}
-        factors: dict[str, torch.Tensor] = {}
-        for name, value in state.items():
-            if ".cp_tp.cp_" in name:
-                kind = name[-1]
-                if not torch.equal(factors.setdefault(kind, value), value):
-                    raise ValueError(f"{name} differs from other layers' factors; the model has one set for all layers")
-                continue
-            for pattern, replacement in _OFFICIAL_NAMES:
-                name = re.sub(pattern, replacement, name)
-            out[name] = value
-        own = model.state_dict()
-        embed = own["embed.weight"].clone()
-        weight = (out.pop("embed.weight") + out.pop("embed.bias").unsqueeze(1)).T
-        known = min(len(weight), len(embed))
-        embed[:known] = weight[:known]
-        out["embed.weight"] = embed
-        out["has_element"] = torch.arange(len(embed), device=embed.device) < known
-        out["degree.scalar"] = out.pop("degree.exp.weight").sum(1) + out.pop("degree.exp.bias").flatten()
-        for name in [name for name in out if ".lin_alpha." in name]:
-            theirs = out.pop(name.replace("lin_alpha", "lin_value")).flatten(0, -2 if name.endswith("weight") else -1)
-            logits = out.pop(name).reshape(theirs.shape[0] // 2, *theirs.shape[1:])
-            value, gates = theirs.chunk(2)
-            out[name.replace("lin_alpha", "scalars")] = torch.cat([logits, gates])
-            out[name.replace("lin_alpha", "value")] = value
-        for name in [name for name in out if ".fc1." in name and name.startswith("blocks.") and "attn" not in name]:
-            value = out[name].flatten(0, -2 if name.endswith("weight") else -1)
-            out[name], out[name.replace("fc1", "gates")] = value.chunk(2)
-        if model.product.from_factors:
-            out.update({f"product.{kind}": factors[kind] for kind in factors})
-        kept = {name: value.reshape(own[name].shape) for name, value in out.items() if name in own}
-        unread = [name for name in out if name not in own and not name.startswith(("force_", f"blocks.{_last(model)}."))]
-        if unread:
-            raise ValueError(f"the published state dict has entries that the model has not: {', '.join(unread)}")
-        defaults = ("references", "scales", "product.a", "product.b", "product.c")
-        return {**{name: own[name] for name in defaults if name in own}, **kept}
-
-
-def _last(model: TDN) -> int:
-    return len(model.blocks) - 1
+        """AIRS's layout to ours, see `blockzoo._tdn_layout`."""
+        return from_official(state_dict, model)
 
 
 def _has_edge(edges: Edges) -> torch.Tensor:
@@ -506,7 +459,7 @@ def _has_edge(edges: Edges) -> torch.Tensor:
 
 
 def _value_and_slope(function: Any, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """For function(x) = (sum, parts): parts, and the gradient of the sum; differentiable where gradients are enabled."""
+    """Parts and the gradient of the sum, for function(x) = (sum, parts); differentiable where gradients are enabled."""
     if torch.compiler.is_dynamo_compiling():  # which traces transforms of functions, and not autograd.grad
         slope, (_, parts) = torch.func.grad_and_value(function, has_aux=True)(x)
         return parts, slope
@@ -517,29 +470,6 @@ def _value_and_slope(function: Any, x: torch.Tensor) -> tuple[torch.Tensor, torc
         total, parts = function(x)
         (slope,) = torch.autograd.grad([total], [x], create_graph=again)
     return (parts, slope) if again else (parts.detach(), slope)
-
-
-_OFFICIAL_NAMES = (
-    (r"^atom_embed\.atom_type_lin\.", "embed."),
-    (r"^edge_embed\.", "degree."),
-    (r"^degree\.proj\.bias$", "degree.bias"),
-    (r"^rbf\.", "basis."),
-    (r"^force_proj\.", "force_head."),
-    (r"^force_head\.(?!linear|bias)", "force_attn."),
-    (r"\.affine_", "."),
-    (r"\.linear\.weight$", ".weight"),
-    (r"\.rad\.offset$", ".radial.fc3.bias"),
-    (r"\.rad\.net\.0\.", ".radial.fc1."),
-    (r"\.rad\.net\.1\.", ".radial.norm1."),
-    (r"\.rad\.net\.3\.", ".radial.fc2."),
-    (r"\.rad\.net\.4\.", ".radial.norm2."),
-    (r"\.rad\.net\.6\.", ".radial.fc3."),
-    (r"\.alpha_dot$", ".alpha"),
-    (r"\.merge_src\.", ".sender."),
-    (r"\.merge_dst\.", ".receiver."),
-    (r"\.ffn\.0\.", ".fc1."),
-    (r"\.ffn\.2\.", ".fc2."),
-)
 
 
 def _cfg(**kwargs: Any) -> ZooCfg:
@@ -565,7 +495,7 @@ def _gaunt_cfg(**kwargs: Any) -> ZooCfg:
 _PRESETS = [f"{family}_l{l_max}" for family in ("tdn", "gaunt", "cgnet") for l_max in (1, 2, 3)]
 
 
-def _cfgs() -> dict[str, ZooCfg]:
+def _cfgs() -> dict[str, Any]:
     cfgs = {}
     for name in ("tdn", *_PRESETS):
         make = _gaunt_cfg if name.startswith("gaunt") else _cfg
