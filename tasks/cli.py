@@ -24,6 +24,7 @@ from blockzoo.checkpoints import CheckpointError, load_state_dict, save_state_di
 from blockzoo.tasks.base import Task
 from blockzoo.tasks.callbacks.drop_path import ScheduledDropPathProgress
 from blockzoo.tasks.callbacks.guards import ExactResume, InterruptGuard, NonFiniteLossError, NonFiniteLossGuard
+from blockzoo.tasks.callbacks.parity import ParityPlot
 from blockzoo.tasks.callbacks.run_folder import RunFolder
 from blockzoo.tasks.callbacks.save_config import SaveFitConfig
 from blockzoo.tasks.callbacks.series_plots import SeriesPlots
@@ -39,21 +40,26 @@ from blockzoo.tasks.data.darcy import DarcyFlow
 from blockzoo.tasks.data.field_files import FieldFiles
 from blockzoo.tasks.data.fields import NavierStokes
 from blockzoo.tasks.data.images import ImageFolder, TorchvisionImages
+from blockzoo.tasks.data.molecules import XTBMolecules
+from blockzoo.tasks.data.pubchemqcr import PubChemQCR
+from blockzoo.tasks.data.qm9 import QM9Polarizability
 from blockzoo.tasks.data.series import JapaneseVowels, UEASeries
+from blockzoo.tasks.data.structure_files import StructureFiles
 from blockzoo.tasks.data.video import VideoFolder, VideoList
 from blockzoo.tasks.image_classification import ImageClassification
 from blockzoo.tasks.operator_learning import OperatorLearning
+from blockzoo.tasks.potential import InteratomicPotential
 from blockzoo.tasks.series_anomaly import SeriesAnomaly
 from blockzoo.tasks.series_classification import SeriesClassification
 from blockzoo.tasks.series_forecasting import SeriesForecasting
 from blockzoo.tasks.series_imputation import SeriesImputation
 from blockzoo.tasks.series_short_term import SeriesShortTerm
+from blockzoo.tasks.tensor_property import TensorProperty
 from blockzoo.tasks.video_classification import VideoClassification
 
 __all__ = [
-    "CIFAR10",
-    "M4",
     "AnomalyFiles",
+    "CIFAR10",
     "CSVSeries",
     "CameraMoves",
     "Daphnet",
@@ -62,11 +68,16 @@ __all__ = [
     "FieldFiles",
     "ImageClassification",
     "ImageFolder",
+    "InteratomicPotential",
     "InternalBleeding",
     "JapaneseVowels",
     "M3Monthly",
+    "M4",
     "NavierStokes",
     "OperatorLearning",
+    "ParityPlot",
+    "PubChemQCR",
+    "QM9Polarizability",
     "RunFolder",
     "ScheduledDropPathProgress",
     "SeriesAnomaly",
@@ -75,11 +86,14 @@ __all__ = [
     "SeriesImputation",
     "SeriesPlots",
     "SeriesShortTerm",
+    "StructureFiles",
+    "TensorProperty",
     "TorchvisionImages",
     "UEASeries",
     "VideoClassification",
     "VideoFolder",
     "VideoList",
+    "XTBMolecules",
     "ZooCLI",
     "config_path",
     "list_configs",

@@ -77,6 +77,11 @@ class Golden:
         """The first stored input of these names."""
         return next((torch.from_numpy(self.arrays[name]) for name in names if name in self.arrays), None)
 
+    @staticmethod
+    def noise(name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        """The named noise that weights are made of."""
+        return torch.from_numpy(noise(name, tuple(shape)))
+
     def image(self) -> torch.Tensor:
         """The named input, of the case's shape; plain noise where the case says so."""
         if "input_shapes" in self.meta:
