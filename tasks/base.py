@@ -72,7 +72,8 @@ class Task(LightningModule, abc.ABC):
         self.min_lr_ratio = min_lr_ratio
         self._freeze(freeze or [])
         if compile:
-            self.model.compile()
+            # Graphs come in all sizes; one compiled for every size would be compiled for each batch.
+            self.model.compile(dynamic=True if getattr(self.model, "modality", None) == "graph" else None)
 
     def _freeze(self, patterns: list[str]) -> None:
         names = [name for name, _ in self.model.named_parameters()]

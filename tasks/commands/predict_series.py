@@ -20,7 +20,6 @@ __all__ = ["add_table_arguments", "fill", "forecast", "model_inputs", "predict_t
 def add_table_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of tables."""
     table = parser.add_argument_group("tables of series, for models that forecast, fill gaps or find anomalies")
-    table.add_argument("--out", help="write the result to this CSV file")
     table.add_argument("--columns", nargs="+", metavar="NAME", help="the columns to read (default: all but the date)")
     table.add_argument("--date-column", help="column of the dates (default: date, if there is one)")
     table.add_argument("--date-format", help="their format, as in datetime.strptime, if it is not found by itself")
