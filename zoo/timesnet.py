@@ -511,6 +511,7 @@ default_cfgs = generate_default_cfgs(
         "timesnet_forecast": _cfg("forecast", (96, 7)),
         "timesnet_forecast.m3_monthly": _shipped("forecast", "timesnet_forecast.m3_monthly"),
         "timesnet_imputation": _cfg("imputation", (96, 7)),
+        "timesnet_imputation.daphnet": _shipped("imputation", "timesnet_imputation.daphnet"),
         "timesnet_anomaly": _cfg("anomaly", (100, 38)),
         "timesnet_classifier.japanese_vowels": _cfg(
             "classification",
