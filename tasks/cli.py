@@ -24,36 +24,76 @@ from blockzoo.checkpoints import CheckpointError, load_state_dict, save_state_di
 from blockzoo.tasks.base import Task
 from blockzoo.tasks.callbacks.drop_path import ScheduledDropPathProgress
 from blockzoo.tasks.callbacks.guards import ExactResume, InterruptGuard, NonFiniteLossError, NonFiniteLossGuard
+from blockzoo.tasks.callbacks.parity import ParityPlot
 from blockzoo.tasks.callbacks.run_folder import RunFolder
 from blockzoo.tasks.callbacks.save_config import SaveFitConfig
+from blockzoo.tasks.callbacks.series_plots import SeriesPlots
 from blockzoo.tasks.checkpoint_io import AtomicCheckpointIO
 from blockzoo.tasks.cli_errors import UsageError, explain
+from blockzoo.tasks.data.anomaly import AnomalyFiles, InternalBleeding
 from blockzoo.tasks.data.base import ZooData
+from blockzoo.tasks.data.camera_moves import CameraMoves
 from blockzoo.tasks.data.cifar import CIFAR10, FashionMNIST
+from blockzoo.tasks.data.competition import M4, M3Monthly
+from blockzoo.tasks.data.csv_series import CSVSeries, Daphnet
 from blockzoo.tasks.data.darcy import DarcyFlow
 from blockzoo.tasks.data.field_files import FieldFiles
 from blockzoo.tasks.data.fields import NavierStokes
 from blockzoo.tasks.data.images import ImageFolder, TorchvisionImages
+from blockzoo.tasks.data.molecules import XTBMolecules
+from blockzoo.tasks.data.pubchemqcr import PubChemQCR
+from blockzoo.tasks.data.qm9 import QM9Polarizability
 from blockzoo.tasks.data.series import JapaneseVowels, UEASeries
+from blockzoo.tasks.data.structure_files import StructureFiles
+from blockzoo.tasks.data.video import VideoFolder, VideoList
 from blockzoo.tasks.image_classification import ImageClassification
 from blockzoo.tasks.operator_learning import OperatorLearning
+from blockzoo.tasks.potential import InteratomicPotential
+from blockzoo.tasks.series_anomaly import SeriesAnomaly
 from blockzoo.tasks.series_classification import SeriesClassification
+from blockzoo.tasks.series_forecasting import SeriesForecasting
+from blockzoo.tasks.series_imputation import SeriesImputation
+from blockzoo.tasks.series_short_term import SeriesShortTerm
+from blockzoo.tasks.tensor_property import TensorProperty
+from blockzoo.tasks.video_classification import VideoClassification
 
 __all__ = [
+    "AnomalyFiles",
     "CIFAR10",
+    "CSVSeries",
+    "CameraMoves",
+    "Daphnet",
     "DarcyFlow",
     "FashionMNIST",
     "FieldFiles",
     "ImageClassification",
     "ImageFolder",
+    "InteratomicPotential",
+    "InternalBleeding",
     "JapaneseVowels",
+    "M3Monthly",
+    "M4",
     "NavierStokes",
     "OperatorLearning",
+    "ParityPlot",
+    "PubChemQCR",
+    "QM9Polarizability",
     "RunFolder",
     "ScheduledDropPathProgress",
+    "SeriesAnomaly",
     "SeriesClassification",
+    "SeriesForecasting",
+    "SeriesImputation",
+    "SeriesPlots",
+    "SeriesShortTerm",
+    "StructureFiles",
+    "TensorProperty",
     "TorchvisionImages",
     "UEASeries",
+    "VideoClassification",
+    "VideoFolder",
+    "VideoList",
+    "XTBMolecules",
     "ZooCLI",
     "config_path",
     "list_configs",
@@ -222,25 +262,29 @@ def _expand(args: Sequence[str]) -> list[str]:
     return out
 
 
-def run(args: Sequence[str] | None = None) -> ZooCLI:
-    """Parse, build and run; errors come as exceptions. Returns the finished command line object."""
+def run(args: Sequence[str] | None = None, execute: bool = True) -> ZooCLI:
+    """Parse, build and run; errors come as exceptions. Returns the finished command line object.
+
+    With `execute=False` there is no subcommand: what the options describe is built and not run.
+    """
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        return _run(args)
+        return _run(args, execute)
     finally:
         for number, handler in handlers.items():
             if threading.current_thread() is threading.main_thread():
                 signal.signal(number, handler)
 
 
-def _run(args: Sequence[str] | None) -> ZooCLI:
+def _run(args: Sequence[str] | None, execute: bool) -> ZooCLI:
     return ZooCLI(
         Task,
         ZooData,
         subclass_mode_model=True,
         subclass_mode_data=True,
         args=None if args is None else list(args),
+        run=execute,
         seed_everything_default=0,
         auto_configure_optimizers=False,
         trainer_defaults={"default_root_dir": "runs"},

@@ -26,7 +26,8 @@ from blockzoo.tasks.operator_learning import OperatorLearning
 
 __all__ = ["RunFolder"]
 
-_OF_OTHER_WEIGHTS = ("checkpoint", "description", "file", "source", "url", "hf_hub_id", "mean", "std", "label_names")
+_OF_OTHER_WEIGHTS = ("checkpoint", "description", "file", "source", "url", "hf_hub_id", "mean", "std", "label_names",
+                     "series")  # fmt: skip
 
 
 class RunFolder(Callback):
