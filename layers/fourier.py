@@ -221,7 +221,7 @@ def synthesise(
     """
     batch, chans = z.shape[0], z.shape[-1]
     if backend == "dft" or (backend == "auto" and uses_dft(size, bands, z, is_complex)):
-        rest = math.prod(band.count for band in bands)
+        rest = math.prod([band.count for band in bands])
         for axis, (n, band) in enumerate(zip(size, bands, strict=True)):
             half = axis == len(bands) - 1 and not is_complex
             rest = rest // band.count
