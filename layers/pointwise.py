@@ -229,7 +229,9 @@ def _differentiable_backward(
 
     with torch.enable_grad():
         # Views, so that what the tensors were computed from is not followed here.
-        own = [None if t is None else (t.view_as(t) if t.requires_grad else t.detach().requires_grad_()) for t in tensors]
+        own = [
+            None if t is None else (t.view_as(t) if t.requires_grad else t.detach().requires_grad_()) for t in tensors
+        ]
         s, x, skip, *mlp = own
         assert s is not None
         if of_z is not None:
@@ -247,8 +249,7 @@ def _backward(block: PointBlock, grad: torch.Tensor, tensors: Weights, needed: S
     s, x, skip, w1, b1, w2, _, mlp_skip = tensors
     assert s is not None
     found = [
-        torch.zeros_like(t) if t is not None and need else None
-        for t, need in zip(tensors[2:], needed[2:], strict=True)
+        torch.zeros_like(t) if t is not None and need else None for t, need in zip(tensors[2:], needed[2:], strict=True)
     ]
     of_skip, of_w1, of_b1, of_w2, of_b2, of_mlp_skip = found
     of_h = torch.empty_like(s) if needed[0] else None

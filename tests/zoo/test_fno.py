@@ -269,16 +269,19 @@ def test_no_parameter_is_complex_and_fused_adamw_takes_a_step(kind):
 def test_a_linear_operator_is_the_same_on_every_grid(old, new, dims, waves):
     """By another input grid as by `output_size`: what neuraloperator's 2-D super-resolution gets wrong."""
     options = {"n_modes": (16,) * dims, "positional_embedding": None, "non_linearity": lambda x: x}
-    model = blockzoo.create_model(
-        f"fno{dims}d", **options, hidden_channels=3, depth=2, use_channel_mlp=False
-    ).double()
+    model = blockzoo.create_model(f"fno{dims}d", **options, hidden_channels=3, depth=2, use_channel_mlp=False).double()
     coarse, fine = (waves((n,) * dims, 2).movedim(-1, 1) for n in (old, new))
     there = model(fine)
     torch.testing.assert_close(model(coarse, output_size=[new] * dims), there)
     torch.testing.assert_close(resampled(model(coarse), [new] * dims), there)
     if old * 2 == new:
         scaled = blockzoo.create_model(
-            f"fno{dims}d", **options, hidden_channels=3, depth=2, use_channel_mlp=False, resolution_scaling_factor=[1, 2]
+            f"fno{dims}d",
+            **options,
+            hidden_channels=3,
+            depth=2,
+            use_channel_mlp=False,
+            resolution_scaling_factor=[1, 2],
         ).double()
         scaled.load_state_dict(model.state_dict())
         torch.testing.assert_close(scaled(coarse), there)
