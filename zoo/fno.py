@@ -379,7 +379,7 @@ class FNO(ZooModel):
         grid = coordinate_grid(size, x)
         if self.complex_data:
             grid = torch.stack([grid, torch.zeros_like(grid)], -2)
-        return torch.cat([x, grid.expand(len(x), *grid.shape)], -1)
+        return torch.cat([x, grid.expand(x.shape[0], *grid.shape)], -1)
 
     def _padding(self, size: Sequence[int]) -> list[int]:
         return [round(share * n) for share, n in zip(self.domain_padding, size, strict=True)]
@@ -544,7 +544,7 @@ class MGTFNO(FNO):
         return torch.cat([patches, self.patching.patch(self._coordinates(x), levels=0)], 1)
 
     def _coordinates(self, x: torch.Tensor) -> torch.Tensor:
-        return coordinate_grid(x.shape[2:], x).movedim(-1, 0).expand(len(x), len(self.n_modes), *x.shape[2:])
+        return coordinate_grid(x.shape[2:], x).movedim(-1, 0).expand(x.shape[0], len(self.n_modes), *x.shape[2:])
 
     def forward_random_patch(
         self, x: torch.Tensor, y: torch.Tensor, generator: torch.Generator | None = None

@@ -9,6 +9,9 @@ model where timm has one; `blockzoo bench p3d` P3D against the plain formulation
 (`blockzoo.tasks.commands.bench_p3d`), at batch 1 and 4; `blockzoo bench conv_norm` the memory and time of training in
 the modes train, eval and tune.
 
+`blockzoo bench fno` measures Fourier layers and models against the plain formulation and neuraloperator, `blockzoo bench
+multigrid` the memory of one large field, see `blockzoo.tasks.commands.bench_fno`.
+
 Examples:
   blockzoo bench timesnet
   blockzoo bench timesnet_forecast --batch-size 8 --arg d_model=64 --compile
@@ -25,7 +28,7 @@ from typing import Any
 import torch
 
 import blockzoo
-from blockzoo.tasks.commands import bench_images
+from blockzoo.tasks.commands import bench_fno, bench_images
 from blockzoo.tasks.commands.bench_reference import PlainPeriodBlock
 from blockzoo.tasks.commands.output import add_model_args, parse_model_args, print_json, print_table
 
@@ -113,6 +116,8 @@ def run(args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads)
     if args.name in bench_images.SUITES:
         return bench_images.run(args)
+    if args.name in bench_fno.SUITES:
+        return bench_fno.run(args)
     extra = parse_model_args(args.arg)
     compare = args.name == "timesnet"
     cases = TIMESNET if compare else {args.name: (args.name, args.batch_size or 8, {})}
