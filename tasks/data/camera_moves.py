@@ -90,7 +90,7 @@ def _place(footage: torch.Tensor, start: int, end: int, generator: torch.Generat
 
 
 def test_footage() -> torch.Tensor:
-    """The packaged test footage, (T, 3, 96, 171), uint8."""
+    """The packaged test footage, (T, 3, 96, 170), uint8."""
     sample = load_file(str(files("blockzoo.tasks.data") / _SAMPLE))
     parts = sample["jpeg"].split(sample["bytes"].tolist())
     frames = [np.array(Image.open(io.BytesIO(part.numpy().tobytes()))) for part in parts]
