@@ -24,6 +24,7 @@ TOLERANCE = 1e-6
 
 EVALUATORS = {
     "CIFAR-10": "demo_images:evaluate_cifar10",
+    "CameraMoves": "demo_video:evaluate_camera_moves",
     "JapaneseVowels": "demo_series:evaluate_japanese_vowels",
 }
 """By checkpoint or data set: a module here, and its function from a model to its metric and the page's sections."""
