@@ -1,10 +1,10 @@
 """Pseudo-3-D convolutions: 1x3x3 over space and 3x1x1 over time instead of 3x3x3, in the three orders of P3D.
 
-Source: "Learning Spatio-Temporal Representation with Pseudo-3D Residual Networks" (2017), section 3.1, equations 2 to 5.
+Source: "Learning Spatio-Temporal Representation with Pseudo-3D Residual Networks" (2017), section 3.1.
 
 A clip is (B, C, T, H, W). All convolutions here are 2-D: those over space see frames (B * T, C, H, W), those over time
-see (B, C, T, H * W). With the memory order (B, T, H, W, C), PyTorch's `channels_last_3d`, both are views of the clip and
-nothing is ever rearranged; a clip in another order is copied once and stays in this one.
+see (B, C, T, H * W). With the memory order (B, T, H, W, C), PyTorch's `channels_last_3d`, both are views of the clip
+and nothing is ever rearranged; a clip in another order is copied once and stays in this one.
 """
 
 from typing import Any, Literal
@@ -17,7 +17,17 @@ from torch import nn
 from blockzoo.layers.conv_norm_act import ConvNormAct, replace_parameters
 from blockzoo.layers.deployed_conv import DeployedConv2d
 
-__all__ = ["add_relu", "FrameConv", "PseudoConv3d", "TimeConv", "as_clip", "as_courses", "as_frames", "channels_last_clip", "pool_time"]
+__all__ = [
+    "add_relu",
+    "FrameConv",
+    "PseudoConv3d",
+    "TimeConv",
+    "as_clip",
+    "as_courses",
+    "as_frames",
+    "channels_last_clip",
+    "pool_time",
+]
 
 Structure = Literal["A", "B", "C"]
 
@@ -115,7 +125,7 @@ class FrameConv(nn.Module):
         return as_clip(self.layer(as_frames(x)), x.shape[2])
 
     def add_relu(self, x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-        """relu of the layer's output, which must have no activation, plus a clip like it."""
+        """Relu of the layer's output, which must have no activation, plus a clip like it."""
         return as_clip(add_relu(self.layer, as_frames(x), as_frames(other)), x.shape[2])
 
 
@@ -150,7 +160,7 @@ class TimeConv(nn.Module):
         return from_courses(self.layer(as_courses(x)), (x.shape[3], x.shape[4]))
 
     def add_relu(self, x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-        """relu of the layer's output, which must have no activation, plus a clip like it."""
+        """Relu of the layer's output, which must have no activation, plus a clip like it."""
         return from_courses(add_relu(self.layer, as_courses(x), as_courses(other)), (x.shape[3], x.shape[4]))
 
 

@@ -29,10 +29,10 @@ from blockzoo.tasks.callbacks.save_config import SaveFitConfig
 from blockzoo.tasks.checkpoint_io import AtomicCheckpointIO
 from blockzoo.tasks.cli_errors import UsageError, explain
 from blockzoo.tasks.data.base import ZooData
+from blockzoo.tasks.data.camera_moves import CameraMoves
 from blockzoo.tasks.data.cifar import CIFAR10, FashionMNIST
 from blockzoo.tasks.data.fields import DarcyFlow, FieldFiles, NavierStokes
 from blockzoo.tasks.data.images import ImageFolder, TorchvisionImages
-from blockzoo.tasks.data.camera_moves import CameraMoves
 from blockzoo.tasks.data.series import JapaneseVowels, UEASeries
 from blockzoo.tasks.data.video import VideoFolder, VideoList
 from blockzoo.tasks.image_classification import ImageClassification

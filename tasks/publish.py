@@ -132,7 +132,9 @@ def main(argv: list[str] | None = None) -> None:
         "command": args.command,
         "card": f"{args.name}.md",
         "model_args": config["model_args"],
-        "preprocessing": {key: cfg[key] for key in ("mean", "std", "label_names", "input_size") if key in cfg},
+        "preprocessing": {
+            key: cfg[key] for key in ("mean", "std", "label_names", "input_size", "frame_stride") if key in cfg
+        },
     }
     manifest_path.write_text(json.dumps(manifest, indent=2) + "\n")
     print(f"{args.name}: {metric['name']} {metric['value']:.6f}, {weights.stat().st_size:,} bytes")

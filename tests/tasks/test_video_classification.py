@@ -19,7 +19,9 @@ def test_video_accuracy_averages_the_clips_of_a_video():
     metric = VideoAccuracy(3)
     scores = torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.6, 0.3], [0.2, 0.2, 0.6]])
     metric.update(scores, torch.tensor([1, 1, 0]), torch.tensor([7, 7, 9]))  # mean (0.3, 0.45, 0.25): right
-    metric.update(torch.tensor([[0.7, 0.2, 0.1]]), torch.tensor([0]), torch.tensor([9]))  # mean (0.45, 0.2, 0.35): right
+    metric.update(
+        torch.tensor([[0.7, 0.2, 0.1]]), torch.tensor([0]), torch.tensor([9])
+    )  # mean (0.45, 0.2, 0.35): right
     metric.update(torch.tensor([[0.7, 0.2, 0.1]]), torch.tensor([1]), torch.tensor([2]))
     assert float(metric.compute()) == pytest.approx(2 / 3)
     top2 = VideoAccuracy(3, top_k=2)
@@ -36,7 +38,12 @@ def test_options_for_images_are_refused():
 def test_a_task_that_sees_one_frame_is_at_chance():
     task = VideoClassification("p3d_tiny", {"center_time": False})
     data = CameraMoves("unused", still=True, places=8)
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    quiet = {
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+    }
     (results,) = Trainer(accelerator="cpu", devices=1, **quiet).test(task, datamodule=data, verbose=False)
     assert results["test/acc"] == results["test/video_acc"] == 0.25
 

@@ -78,7 +78,9 @@ def test_equals_3d_convolutions_where_the_port_is_right(kwargs):
 
 
 @pytest.mark.parametrize("semantics", ["port", "caffe"])
-@pytest.mark.parametrize("shape", [(1, 32, 32), (4, 45, 31), (7, 33, 64), (8, 16, 16), (16, 97, 33), (35, 20, 9), (2, 1, 1)])
+@pytest.mark.parametrize(
+    "shape", [(1, 32, 32), (4, 45, 31), (7, 33, 64), (8, 16, 16), (16, 97, 33), (35, 20, 9), (2, 1, 1)]
+)
 @torch.no_grad()
 def test_any_clip_and_no_sample_sees_another(semantics, shape):
     model = small(semantics=semantics)
@@ -106,8 +108,18 @@ def test_frames_that_are_left_are_averaged():
 def test_caffe_sizes_are_rounded_up():
     port, caffe = small(), small(semantics="caffe")
     x = torch.randn(1, 3, 13, 46, 46)
-    assert [tuple(y.shape[2:]) for y in port.forward_intermediates(x)[1]] == [(6, 12, 12), (3, 6, 6), (1, 3, 3), (1, 2, 2)]
-    assert [tuple(y.shape[2:]) for y in caffe.forward_intermediates(x)[1]] == [(7, 11, 11), (4, 6, 6), (2, 3, 3), (1, 2, 2)]
+    assert [tuple(y.shape[2:]) for y in port.forward_intermediates(x)[1]] == [
+        (6, 12, 12),
+        (3, 6, 6),
+        (1, 3, 3),
+        (1, 2, 2),
+    ]
+    assert [tuple(y.shape[2:]) for y in caffe.forward_intermediates(x)[1]] == [
+        (7, 11, 11),
+        (4, 6, 6),
+        (2, 3, 3),
+        (1, 2, 2),
+    ]
 
 
 @pytest.mark.parametrize("kwargs", [{"semantics": "caffe", "mean_c": True}, {"se": "scse"}, {"late_stride": True}])
