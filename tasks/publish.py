@@ -24,6 +24,10 @@ from blockzoo.tasks.commands.demo import TOLERANCE, measure
 __all__ = ["main"]
 
 
+_PREPROCESSING = ("mean", "std", "label_names", "input_size", "frame_stride")
+"""Entries of a run's configuration that go into the manifest."""
+
+
 def _spread(path: str, key: str, unit: str, factor: float) -> str:
     """One table row's cells: median and range of several seeds."""
     report = json.loads(Path(path).read_text())
@@ -132,9 +136,7 @@ def main(argv: list[str] | None = None) -> None:
         "command": args.command,
         "card": f"{args.name}.md",
         "model_args": config["model_args"],
-        "preprocessing": {
-            key: cfg[key] for key in ("mean", "std", "label_names", "input_size", "frame_stride") if key in cfg
-        },
+        "preprocessing": {key: cfg[key] for key in _PREPROCESSING if key in cfg},
     }
     manifest_path.write_text(json.dumps(manifest, indent=2) + "\n")
     print(f"{args.name}: {metric['name']} {metric['value']:.6f}, {weights.stat().st_size:,} bytes")

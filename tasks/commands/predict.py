@@ -1,8 +1,7 @@
 """Classify your own images, videos or series with pretrained weights.
 
-Images are files, or folders of them; they are resized, cropped and scaled as the weights want it. So are videos, of each
-of which five clips are seen and their probabilities averaged; they need the extra `video`. A series file is a
-UEA `.ts` file, or a CSV file with a header: one row a step, a column `series` that numbers the series, and one column
+Images are files, or folders of them; they are resized, cropped and scaled as the weights want it. So are videos:
+five clips of each are seen and their probabilities averaged; they need the extra `video`. A series file is a UEA `.ts` file, or a CSV file with a header: one row a step, a column `series` that numbers the series, and one column
 for each channel. Values are in the units of the training data; the checkpoint's own standardisation and
 padding are applied. Predictions of a config or of a run's folder are Lightning's: blockzoo predict --config ...
 
@@ -142,12 +141,8 @@ def _print_likeliest(kind: str, scores: dict[Path, torch.Tensor], model: Any, as
 def _classify_videos(model: Any, files: list[Path], as_json: bool) -> int:
     from blockzoo.tasks.data.video import test_clips
 
-    return _print_likeliest(
-        "video",
-        {file: model(test_clips(file, model.pretrained_cfg)).softmax(-1).mean(0) for file in files},
-        model,
-        as_json,
-    )
+    scores = {file: model(test_clips(file, model.pretrained_cfg)).softmax(-1).mean(0) for file in files}
+    return _print_likeliest("video", scores, model, as_json)
 
 
 def run(args: argparse.Namespace) -> int:
