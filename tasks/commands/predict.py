@@ -1,9 +1,10 @@
 """Classify your own images, videos or series with pretrained weights.
 
-Images are files, or folders of them; they are resized, cropped and scaled as the weights want it. So are videos:
-five clips of each are seen and their probabilities averaged; they need the extra `video`. A series file is a UEA `.ts` file, or a CSV file with a header: one row a step, a column `series` that numbers the series, and one column
-for each channel. Values are in the units of the training data; the checkpoint's own standardisation and
-padding are applied. Predictions of a config or of a run's folder are Lightning's: blockzoo predict --config ...
+Images are files, or folders of them; they are resized, cropped and scaled as the weights want it. So are videos: five
+clips of each are seen and their probabilities averaged; they need the extra `video`. A series file is a UEA `.ts` file,
+or a CSV file with a header: one row a step, a column `series` that numbers the series, and one column for each channel.
+Values are in the units of the training data; the checkpoint's own standardisation and padding are applied. Predictions
+of a config or of a run's folder are Lightning's: blockzoo predict --config ...
 
 Examples:
   blockzoo predict timesnet_classifier.japanese_vowels vowels.ts
