@@ -23,6 +23,8 @@ from blockzoo.tasks.commands.demo import TOLERANCE, measure
 
 __all__ = ["main"]
 
+_PREPROCESSING = ("mean", "std", "label_names", "input_size", "series")
+
 
 _PREPROCESSING = ("mean", "std", "label_names", "input_size", "frame_stride")
 """Entries of a run's configuration that go into the manifest."""
@@ -51,7 +53,7 @@ def _card(args: argparse.Namespace, run: Path, metric: dict[str, Any], commit: s
         + ["| recipe | median | range | seeds |", "| --- | --- | --- | --- |", *rows]
         + [
             "",
-            "The shipped weights are those of the seed with the lowest validation loss; no test metric chose anything.",
+            f"The shipped weights are those of {args.chosen}; no test metric chose anything.",
         ]
     )
     head, _, rest = text.partition("## How it was made")
@@ -93,6 +95,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--unit", help="of the table's figures (default: %% for accuracy, none otherwise)")
     parser.add_argument("--factor", type=float, help="from the metric to the unit (default: 100 for %%, 1 otherwise)")
     parser.add_argument("--figure", nargs=2, action="append", default=[], metavar=("FILE", "CAPTION"))
+    chosen = "the seed with the lowest validation loss"
+    parser.add_argument("--chosen", default=chosen, help=f"how the shipped seed was chosen (default: {chosen})")
     parser.add_argument("--limit", action="append", default=[], metavar="TEXT", help="a paragraph under Limits")
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--data-license", required=True)

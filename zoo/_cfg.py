@@ -7,7 +7,7 @@ from timm.models._pretrained import PretrainedCfg
 
 from blockzoo.checkpoints import load_manifest
 
-__all__ = ["ZooCfg", "field_cfg", "from_manifest", "series_cfg", "tags_of"]
+__all__ = ["ZooCfg", "field_cfg", "from_manifest", "graph_cfg", "series_cfg", "tags_of"]
 
 
 @dataclass
@@ -21,6 +21,7 @@ class ZooCfg(PretrainedCfg):
         input_axes: One letter for each axis of `input_size`, for example "CHW" or "TC".
         model_args: Constructor arguments that belong to the weights; the caller's own come before them.
         checkpoint: Key of the weights in the checkpoint manifest; None when there are none.
+        series: How a table of series is read for the weights: names of `columns`, `features`, `target`, `time_freq`.
         frame_stride: Distance of a clip's frames in a video.
         none_args: Constructor arguments for which None is a value; elsewhere None means the default, as in timm.
     """
@@ -30,6 +31,7 @@ class ZooCfg(PretrainedCfg):
     input_axes: str = "CHW"
     model_args: dict[str, Any] = field(default_factory=dict)
     checkpoint: str | None = None
+    series: dict[str, Any] = field(default_factory=dict)
     frame_stride: int | None = None
     none_args: tuple[str, ...] = ()
 
@@ -56,6 +58,13 @@ def field_cfg(task: str, input_size: tuple[int, ...], **kwargs: Any) -> ZooCfg:
     return ZooCfg(
         **{**defaults, **kwargs, "task": task, "modality": "field", "input_axes": axes, "input_size": input_size}
     )
+
+
+def graph_cfg(task: str, **kwargs: Any) -> ZooCfg:
+    """Configuration of a model of atoms; one of them has the 3 coordinates of `input_size`, their number is free."""
+    image_only: dict[str, Any] = {"interpolation": None, "crop_pct": None, "crop_mode": None, "mean": None, "std": None}
+    defaults: dict[str, Any] = {**image_only, "num_classes": None, "license": "apache-2.0"}
+    return ZooCfg(**{**defaults, **kwargs, "task": task, "modality": "graph", "input_axes": "X", "input_size": (3,)})
 
 
 def from_manifest(name: str) -> dict[str, Any]:
