@@ -17,8 +17,8 @@ So tags with published weights are built with `semantics="caffe"` and `mean_c=Tr
 and weights of those who trained with the port expect it.
 
 What differs from the port: any number of frames and any size, where the port mixes samples of a batch if more than one
-frame reaches the last stage, and pools a fixed window of 5 x 5. Here frames that are left go through the last stage each
-by itself, and the mean over them and over space is classified.
+frame reaches the last stage, and pools a fixed window of 5 x 5. Here frames that are left go through the last stage
+each by itself, and the mean over them and over space is classified.
 """
 
 import re

@@ -277,7 +277,7 @@ def test_errors_name_the_argument():
 
 @torch.no_grad()
 def test_compile_and_export():
-    model = small(depths=(1, 2, 1, 1))
+    model = small(depths=(1, 1, 1, 1))
     x = torch.randn(2, 3, 8, 24, 24)
     wanted = model(x)
     exported = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim("batch", min=2, max=8)},))
@@ -290,7 +290,7 @@ def test_compile_and_export():
 def test_onnx(tmp_path):
     pytest.importorskip("onnxscript", reason="needs the extra 'export'")
     runtime = pytest.importorskip("onnxruntime", reason="needs the extra 'export'")
-    model = small(depths=(1, 2, 1, 1)).deploy()
+    model = small(depths=(1, 1, 1, 1)).deploy()
     x = torch.randn(1, 3, 8, 24, 24)
     path = str(tmp_path / "p3d.onnx")
     torch.onnx.export(model, (x,), path, dynamo=True, verbose=False)
