@@ -7,6 +7,8 @@ inputs, after checking that the outputs agree. Inputs are sums of daily and othe
 `blockzoo bench nextvit|nasnet|emov2` measures image models at batch 1 and 8, as built and deployed, against timm's own
 model where timm has one; `blockzoo bench conv_norm` the memory and time of training in the modes train, eval and tune.
 
+`blockzoo bench equivariant` measures equivariant products and TDN, see `blockzoo.tasks.commands.bench_equivariant`.
+
 Examples:
   blockzoo bench timesnet
   blockzoo bench timesnet_forecast --batch-size 8 --arg d_model=64 --compile
@@ -23,7 +25,7 @@ from typing import Any
 import torch
 
 import blockzoo
-from blockzoo.tasks.commands import bench_images
+from blockzoo.tasks.commands import bench_equivariant, bench_images
 from blockzoo.tasks.commands.bench_reference import PlainPeriodBlock
 from blockzoo.tasks.commands.output import add_model_args, parse_model_args, print_json, print_table
 
@@ -42,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's own choice)")
     parser.add_argument("--compile", action="store_true", help="also time the model under torch.compile")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    bench_equivariant.add_arguments(parser)
     add_model_args(parser)
 
 
@@ -109,6 +112,8 @@ def run(args: argparse.Namespace) -> int:
     """Measure and print."""
     if args.threads:
         torch.set_num_threads(args.threads)
+    if args.name == "equivariant":
+        return bench_equivariant.run(args)
     if args.name in bench_images.SUITES:
         return bench_images.run(args)
     extra = parse_model_args(args.arg)
