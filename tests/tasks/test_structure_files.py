@@ -7,10 +7,10 @@ import torch
 from blockzoo.tasks.data.structure_files import StructureFiles, read_structures
 
 pytest.importorskip("ase", reason="of the extra 'molecules'")
-import ase.db  # noqa: E402
-import ase.io  # noqa: E402
-from ase.build import bulk, molecule  # noqa: E402
-from ase.calculators.singlepoint import SinglePointCalculator  # noqa: E402
+import ase.db
+import ase.io
+from ase.build import bulk, molecule
+from ase.calculators.singlepoint import SinglePointCalculator
 
 GOOD = """3
 Properties=species:S:1:pos:R:3:forces:R:3 energy=-76.4 pbc="F F F"
