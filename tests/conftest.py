@@ -83,8 +83,14 @@ class Golden:
         return torch.from_numpy(noise(name, tuple(shape)))
 
     def image(self) -> torch.Tensor:
-        """The named input, of the case's shape."""
+        """The named input, of the case's shape; plain noise where the case says so."""
+        if "input_shapes" in self.meta:
+            return torch.from_numpy(noise("input:x", tuple(self.meta["input_shapes"]["x"])))
         return named_image("input:x", tuple(self.meta["input_shape"]))
+
+    def field(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        """A further named input."""
+        return named_image(f"input:{name}", shape)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The official state dict."""

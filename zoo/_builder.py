@@ -2,7 +2,7 @@
 
 import difflib
 import inspect
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,12 +22,6 @@ ModelT = TypeVar("ModelT", bound=nn.Module)
 
 BUILDER_ARGS = ("features_only", "out_indices", "feature_cls", "output_fmt", "pretrained_model_args")
 """Arguments that timm's builder takes, beside those of the model's constructor."""
-
-_OF_WEIGHTS: dict[str, Any] = {
-    **dict.fromkeys(("url", "hf_hub_id", "file", "checkpoint", "label_names", "mean", "std", "description")),
-    "model_args": {},
-}
-"""Entries of a configuration that belong to one tag's weights, at the values that mean none."""
 
 
 def create_model(
@@ -144,9 +138,7 @@ def build_model(
         feature_cfg: timm's settings for `features_only`.
         **kwargs: Arguments of the constructor and of timm's builder.
     """
-    cfg = _resolve_cfg(variant, pretrained_cfg, pretrained_cfg_overlay)
-    if pretrained or pretrained_cfg:
-        kwargs = {**cfg.model_args, **kwargs}  # a bare name means the family's own defaults, not the default tag's
+    cfg = _registry.resolve_cfg(variant, pretrained_cfg, pretrained_cfg_overlay)
     _check_arguments(cls, variant, kwargs)
     if pretrained and not (cfg.has_weights or cfg.state_dict):
         tags = ", ".join(_registry.list_models(f"{variant}.*", pretrained=True)) or "none"
@@ -174,22 +166,6 @@ def build_model(
         described["num_classes"] = built.num_classes
     model.pretrained_cfg = model.default_cfg = {key: value for key, value in described.items() if value is not None}
     return model
-
-
-def _resolve_cfg(variant: str, cfg: str | dict[str, Any] | ZooCfg | None, overlay: dict[str, Any] | None) -> ZooCfg:
-    if isinstance(cfg, dict):
-        cfg = replace(_registry.get_pretrained_cfg(variant), **{**_OF_WEIGHTS, **_known(cfg, "pretrained_cfg")})
-    elif not isinstance(cfg, ZooCfg):
-        cfg = _registry.get_pretrained_cfg(f"{variant}.{cfg}" if cfg else variant)
-    return replace(cfg, **_known(overlay or {}, "pretrained_cfg_overlay"))
-
-
-def _known(entries: dict[str, Any], argument: str) -> dict[str, Any]:
-    names = [field.name for field in fields(ZooCfg)]
-    for key in entries:
-        if key not in names:
-            raise TypeError(f"{argument} has an unknown entry {key!r}; the entries are {', '.join(names)}")
-    return entries
 
 
 def _check_arguments(cls: type[nn.Module], variant: str, kwargs: dict[str, Any]) -> None:

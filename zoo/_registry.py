@@ -13,8 +13,8 @@ import re
 import sys
 from collections.abc import Callable, Iterable
 from copy import deepcopy
-from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar, cast
 
 from timm.models._pretrained import DefaultCfg
 from timm.models._registry import is_model as timm_has
@@ -31,10 +31,18 @@ __all__ = [
     "list_pretrained",
     "model_entrypoint",
     "register_model",
+    "resolve_cfg",
 ]
 
-FAMILIES = ("emov2", "fno", "nasnet", "nextvit", "tdn", "tdn_tensor", "timesnet")
+FAMILIES = ("emov2", "fno", "nasnet", "nextvit", "p3d", "tdn", "tdn_tensor", "timesnet")
 """Modules of the package that register models when they are imported."""
+
+_OF_WEIGHTS: dict[str, Any] = {
+    **dict.fromkeys(("url", "hf_hub_id", "file", "checkpoint", "label_names", "mean", "std", "description")),
+    "model_args": {},
+    "series": {},
+}
+"""Entries of a configuration that belong to one tag's weights, at the values that mean none."""
 
 Entrypoint = TypeVar("Entrypoint", bound=Callable[..., Any])
 
@@ -65,6 +73,12 @@ def register_model(fn: Entrypoint) -> Entrypoint:
     The configurations come from `default_cfgs[name]` in the module that defines `fn`, which must stand above it; the
     family is that module's last name. An image model whose name is free in timm is reachable through timm as well.
 
+    Where weights or a configuration are asked for, the `model_args` of that tag are passed on to `fn`, before which
+    only the caller's own arguments come; a bare name means the entrypoint's defaults.
+
+    Returns:
+        The entrypoint that is registered.
+
     Raises:
         ValueError: The module has no configuration for the name, or another function has taken the name.
     """
@@ -77,12 +91,25 @@ def register_model(fn: Entrypoint) -> Entrypoint:
     taken = _entries.get(name)
     if taken is not None and taken.entrypoint.__module__ != fn.__module__:
         raise ValueError(f"the model name {name!r} is taken by {taken.entrypoint.__module__}; choose another")
+
+    @functools.wraps(fn)
+    def entrypoint(
+        pretrained: bool = False,
+        pretrained_cfg: str | dict[str, Any] | ZooCfg | None = None,
+        pretrained_cfg_overlay: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        if pretrained or pretrained_cfg:
+            kwargs = {**resolve_cfg(name, pretrained_cfg, pretrained_cfg_overlay).model_args, **kwargs}
+        chosen: dict[str, Any] = {"pretrained_cfg": pretrained_cfg, "pretrained_cfg_overlay": pretrained_cfg_overlay}
+        return fn(pretrained=pretrained, **chosen, **kwargs)
+
     tagged = {tag: replace(cfg, architecture=name, tag=tag or None) for tag, cfg in cfgs.cfgs.items()}
     family = fn.__module__.rpartition(".")[2]
-    _entries[name] = _Entry(fn, family, DefaultCfg(deepcopy(cfgs.tags), tagged, cfgs.is_pretrained))
+    _entries[name] = _Entry(entrypoint, family, DefaultCfg(deepcopy(cfgs.tags), tagged, cfgs.is_pretrained))
     if _entries[name].default.modality == "image":
-        timm_bridge.offer(name, fn, _entries[name].cfgs)
-    return fn
+        timm_bridge.offer(name, entrypoint, _entries[name].cfgs)
+    return cast(Entrypoint, entrypoint)
 
 
 @functools.cache
@@ -201,3 +228,34 @@ def get_pretrained_cfg(model_name: str) -> ZooCfg:
         tags = ", ".join(filter(None, entry.cfgs.tags)) or "none"
         raise ValueError(f"{name!r} has no pretrained tag {tag!r}; its tags: {tags}")
     return deepcopy(entry.cfg(tag))
+
+
+def resolve_cfg(
+    model_name: str,
+    cfg: str | dict[str, Any] | ZooCfg | None = None,
+    overlay: dict[str, Any] | None = None,
+) -> ZooCfg:
+    """The configuration that a builder's arguments mean.
+
+    Args:
+        model_name: The registered name.
+        cfg: A tag, or a whole configuration; the default tag when None.
+        overlay: Entries that replace those of the configuration.
+
+    Raises:
+        ValueError: Unknown name or tag.
+        TypeError: A dictionary has an unknown entry; the message lists the known ones.
+    """
+    if isinstance(cfg, dict):
+        cfg = replace(get_pretrained_cfg(model_name), **{**_OF_WEIGHTS, **_known(cfg, "pretrained_cfg")})
+    elif not isinstance(cfg, ZooCfg):
+        cfg = get_pretrained_cfg(f"{model_name}.{cfg}" if cfg else model_name)
+    return replace(cfg, **_known(overlay or {}, "pretrained_cfg_overlay"))
+
+
+def _known(entries: dict[str, Any], argument: str) -> dict[str, Any]:
+    names = [field.name for field in fields(ZooCfg)]
+    for key in entries:
+        if key not in names:
+            raise TypeError(f"{argument} has an unknown entry {key!r}; the entries are {', '.join(names)}")
+    return entries

@@ -340,7 +340,10 @@ class NASNet(ImageModel):
 
     @classmethod
     def convert_state_dict(cls, state_dict: dict[str, Any], model: ZooModel) -> dict[str, Any]:
-        """The layout of timm and Cadene, which is one, -> ours; a background class in front is dropped."""
+        """The layout of timm and Cadene, which is one, -> ours.
+
+        A background class in front of 1000 is dropped, except for a model of 1001 classes.
+        """
         if not any(name.startswith(("conv0.", "cell_stem_0.", "cell_0.")) for name in state_dict):
             return state_dict
         assert isinstance(model, NASNet)
@@ -349,7 +352,8 @@ class NASNet(ImageModel):
         for name, value in state_dict.items():
             head, _, rest = name.partition(".")
             if head == "last_linear":
-                converted[f"head.fc.{rest}"] = value[1:] if len(value) == 1001 else value
+                background = len(value) == 1001 != model.num_classes
+                converted[f"head.fc.{rest}"] = value[1:] if background else value
             elif head == "conv0":
                 converted[f"stem.{rest.replace('bn.', 'norm.', 1)}"] = value
             elif head not in cells:

@@ -13,6 +13,8 @@ from torch import nn
 
 import blockzoo
 from blockzoo.layers.conv_norm_act import ConvNormAct, set_conv_norm_mode
+from blockzoo.tasks.commands import bench_p3d
+from blockzoo.tasks.commands.memory import peak_bytes_apart
 from blockzoo.tasks.commands.output import print_json, print_table
 
 __all__ = ["SUITES", "run", "saved_bytes"]
@@ -22,6 +24,7 @@ SUITES: dict[str, list[tuple[str, int, bool]]] = {
     "nasnet": [("nasnetalarge", 331, True), ("nasnetamobile", 224, False)],
     "emov2": [("emov2_1m", 224, False), ("emov2_5m", 224, False)],
     "conv_norm": [],
+    "p3d": [],
 }
 """Models, pixels, and whether timm has the model."""
 
@@ -87,26 +90,43 @@ def p3d_like(chans: int = 64, depth: int = 8) -> nn.Module:
     return nn.Sequential(*layers)
 
 
-def _modes(title: str, model: nn.Module, x: torch.Tensor, runs: int) -> list[dict[str, Any]]:
+def _training(stack: str, batch: int) -> tuple[nn.Module, torch.Tensor]:
+    if stack == "nasnetalarge":
+        return blockzoo.create_model(stack), torch.randn(batch, 3, 224, 224)
+    return p3d_like(), torch.randn(batch, 3, 8, 112, 112)
+
+
+def _step(model: nn.Module, x: torch.Tensor) -> None:
+    model.zero_grad()
+    model(x).square().mean().backward()
+
+
+def prepare_step(stack: str, batch: int, mode: Any) -> Callable[[], None]:
+    """A training step of a stack in a mode, for `peak_bytes_apart`."""
+    model, x = _training(stack, batch)
+    set_conv_norm_mode(model.train(), mode)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)  # as in every step but the first
+    return partial(_step, model, x)
+
+
+def _modes(stack: str, batch: int, runs: int) -> list[dict[str, Any]]:
+    model, x = _training(stack, batch)
     state = {key: value.clone() for key, value in model.state_dict().items()}
     rows = []
     for mode in ("train", "eval", "tune"):
         model.load_state_dict(state)
         set_conv_norm_mode(model.train(), mode)  # type: ignore[arg-type]
-
-        def step() -> None:
-            model.zero_grad()
-            model(x).square().mean().backward()
-
-        step()
-        ignore = [x, *model.parameters(), *model.buffers()]
-        kept = saved_bytes(partial(model, x), ignore)
+        _step(model, x)
+        kept = saved_bytes(partial(model, x), [x, *model.parameters(), *model.buffers()])
         times = []
         for _ in range(runs):
             start = time.perf_counter()
-            step()
+            _step(model, x)
             times.append(1e3 * (time.perf_counter() - start))
-        rows.append({"model": title, "mode": mode, "kept MB": kept / 1e6, "step ms": statistics.median(times)})
+        peak = peak_bytes_apart(prepare_step, stack, batch, mode)
+        found = {"kept MB": kept / 1e6, "peak MB": peak / 1e6, "step ms": statistics.median(times)}
+        rows.append({"model": f"{stack}, {' x '.join(map(str, (batch, *x.shape[2:])))}", "mode": mode, **found})
     return rows
 
 
@@ -115,10 +135,10 @@ def run(args: argparse.Namespace) -> int:
     rows: list[dict[str, Any]] = []
     if args.name == "conv_norm":
         runs = min(args.runs, 3)
-        large = blockzoo.create_model("nasnetalarge")
-        for batch in (1, 4):
-            rows += _modes(f"nasnetalarge, {batch} x 224 px", large, torch.randn(batch, 3, 224, 224), runs)
-        rows += _modes("P3D-like stack, 2 x 8 x 112 px", p3d_like(), torch.randn(2, 3, 8, 112, 112), runs)
+        for stack, batch in (("nasnetalarge", 1), ("nasnetalarge", 4), ("P3D-like stack", 2)):
+            rows += _modes(stack, batch, runs)
+    if args.name == "p3d":
+        rows += bench_p3d.rows([args.batch_size] if args.batch_size else [1, 4], min(args.runs, 9), args.compile)
     for name, size, in_timm in SUITES[args.name]:
         runs = min(args.runs, 5) if name == "nasnetalarge" else args.runs
         for batch in [args.batch_size] if args.batch_size else [1, 8]:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import blockzoo
+from blockzoo import _builder
 from blockzoo.checkpoints import CheckpointError, ChecksumError, Source, fetch, is_cached, load_manifest
 
 
@@ -75,6 +76,25 @@ def test_the_manifest_lists_the_official_weights_of_every_image_family():
         assert cfg.has_weights and cfg.checkpoint == name and 0.7 < item.metric["value"] < 0.9
     assert blockzoo.get_pretrained_cfg("nasnetalarge.cadene_in1k").model_args == {"pool_count": "real"}
     assert blockzoo.get_pretrained_cfg("emov2_5m.in1k_kd_512").input_size == (3, 512, 512)
+
+
+@pytest.mark.parametrize("name", [name for name, item in load_manifest().items() if item.model_args])
+def test_arguments_of_a_tag_win_over_those_of_the_model_and_lose_to_the_callers(name, monkeypatch):
+    wanted = load_manifest()[name].model_args
+    passed = {}
+
+    def build(cls, variant, pretrained, **kwargs):
+        passed.update(kwargs)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_builder, "build_model_with_cfg", build)
+    with pytest.raises(KeyboardInterrupt):
+        blockzoo.create_model(name)
+    assert {key: passed[key] for key in wanted} == wanted
+    key = next(iter(wanted))
+    with pytest.raises(KeyboardInterrupt):
+        blockzoo.create_model(name, **{key: "mine"})
+    assert passed[key] == "mine"
 
 
 OFFICIAL_EMO = {

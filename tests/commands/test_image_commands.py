@@ -1,6 +1,9 @@
 """Commands on images: prediction, activation maps, the demo's part, and what the benchmark counts."""
 
 import json
+import os
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +14,7 @@ import blockzoo
 from blockzoo.__main__ import main
 from blockzoo.tasks.commands.bench_images import p3d_like, saved_bytes
 from blockzoo.tasks.commands.cam import class_activation_map
+from blockzoo.tasks.commands.memory import peak_bytes, peak_bytes_apart
 from blockzoo.tasks.commands.predict import image_files
 
 SHIPPED = [name for name in blockzoo.list_pretrained() if name.endswith(".cifar10")]
@@ -71,6 +75,15 @@ def test_saved_bytes_count_storages_once_and_leave_out_what_is_known():
     assert saved_bytes(lambda: x * x, []) == 400
     assert saved_bytes(lambda: x * x, [x]) == 0
     assert saved_bytes(lambda: (2 * x).exp() * x, [x]) == 400
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not tell its peak")
+def test_peak_memory_counts_what_a_function_holds_at_once():
+    size = 64 << 20
+    assert 0.95 * size <= peak_bytes_apart(partial, os.urandom, size) < 1.5 * size
+    assert peak_bytes(lambda: None) < size / 8
+    with pytest.raises(RuntimeError, match="measuring partial.*failed with status 1"):
+        peak_bytes_apart(partial, os.urandom, "no number")
 
 
 def test_a_p3d_like_stack_keeps_less_in_tune_than_in_eval():

@@ -88,11 +88,15 @@ def test_the_models_differ_in_what_follows_a_reduction():
     assert [info["num_chs"] for info in mobile.feature_info] == [32, 44, 264, 528, 1056]
 
 
-def test_background_class_is_dropped():
+def test_background_class_is_dropped_where_the_model_has_none():
     model = blockzoo.create_model("nasnetamobile", num_classes=1000)
     official = {"last_linear.weight": torch.randn(1001, 1056), "last_linear.bias": torch.arange(1001.0)}
     converted = blockzoo.convert_state_dict(model, {**official, "conv0.bn.weight": torch.ones(32)})
     assert converted["head.fc.bias"][0] == 1 and converted["stem.norm.weight"].shape == (32,)
+    whole = blockzoo.create_model("nasnetamobile", num_classes=1001, device="meta")
+    assert blockzoo.convert_state_dict(whole, {**official, "conv0.bn.weight": torch.ones(32)})[
+        "head.fc.bias"
+    ].shape == (1001,)
     with pytest.raises(ValueError, match=r"'cell_40\.conv_1x1\.conv\.weight'; the cells of this model are cell_stem_0"):
         blockzoo.convert_state_dict(model, {"conv0.bn.bias": 0, "cell_40.conv_1x1.conv.weight": 0})
 
