@@ -104,10 +104,6 @@ class Golden:
             if filled
         }
 
-    def noise(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
-        """The named standard normal values."""
-        return torch.from_numpy(noise(name, tuple(shape)))
-
     def error(self, name: str, ours: torch.Tensor) -> float:
         """Largest difference from the stored output, in units of its standard deviation."""
         theirs = self.arrays[f"out_{name}"]

@@ -9,8 +9,8 @@ model where timm has one; `blockzoo bench p3d` P3D against the plain formulation
 (`blockzoo.tasks.commands.bench_p3d`), at batch 1 and 4; `blockzoo bench conv_norm` the memory and time of training in
 the modes train, eval and tune.
 
-`blockzoo bench fno` measures Fourier layers and models against the plain formulation and neuraloperator, `blockzoo bench
-multigrid` the memory of one large field, see `blockzoo.tasks.commands.bench_fno`.
+`blockzoo bench fno` measures Fourier layers and models against the plain formulation and neuraloperator, and
+`blockzoo bench multigrid` the memory of one large field, see `blockzoo.tasks.commands.bench_fno`.
 
 `blockzoo bench equivariant` measures equivariant products and TDN, see `blockzoo.tasks.commands.bench_equivariant`.
 
