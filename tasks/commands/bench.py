@@ -7,8 +7,8 @@ inputs, after checking that the outputs agree. Inputs are sums of daily and othe
 `blockzoo bench nextvit|nasnet|emov2` measures image models at batch 1 and 8, as built and deployed, against timm's own
 model where timm has one; `blockzoo bench conv_norm` the memory and time of training in the modes train, eval and tune.
 
-`blockzoo bench fno` measures Fourier layers and models against the plain formulation and neuraloperator, `blockzoo bench
-multigrid` the memory of one large field, see `blockzoo.tasks.commands.bench_fno`.
+`blockzoo bench fno` measures Fourier layers and models against the plain formulation and neuraloperator, `blockzoo
+bench multigrid` the memory of one large field, see `blockzoo.tasks.commands.bench_fno`.
 
 Examples:
   blockzoo bench timesnet
