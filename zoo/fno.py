@@ -49,7 +49,7 @@ class FNO(ZooModel):
         lifting_channel_ratio: Hidden channels of the MLP in front over the width; 0 for a single linear map.
         projection_channel_ratio: The same for the MLP behind.
         positional_embedding: "grid" appends coordinates in [0, 1) to the input, None does not.
-        non_linearity: Activation: its name in `torch.nn.functional`, or a function. Inside the blocks' MLPs it is always
+        non_linearity: Activation: its name in `torch.nn.functional`, or a function. In the MLPs of blocks it is always
             GELU, as published.
         norm: None, "instance_norm", "group_norm", "batch_norm" or "ada_in", see
             `blockzoo.layers.field_ops.FieldNorm`.
