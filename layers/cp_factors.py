@@ -1,12 +1,12 @@
-"""The shipped CP factors of the Clebsch-Gordan tensor, T_ijk = sum_r a_ir b_jr c_kr; `blockzoo.layers.cp_fit` made them.
+"""The shipped CP factors of the Clebsch-Gordan tensor, T_ijk = sum_r a_ir b_jr c_kr; see `blockzoo.layers.cp_fit`.
 
 | l_max | rank | relative error (Frobenius) |
 | --- | --- | --- |
-| 1 | 7, published | @1 |
+| 1 | 7, published | 1.6 % |
 | 1 | 8 | exact |
-| 2 | 28, published | @2 |
+| 2 | 28, published | 1.2 % |
 | 2 | 32 | exact |
-| 3 | 63, published | @3 |
+| 3 | 63, published | 5.0 % |
 | 3 | 96 | exact |
 
 Source: "Tensor Decomposition Networks for Fast Machine Learning Interatomic Potential Computations" (2025), section

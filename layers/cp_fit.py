@@ -20,8 +20,8 @@ from blockzoo.layers.factorized_tensor import reconstruct
 
 __all__ = ["fit_cp", "relative_error"]
 
-_STARTS = {28: 40}
-"""Seeded starts by rank, 4 elsewhere: the published rank of l_max 2 has many poor minima."""
+_EFFORT = {8: (1, 500), 28: (40, 6000)}
+"""Seeded starts and sweeps by rank, 4 and 6000 elsewhere: some ranks are easy, some have many poor minima."""
 
 
 def relative_error(tensor: torch.Tensor, factors: Factors) -> float:
@@ -163,7 +163,7 @@ def main() -> None:
     for l_max in args.l_max:
         tensor = clebsch_gordan_tensor(l_max, l_max, l_max)
         for rank in [args.rank] if args.rank else [published_rank(l_max), EXACT_RANKS[l_max]]:
-            factors = fit_cp(tensor, rank, _STARTS.get(rank, 4))
+            factors = fit_cp(tensor, rank, *_EFFORT.get(rank, (4, 6000)))
             largest = max(float(factor.abs().max()) for factor in factors)
             print(
                 f"l_max {l_max}, rank {rank}: error {relative_error(tensor, factors):.3e}, largest {largest:.2f}",

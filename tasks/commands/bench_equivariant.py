@@ -8,16 +8,23 @@ published code, from the same weights, and against that code itself where `--off
 """
 
 import argparse
+import contextlib
 import importlib
+import io
+import os
 import statistics
 import sys
+import tempfile
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import torch
+from torch import nn
 
 import blockzoo
 from blockzoo.layers.coupling import clebsch_gordan_tensor, paths
@@ -148,21 +155,33 @@ def _official(folder: Path, l_max: int, sizes: dict[str, Any]) -> Any:
     """The published model from a checkout, with our factors where it would fit its own."""
     if not (folder / "models" / "tdn.py").is_file():
         raise ValueError(f"--official {folder} has no models/tdn.py; give the folder OpenMol/TDN of a checkout of AIRS")
-    sys.path.insert(0, str(folder))
+    sys.path.insert(0, str(folder.resolve()))
     try:
         module, product = importlib.import_module("models.tdn"), importlib.import_module("models._tensor_product")
     finally:
-        sys.path.remove(str(folder))
-    product.fit_cp_to_exact_tp = lambda **kwargs: {}
-    product.torch.save = lambda *args, **kwargs: None
+        sys.path.remove(str(folder.resolve()))
+
+    def take_ours(cp_tp: nn.Module, **_: Any) -> dict[str, float]:
+        for name, factor in zip(("cp_a", "cp_b", "cp_c"), cp_factors(l_max), strict=True):
+            getattr(cp_tp, name).data.copy_(factor)
+        return {}
+
     given = {"hidden_channels": "hidden_channels", "depth": "num_interactions", "num_basis": "num_gaussians"}
     kwargs = {theirs: sizes[ours] for ours, theirs in given.items()}
-    net = module.TensorDecompositionNetwork(lmax=l_max, gradient_force=True, compile_blocks=False, **kwargs).eval()
-    factors = dict(zip(("cp_a", "cp_b", "cp_c"), cp_factors(l_max), strict=True))
-    for name, parameter in net.named_parameters():
-        if name[-4:] in factors:
-            parameter.data.copy_(factors[name[-4:]])
-    return net
+    before = Path.cwd()
+    with (
+        mock.patch.object(product, "fit_cp_to_exact_tp", take_ours),
+        tempfile.TemporaryDirectory() as scratch,
+        contextlib.redirect_stdout(io.StringIO()),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        os.chdir(scratch)  # the code keeps its factors in the working folder
+        try:
+            build = module.TensorDecompositionNetwork
+            return build(lmax=l_max, gradient_force=True, compile_blocks=False, **kwargs).eval()
+        finally:
+            os.chdir(before)
 
 
 def _model(l_max: int, atoms: int, runs: int, official: Path | None) -> list[dict[str, Any]]:
