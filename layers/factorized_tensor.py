@@ -34,10 +34,9 @@ def complex_matmul(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """
     rows, inner, outer = x.shape[-2], x.shape[-1], weight.shape[-2]
     y = torch.matmul(x.reshape(*x.shape[:-3], 2 * rows, inner), weight.reshape(*weight.shape[:-3], inner, 2 * outer))
-    y = y.reshape(*y.shape[:-2], 2, rows, outer, 2)
-    real = y[..., 0, :, :, 0] - y[..., 1, :, :, 1]
-    imag = y[..., 0, :, :, 1] + y[..., 1, :, :, 0]
-    return torch.stack([real, imag], -3)
+    of_real, of_imag = y.reshape(*y.shape[:-2], 2, rows, outer, 2).unbind(-4)
+    (real, cross), (other, minus) = of_real.unbind(-1), of_imag.unbind(-1)
+    return torch.stack([real - minus, cross + other], -3)
 
 
 def complex_times(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
