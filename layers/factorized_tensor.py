@@ -157,8 +157,8 @@ def tensor_ranks(
         return tuple(size if axis in fixed_modes else _round(low * size) for axis, size in enumerate(shape))
     means = [(a + b) / 2 for a, b in zip(shape[:-1], shape[1:], strict=True)]
     square = sum(means[k - 1] * shape[k] * means[k] for k in range(1, order - 1))
-    linear = shape[0] * means[0] + shape[-1] * means[-1]
-    scale = (-linear + math.sqrt(linear**2 + 4 * square * budget)) / (2 * square) if square else budget / linear
+    ends = shape[0] * means[0] + shape[-1] * means[-1]
+    scale = (-ends + math.sqrt(ends**2 + 4 * square * budget)) / (2 * square) if square else budget / ends
     return (1, *[_round(scale * mean) for mean in means], 1)
 
 

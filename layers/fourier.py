@@ -29,7 +29,7 @@ class Band(NamedTuple):
     """The frequencies low, low + 1, .., low + count - 1 of one axis."""
 
     low: int
-    count: int
+    count: int  # type: ignore[assignment]
 
 
 def kept_bands(size: Sequence[int], n_modes: Sequence[int], is_complex: bool = False) -> list[Band]:

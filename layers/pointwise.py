@@ -220,10 +220,9 @@ def _differentiable_backward(
     found: list[torch.Tensor | None] = [None] * len(tensors)
 
     def add(of: torch.Tensor, result: torch.Tensor, indices: Sequence[int], own: Weights) -> None:
-        wanted = [i for i in indices if own[i] is not None]
-        for i, value in zip(
-            wanted, torch.autograd.grad(result, [own[i] for i in wanted], of, create_graph=True), strict=True
-        ):
+        wanted = {i: t for i in indices if (t := own[i]) is not None}
+        given = torch.autograd.grad(result, list(wanted.values()), of, create_graph=True)
+        for i, value in zip(wanted, given, strict=True):
             previous = found[i]
             found[i] = value if previous is None else previous + value
 

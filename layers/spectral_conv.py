@@ -328,7 +328,8 @@ class SpectralConv(nn.Module):
         weight = self._shared[0] if self.weight is None else self.weight
         z = weight.mix(z, self.layer, where, self.implementation)
         if self.bias is not None:  # a constant is the coefficient of frequency 0
-            z[(slice(None), slice(None) if self.is_complex else 0, *[-band.low for band in bands])] += self.bias
+            constant = (slice(None), slice(None) if self.is_complex else 0, *[-band.low for band in bands])
+            z[constant] += self.bias
         return synthesise(z, output_size, bands, self.is_complex, self.backend)
 
     def bands(self, size: Sequence[int], output_size: Sequence[int]) -> list[Band]:

@@ -89,6 +89,10 @@ class FNO(ZooModel):
         ValueError: An option is unknown, options exclude each other, or a number does not fit the dimensions.
     """
 
+    input_mean: torch.Tensor
+    input_std: torch.Tensor
+    output_mean: torch.Tensor
+    output_std: torch.Tensor
     task: ClassVar[str] = "operator"
     modality: ClassVar[str] = "field"
 

@@ -177,7 +177,7 @@ def peak_megabytes(job: dict[str, Any]) -> float:
     torch.set_num_threads(1)
     x = torch.randn(job["batch"], 1, job["n"], job["n"])
     if job["variant"].startswith("multigrid"):
-        options = {"levels": 2, "padding_fraction": 0.0625, "factorization": None}
+        options: dict[str, Any] = {"levels": 2, "padding_fraction": 0.0625, "factorization": None}
         model = blockzoo.create_model(
             "mg_tfno2d", n_modes=(job["modes"],) * 2, hidden_channels=job["width"], **options, **job["options"]
         )
