@@ -513,6 +513,7 @@ default_cfgs = generate_default_cfgs(
         "timesnet_imputation": _cfg("imputation", (96, 7)),
         "timesnet_imputation.daphnet": _shipped("imputation", "timesnet_imputation.daphnet"),
         "timesnet_anomaly": _cfg("anomaly", (100, 38)),
+        "timesnet_anomaly.internal_bleeding": _shipped("anomaly", "timesnet_anomaly.internal_bleeding"),
         "timesnet_classifier.japanese_vowels": _cfg(
             "classification",
             (29, 12),
