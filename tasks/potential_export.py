@@ -55,7 +55,7 @@ def export_program(model: Any, inputs: dict[str, torch.Tensor] | None = None) ->
             order. Without "batch" and "cell", or without "batch" and with one cell, the program is for one graph.
 
     Returns:
-        The program; it returns what the model does. It has no gradient.
+        The program; it returns what the model does. Forces that are gradients cannot be differentiated again.
 
     Raises:
         ValueError: Two sizes of the example coincide.

@@ -374,7 +374,8 @@ class TDN(ZooModel):
         """Energies and forces.
 
         With forces as gradients, the result can be differentiated again wherever gradients are enabled. For
-        `torch.compile` in one graph and `torch.export`, give the edges, and `cell` or `num_graphs` or no `batch`.
+        `torch.compile` in one graph and `torch.export`, give the edges, and `cell` or `num_graphs` or no `batch`; with
+        forces as gradients, export by `blockzoo.tasks.potential_export.export_program`.
 
         Args:
             positions: (N, 3), Å.
@@ -460,6 +461,11 @@ def _has_edge(edges: Edges) -> torch.Tensor:
 
 def _value_and_slope(function: Any, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Parts and the gradient of the sum, for function(x) = (sum, parts); differentiable where gradients are enabled."""
+    if torch.compiler.is_exporting():
+        raise RuntimeError(
+            "torch.export cannot trace gradients; use blockzoo.tasks.potential_export.export_program, which exports "
+            "energies and forces, or forces='direct'"
+        )
     if torch.compiler.is_dynamo_compiling():  # which traces transforms of functions, and not autograd.grad
         slope, (_, parts) = torch.func.grad_and_value(function, has_aux=True)(x)
         return parts, slope

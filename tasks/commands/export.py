@@ -3,6 +3,7 @@
 Examples:
   blockzoo export timesnet_classifier.japanese_vowels --format torch-export --out vowels.pt2
   blockzoo export timesnet_forecast --format onnx --out forecast.onnx      (needs blockzoo[export])
+  blockzoo export tdn --format aoti --out tdn.pt2      (potentials: compiled, with forces; needs a C++ compiler)
 """
 
 import argparse
@@ -12,7 +13,7 @@ from typing import Any
 
 from blockzoo.tasks.commands.output import add_model_args, parse_model_args
 
-FORMATS = ("safetensors", "torch-export", "onnx")
+FORMATS = ("safetensors", "torch-export", "onnx", "aoti")
 TOLERANCE = 1e-4
 """Largest difference allowed, in units of the output's standard deviation."""
 
@@ -37,15 +38,20 @@ def run(args: argparse.Namespace) -> int:
     model = blockzoo.create_model(args.name, pretrained=pretrained, **parse_model_args(args.arg)).eval()
     if args.deploy:
         model.deploy()
-    batch = args.static_batch or 3
+    is_graph = model.modality == "graph"
+    if is_graph and (args.static_batch or args.format == "onnx"):
+        raise ValueError(f"{args.name} exports as safetensors, torch-export or aoti, without --static-batch")
+    if args.format == "aoti" and not is_graph:
+        raise ValueError(f"--format aoti is for potentials, and {args.name} is none; use torch-export or onnx")
+    batch = args.static_batch or (5 if is_graph else 3)  # tracing potentials needs a number that no axis has
     inputs = model.example_inputs(batch)
-    fresh = model.example_inputs(args.static_batch or 5)
+    fresh = model.example_inputs(args.static_batch or (4 if is_graph else 5))
     out = Path(args.out)
     temporary = out.with_name(f".{out.name}")
     try:
         with torch.no_grad():
-            expected = model(**fresh)
-            found = _EXPORTERS[args.format](args, model, inputs, fresh, temporary)
+            expected = _one_tensor(model(**fresh))
+            found = _one_tensor(_EXPORTERS[args.format](args, model, inputs, fresh, temporary))
         error = ((found - expected).abs().max() / expected.std()).item()
         if not error < TOLERANCE:
             print(f"the exported model differs from the original by {error:.2e} of its deviation; nothing was written")
@@ -58,6 +64,12 @@ def run(args: argparse.Namespace) -> int:
         f"{out}: {args.name}, {weights}, {args.format}, {out.stat().st_size:,} bytes, checked: difference {error:.2e}"
     )
     return 0
+
+
+def _one_tensor(output: Any) -> Any:
+    import torch
+
+    return torch.cat([part.flatten() for part in output.values()]) if isinstance(output, dict) else output
 
 
 def _dynamic(args: argparse.Namespace, inputs: dict[str, Any]) -> dict[str, Any] | None:
@@ -84,11 +96,26 @@ def _safetensors(args: argparse.Namespace, model: Any, inputs: Any, fresh: Any, 
 def _torch_export(args: argparse.Namespace, model: Any, inputs: Any, fresh: Any, path: Path) -> Any:
     import torch
 
-    program = torch.export.export(model, (), inputs, dynamic_shapes=_dynamic(args, inputs))
+    if model.modality == "graph":
+        from blockzoo.tasks.potential_export import export_program
+
+        program = export_program(model, inputs)
+    else:
+        program = torch.export.export(model, (), inputs, dynamic_shapes=_dynamic(args, inputs))
     with path.open("wb") as file:
         torch.export.save(program, file)
     with path.open("rb") as file:
-        return torch.export.load(file).module()(**fresh)
+        module = torch.export.load(file).module()
+    return module(*fresh.values()) if model.modality == "graph" else module(**fresh)
+
+
+def _aoti(args: argparse.Namespace, model: Any, inputs: Any, fresh: Any, path: Path) -> Any:
+    import torch
+
+    from blockzoo.tasks.potential_export import compile_package
+
+    compile_package(model, path, inputs)
+    return torch._inductor.aoti_load_package(str(path))(*fresh.values())
 
 
 def _onnx(args: argparse.Namespace, model: Any, inputs: Any, fresh: Any, path: Path) -> Any:
@@ -114,4 +141,4 @@ def _onnx(args: argparse.Namespace, model: Any, inputs: Any, fresh: Any, path: P
     return torch.from_numpy(session.run(None, feeds)[0])
 
 
-_EXPORTERS = {"safetensors": _safetensors, "torch-export": _torch_export, "onnx": _onnx}
+_EXPORTERS = {"safetensors": _safetensors, "torch-export": _torch_export, "onnx": _onnx, "aoti": _aoti}

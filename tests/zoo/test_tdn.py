@@ -347,6 +347,12 @@ def test_direct_forces_export_with_any_number_of_atoms_edges_and_graphs():
         torch.testing.assert_close(program.module()(**fresh)[key], value)
 
 
+def test_plain_export_of_gradients_says_what_to_do_instead():
+    model = build(depth=1)
+    with pytest.raises(RuntimeError, match="potential_export.export_program"):
+        torch.export.export(model, (), model.example_inputs(1))
+
+
 @pytest.mark.parametrize("forces", ["gradient", "direct"])
 def test_mixed_precision_and_single_precision_agree(forces):
     model = build(forces=forces)
