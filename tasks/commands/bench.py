@@ -9,6 +9,11 @@ model where timm has one; `blockzoo bench p3d` P3D against the plain formulation
 (`blockzoo.tasks.commands.bench_p3d`), at batch 1 and 4; `blockzoo bench conv_norm` the memory and time of training in
 the modes train, eval and tune.
 
+`blockzoo bench fno` measures Fourier layers and models against the plain formulation and neuraloperator, and
+`blockzoo bench multigrid` the memory of one large field, see `blockzoo.tasks.commands.bench_fno`.
+
+`blockzoo bench equivariant` measures equivariant products and TDN, see `blockzoo.tasks.commands.bench_equivariant`.
+
 Examples:
   blockzoo bench timesnet
   blockzoo bench timesnet_forecast --batch-size 8 --arg d_model=64 --compile
@@ -25,7 +30,7 @@ from typing import Any
 import torch
 
 import blockzoo
-from blockzoo.tasks.commands import bench_images
+from blockzoo.tasks.commands import bench_equivariant, bench_fno, bench_images
 from blockzoo.tasks.commands.bench_reference import PlainPeriodBlock
 from blockzoo.tasks.commands.output import add_model_args, parse_model_args, print_json, print_table
 
@@ -44,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's own choice)")
     parser.add_argument("--compile", action="store_true", help="also time the model under torch.compile")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    bench_equivariant.add_arguments(parser)
     add_model_args(parser)
 
 
@@ -111,8 +117,12 @@ def run(args: argparse.Namespace) -> int:
     """Measure and print."""
     if args.threads:
         torch.set_num_threads(args.threads)
+    if args.name == "equivariant":
+        return bench_equivariant.run(args)
     if args.name in bench_images.SUITES:
         return bench_images.run(args)
+    if args.name in bench_fno.SUITES:
+        return bench_fno.run(args)
     extra = parse_model_args(args.arg)
     compare = args.name == "timesnet"
     cases = TIMESNET if compare else {args.name: (args.name, args.batch_size or 8, {})}
