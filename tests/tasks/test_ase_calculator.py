@@ -1,5 +1,7 @@
 """Potentials in ASE: what the calculator gives is consistent, and dynamics conserves energy."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,7 @@ from ase.calculators.calculator import PropertyNotImplementedError
 from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_stress
 
 from blockzoo.tasks.ase_calculator import ZooCalculator
-from blockzoo.tasks.md import draw, nve, summarize
+from blockzoo.tasks.md import draw, main, nve, relax, summarize
 
 SMALL = {"l_max": 1, "hidden_channels": 8, "depth": 2, "num_basis": 6, "radial_hidden": 8, "num_heads": 2}
 
@@ -104,3 +106,25 @@ def test_forces_that_are_no_gradient_do_not_conserve_energy():
         atoms.calc = calculator(forces=forces)
         changes.append(summarize(nve(atoms, 40, 0.5, 300, 10, progress=False), len(atoms))["deviation"])
     assert changes[1] > 20 * changes[0]
+
+
+def test_the_shipped_model_relaxes_and_conserves_energy_by_name(capsys, tmp_path):
+    options = ["tdn.gfn2", "--molecule", "CH3CH2OH", "--fmax", "0.1", "--steps", "60", "--json"]
+    assert main([*options, "--limit", "1", "--out", str(tmp_path / "nve.png")]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["relaxed"] and found["formula"] == "C2H6O" and found["length"] == pytest.approx(0.03)
+    assert found["deviation"] < 0.5 and found["fluctuation"] > 5 * found["deviation"]
+    assert (tmp_path / "nve.png").is_file()
+    assert main([*options, "--limit", "0"]) == 1
+    with pytest.raises(ValueError, match="--molecule unobtainium: not a molecule of ASE's G2 set"):
+        main(["tdn.gfn2", "--molecule", "unobtainium"])
+
+
+def test_relaxation_reaches_a_minimum_near_that_of_the_labels():
+    atoms = molecule("CH3COCH3")
+    atoms.calc = ZooCalculator("tdn.gfn2", dtype=torch.float64)
+    before, start = atoms.get_potential_energy(), atoms.get_all_distances()
+    assert relax(atoms, 0.05)
+    assert np.linalg.norm(atoms.get_forces(), axis=1).max() <= 0.05
+    assert atoms.get_potential_energy() < before
+    assert np.abs(atoms.get_all_distances() - start).max() < 0.3  # Å, from the G2 geometry
