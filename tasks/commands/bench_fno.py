@@ -225,7 +225,7 @@ def _fno(args: argparse.Namespace, options: dict[str, Any]) -> list[dict[str, An
         about = {"n": n, "modes": modes, "width": width, "batch": batch}
         x = torch.randn(batch, 1, n, n)
         rows += _rows("model", make_models(modes, width, options), x, args.runs, about)
-    for n, modes in MODELS[1:4:2]:
+    for n, modes in MODELS[1:4:2]:  # one of each size
         batch = args.batch_size or max(1, POINTS // n**2)
         for phase in ("forward", "training"):
             for variant in make_models(modes, width, options):
