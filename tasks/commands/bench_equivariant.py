@@ -115,7 +115,7 @@ def _edge(l_max: int, edges: int, channels: int, runs: int) -> list[dict[str, An
             leaf.grad = None
         function().square().mean().backward()
 
-    trained = {name: partial(step, function) for name, function in functions.items()}
+    trained: dict[str, Callable[[], Any]] = {name: partial(step, function) for name, function in functions.items()}
     return rows + _rows("edge product", f"l_max {l_max}, forward and backward", interleaved(trained, runs))
 
 
@@ -189,7 +189,7 @@ def _model(l_max: int, atoms: int, runs: int, official: Path | None) -> list[dic
 
     torch.manual_seed(0)
     positions, numbers = _molecule(atoms)
-    sizes = {"hidden_channels": 256, "depth": 6, "num_basis": 256}
+    sizes: dict[str, Any] = {"hidden_channels": 256, "depth": 6, "num_basis": 256}
     published = blockzoo.create_model("tdn", l_max=l_max, **sizes, product="cp", extensive=False).eval()
     exact = blockzoo.create_model("tdn", l_max=l_max, **sizes).eval()
     batch = torch.zeros_like(numbers)
