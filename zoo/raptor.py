@@ -19,7 +19,7 @@ interpolate with another kernel away from 518 px, which timm does not reproduce,
 
 import copy
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import timm
 import torch
@@ -115,8 +115,8 @@ class Raptor(ZooModel):
         TypeError: The teacher is no timm `VisionTransformer`.
     """
 
-    task = "classification"
-    modality = "image"
+    task: ClassVar[str] = "classification"
+    modality: ClassVar[str] = "image"
 
     def __init__(
         self,
@@ -245,6 +245,7 @@ class Raptor(ZooModel):
             if reset:
                 self.vit.reset_classifier(num_classes, global_pool)
 
+    @torch.jit.ignore
     def example_inputs(self, batch_size: int = 1, generator: torch.Generator | None = None) -> dict[str, torch.Tensor]:
         """Normal noise of the size in `pretrained_cfg`."""
         size = getattr(self, "pretrained_cfg", {}).get("input_size", (3, 224, 224))[-2:]
@@ -287,7 +288,7 @@ class Raptor(ZooModel):
         return vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(x))))
 
     def _step(self, block: nn.Module, x: torch.Tensor, depth: int) -> torch.Tensor:
-        if self.grad_checkpointing and self.training and not torch.jit.is_scripting():
+        if self.grad_checkpointing and self.training:
             y: torch.Tensor = checkpoint(block, x, depth, use_reentrant=False)
             return y
         return block(x, depth)
@@ -310,6 +311,7 @@ class Raptor(ZooModel):
                 states.append(x)
         return states
 
+    @torch.jit.ignore
     def block_of(self, depth: int) -> int:
         """Index of the block that stands for layer `depth`, counted from 1."""
         if not 1 <= depth <= self.depth:
@@ -387,7 +389,10 @@ class Raptor(ZooModel):
         x = self.embed(x)
         for i, block in enumerate(self.blocks):
             for layer in range(self.bounds[i], self.bounds[i + 1]):
-                x = self._step(block, x, layer + 1)
+                if torch.jit.is_scripting():
+                    x = block(x, layer + 1)
+                else:
+                    x = self._step(block, x, layer + 1)
         return self.vit.norm(x)
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
@@ -475,8 +480,8 @@ def _create(variant: str, pretrained: bool, **kwargs: Any) -> Any:
     feature_cfg = {"feature_cls": "getter", "out_indices": kwargs.pop("out_indices", 3)}
     teacher = kwargs.get("teacher")
     overlay: dict[str, Any] = _preparation(teacher) if isinstance(teacher, str) else {}
-    if kwargs.get("img_size") is not None:
-        size = kwargs["img_size"]
+    size = kwargs.get("img_size") or (kwargs.get("teacher_kwargs") or {}).get("img_size")
+    if size is not None:
         overlay["input_size"] = (kwargs.get("in_chans", 3), *(size if isinstance(size, Sequence) else (size, size)))
     if teacher is not None and kwargs.get("global_pool") != "token_avg":
         overlay["classifier"] = "vit.head"
