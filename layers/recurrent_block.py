@@ -153,6 +153,7 @@ class DeployedRecurrentBlock(nn.Module):
     def __init__(self, block: RecurrentBlock, first: int, last: int) -> None:
         super().__init__()
         self.first = first
+        self.eps = EPS
         self.num_heads = block.attn.num_heads
         self.depth_scale = block.depth_scale
         weight = block.attn.in_proj_weight
@@ -188,16 +189,16 @@ class DeployedRecurrentBlock(nn.Module):
     def forward(self, x: torch.Tensor, depth: int) -> torch.Tensor:
         """One application to tokens (B, N, dim), in the place of layer `depth`, counted from 1."""
         width = (x.shape[-1],)
-        q, k, v = _heads(self.qkv(F.layer_norm(x, width, None, None, EPS)), self.num_heads)
+        q, k, v = _heads(self.qkv(F.layer_norm(x, width, None, None, self.eps)), self.num_heads)
         y = F.scaled_dot_product_attention(q, k, v, scale=1.0)
         y = self.proj(y.transpose(1, 2).flatten(2))
         if self.depth_scale:
             table = self.table[depth - self.first]
             x = torch.addcmul(x, y, table[0])
-            y = self.fc2(self.act(self.fc1(F.layer_norm(x, width, None, None, EPS))))
+            y = self.fc2(self.act(self.fc1(F.layer_norm(x, width, None, None, self.eps))))
             return torch.addcmul(x * table[2], y, table[1])
         x = x + y
-        return x + self.fc2(self.act(self.fc1(F.layer_norm(x, width, None, None, EPS))))
+        return x + self.fc2(self.act(self.fc1(F.layer_norm(x, width, None, None, self.eps))))
 
 
 def _double_scales(block: RecurrentBlock, depths: torch.Tensor) -> torch.Tensor:

@@ -259,7 +259,7 @@ class Raptor(ZooModel):
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Layer groups for layer-wise learning rates: the embedding, then the blocks."""
-        stem = r"^vit\.(cls_token|dist_token|reg_token|pos_embed|patch_embed|norm_pre)"
+        stem = r"^vit\.(?:cls_token|dist_token|reg_token|pos_embed|patch_embed|norm_pre)"
         return {"stem": stem, "blocks": [(r"^blocks\.(\d+)", None), (r"^vit\.norm", (99999,))]}
 
     @torch.jit.ignore

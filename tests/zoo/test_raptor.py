@@ -55,10 +55,9 @@ def small(**kwargs):
     return model
 
 
-@pytest.mark.parametrize("deployed", [False, True])
 @pytest.mark.parametrize("name", ["raptor2_tiny_gelu", "raptor2_vitb14", "raptor3_vitb14"])
 @torch.no_grad()
-def test_trajectory_of_tokens_matches_the_official_blocks(golden, noise, name, deployed):
+def test_trajectory_of_tokens_matches_the_official_blocks(golden, noise, name):
     case = golden(name)
     args = case.meta["kwargs"]
     model = blockzoo.create_model(
@@ -68,19 +67,21 @@ def test_trajectory_of_tokens_matches_the_official_blocks(golden, noise, name, d
     model.load_state_dict(blockzoo.convert_state_dict(model, official(case, noise)), strict=True)
     assert sum(p.numel() for p in model.blocks.parameters()) == case.meta["n_params"]
     tokens = torch.from_numpy(noise("input:x", tuple(case.meta["input_shape"])))
-    states = (model.deploy() if deployed else model).forward_trajectory(tokens)
-    assert len(states) == args["depth"] + 1 and torch.equal(states[0], tokens)
-    for output in case.meta["outputs"]:
-        assert case.error(output, states[int(output.removeprefix("layer"))]) < 1e-4
+    runs = [model.forward_trajectory(tokens)]
+    if name != "raptor3_vitb14":  # one merged model of base size is enough
+        runs.append(model.deploy().forward_trajectory(tokens))
+    for states in runs:
+        assert len(states) == args["depth"] + 1 and torch.equal(states[0], tokens)
+        for output in case.meta["outputs"]:
+            assert case.error(output, states[int(output.removeprefix("layer"))]) < 1e-4
 
 
-@pytest.mark.parametrize("deployed", [False, True])
-@pytest.mark.parametrize("name", ["raptor_tiny_k2_swiglu", "raptor_b14_k2"])
+@pytest.mark.parametrize(("name", "deployed"), [("tiny_k2_swiglu", False), ("tiny_k2_swiglu", True), ("b14_k2", False)])
 @torch.no_grad()
 def test_whole_models_match_the_official_ones_at_every_size(golden, noise, name, deployed):
-    case = golden(name)
+    case = golden(f"raptor_{name}")
     args, block = case.meta["kwargs"], case.meta["kwargs"]["block"]
-    if name == "raptor_b14_k2":
+    if name == "b14_k2":
         model = blockzoo.create_model("raptor2_vit_base_patch14_reg4_dinov2")
         assert sum(p.numel() for p in model.parameters()) == case.meta["n_params"] - 768 * 2  # mask, position of cls
     else:
@@ -97,9 +98,10 @@ def test_whole_models_match_the_official_ones_at_every_size(golden, noise, name,
     for i, shape in enumerate(case.meta["image_shapes"]):
         at = "" if i == 0 else f"{shape[2]}x{shape[3]}_"
         x = case_image(noise, shape)
-        found = {f"layer{depth}": state for depth, state in enumerate(model.forward_trajectory(x))}
-        found["normed"] = model.forward_features(x)
-        found["logits"] = model(x)
+        states = model.forward_trajectory(x)
+        found = {f"layer{depth}": state for depth, state in enumerate(states)}
+        found["normed"] = model.vit.norm(states[-1])
+        found["logits"] = model.forward_head(found["normed"])
         checked = [key for key in found if f"{at}{key}" in case.meta["outputs"]]
         assert {"normed", "logits"} < set(checked)
         for key in checked:
@@ -139,7 +141,7 @@ def test_a_block_is_the_stated_formula_around_torch_attention(mlp):
 @torch.no_grad()
 def test_autonomous_blocks_do_not_know_the_depth():
     model = small(depth_scale=False, init_values=None, mlp="gelu", depth=4)
-    assert not any("t_proj" in name or "ls1" in name for name in model.state_dict())
+    assert not any(".t_proj" in name or ".ls1" in name for name in model.state_dict())
     x = torch.randn(1, 5, 48)
     torch.testing.assert_close(model.blocks[0](x, 1), model.blocks[0](x, 2))
     before = model.forward_trajectory(x)
@@ -203,7 +205,7 @@ def test_sizes_are_the_published_ones():
 
 def test_initial_values_make_a_block_nearly_the_identity():
     block = RecurrentBlock(32, 4)
-    assert float(block.ls1.gamma.mean()) == pytest.approx(1e-5) and not block.attn.in_proj_bias.any()
+    assert float(block.ls1.gamma.detach().mean()) == pytest.approx(1e-5) and not block.attn.in_proj_bias.any()
     assert block.t_proj[2].weight.std() < 2e-4
     x = torch.randn(1, 4, 32)
     torch.testing.assert_close(block(x, 3), x, rtol=1e-2, atol=1e-2)
