@@ -28,6 +28,7 @@ from blockzoo.tasks.callbacks.run_folder import RunFolder
 from blockzoo.tasks.callbacks.save_config import SaveFitConfig
 from blockzoo.tasks.checkpoint_io import AtomicCheckpointIO
 from blockzoo.tasks.cli_errors import UsageError, explain
+from blockzoo.tasks.data.activations import TeacherActivations
 from blockzoo.tasks.data.base import ZooData
 from blockzoo.tasks.data.cifar import CIFAR10, FashionMNIST
 from blockzoo.tasks.data.fields import DarcyFlow, FieldFiles, NavierStokes
@@ -35,6 +36,7 @@ from blockzoo.tasks.data.images import ImageFolder, TorchvisionImages
 from blockzoo.tasks.data.series import JapaneseVowels, UEASeries
 from blockzoo.tasks.image_classification import ImageClassification
 from blockzoo.tasks.operator_learning import OperatorLearning
+from blockzoo.tasks.raptor import LinearProbe, RaptorDistillation
 from blockzoo.tasks.series_classification import SeriesClassification
 
 __all__ = [
@@ -45,11 +47,14 @@ __all__ = [
     "ImageClassification",
     "ImageFolder",
     "JapaneseVowels",
+    "LinearProbe",
     "NavierStokes",
     "OperatorLearning",
+    "RaptorDistillation",
     "RunFolder",
     "ScheduledDropPathProgress",
     "SeriesClassification",
+    "TeacherActivations",
     "TorchvisionImages",
     "UEASeries",
     "ZooCLI",
