@@ -80,7 +80,7 @@ class RaptorDistillation(Task):
 
     Args:
         stage: "blocks" or "joint".
-        loss: "mse", "weighted", "mse_cosine" or "cosine", see `TokenLoss`.
+        loss: See `TokenLoss`.
         token_weights: Of class token, registers and patches, for "weighted".
         last_weighted: In the first stage, "weighted" for the last block alone and "mse" for others, as published.
         anneal_fraction: Part of the run in which r falls.

@@ -127,7 +127,7 @@ def dmd(states: torch.Tensor, rank: int, first: int = 0, last: int | None = None
 
     Args:
         states: (B, L + 1, tokens, dim).
-        rank: Dimension of the subspace, at most that of X.
+        rank: Dimension of the subspace; the rank of X where that is less.
         first: Number of layers before the phase.
         last: Last layer of the phase, counted from 1; all by default.
 
@@ -146,8 +146,9 @@ def dmd(states: torch.Tensor, rank: int, first: int = 0, last: int | None = None
     y = u[:, first + 1 : last + 1].flatten(0, 2).T
     left, sigma, right = torch.linalg.svd(x, full_matrices=False)
     numerical = int((sigma > sigma[0] * max(x.shape) * torch.finfo(x.dtype).eps).sum())
-    if not 1 <= rank <= numerical:
-        raise ValueError(f"rank={rank} must be from 1 to the rank of the directions, {numerical}")
+    if rank < 1:
+        raise ValueError(f"rank={rank} must be at least 1")
+    rank = min(rank, numerical)
     left, sigma, right = left[:, :rank], sigma[:rank], right[:rank]
     reduced = left.T @ y @ right.T / sigma
     eigenvalues = torch.linalg.eigvals(reduced)
@@ -161,7 +162,8 @@ def angular_basins(states: torch.Tensor, labels: torch.Tensor) -> dict[str, torc
 
     - "accuracy": share of directions u_l whose nearest class mean of u_L, by cosine, is their own class's.
     - "ratio": mean angle to the own class's mean direction at layer l over the mean angle between those of two classes;
-      small when classes have basins of their own.
+      small when classes have basins of their own. Not a number where all directions agree, as class tokens do in front
+      of the first layer.
 
     Args:
         states: (B, L + 1, 1, dim), usually of the class token; more tokens are averaged as directions.

@@ -17,7 +17,8 @@ from blockzoo.raptor import Raptor
 
 __all__ = ["TokenLoss", "free_running_loss", "joint_loss", "published_lr", "teacher_forced_loss", "teacher_forcing_ratio"]
 
-LossKind = Literal["mse", "weighted", "mse_cosine", "cosine"]
+LossKind = Literal["mse", "weighted", "mse_cosine", "cosine", "cosine_published"]
+_KINDS = ("mse", "weighted", "mse_cosine", "cosine", "cosine_published")
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class TokenLoss:
 
     "mse" is the mean over everything; "weighted" sums the mean squared errors of class token, registers and patches with
     their weights; "mse_cosine" is half the mean squared error minus half the mean cosine; "cosine" is minus the mean
-    cosine (the authors' code has plus, by which the loss would push states apart; nothing published was trained so).
+    cosine. "cosine_published" has the plus of the authors' code, which pushes states apart; no model was trained so.
 
     Groups that a teacher lacks are left out of "weighted", and the other weights raised to the same sum.
 
@@ -43,8 +44,8 @@ class TokenLoss:
     class_token: bool = True
 
     def __post_init__(self) -> None:
-        if self.kind not in ("mse", "weighted", "mse_cosine", "cosine"):
-            raise ValueError(f"kind={self.kind!r} must be 'mse', 'weighted', 'mse_cosine' or 'cosine'")
+        if self.kind not in _KINDS:
+            raise ValueError(f"kind={self.kind!r} must be one of {', '.join(_KINDS)}")
         if len(self.weights) != 3 or min(self.weights) < 0 or sum(self.weights) <= 0:
             raise ValueError(f"weights={self.weights} must be three numbers from 0, not all 0")
 
@@ -55,7 +56,9 @@ class TokenLoss:
         if self.kind == "weighted":
             return self._weighted(prediction, target)
         cosine = F.cosine_similarity(prediction, target, dim=-1).mean()
-        return -cosine if self.kind == "cosine" else 0.5 * F.mse_loss(prediction, target) - 0.5 * cosine
+        if self.kind.startswith("cosine"):
+            return -cosine if self.kind == "cosine" else cosine
+        return 0.5 * F.mse_loss(prediction, target) - 0.5 * cosine
 
     def _weighted(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         first, prefix = int(self.class_token), self.num_prefix_tokens

@@ -7,6 +7,8 @@ inputs, after checking that the outputs agree. Inputs are sums of daily and othe
 `blockzoo bench nextvit|nasnet|emov2` measures image models at batch 1 and 8, as built and deployed, against timm's own
 model where timm has one; `blockzoo bench conv_norm` the memory and time of training in the modes train, eval and tune.
 
+`blockzoo bench raptor` measures Raptors against their teachers.
+
 Examples:
   blockzoo bench timesnet
   blockzoo bench timesnet_forecast --batch-size 8 --arg d_model=64 --compile
@@ -23,7 +25,7 @@ from typing import Any
 import torch
 
 import blockzoo
-from blockzoo.tasks.commands import bench_images
+from blockzoo.tasks.commands import bench_images, bench_raptor
 from blockzoo.tasks.commands.bench_reference import PlainPeriodBlock
 from blockzoo.tasks.commands.output import add_model_args, parse_model_args, print_json, print_table
 
@@ -111,6 +113,8 @@ def run(args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads)
     if args.name in bench_images.SUITES:
         return bench_images.run(args)
+    if args.name == "raptor":
+        return bench_raptor.run(args)
     extra = parse_model_args(args.arg)
     compare = args.name == "timesnet"
     cases = TIMESNET if compare else {args.name: (args.name, args.batch_size or 8, {})}
