@@ -36,14 +36,6 @@ def official(case, noise):
     return state_dict
 
 
-@pytest.fixture
-def noise():
-    """The golden cases' noise."""
-    import sys
-
-    return next(m.noise for m in list(sys.modules.values()) if hasattr(m, "named_weight") and hasattr(m, "noise"))
-
-
 def small(**kwargs):
     """A small Raptor whose parameters all matter."""
     args = {"embed_dim": 48, "num_heads": 3, "depth": 5, "boundaries": (2,), "img_size": 56, "init_values": 0.5}
