@@ -90,7 +90,9 @@ class DepthProbe(nn.Module):
         """Logits (B, num_bins, upsample * rows, upsample * columns) of tokens (B, N, dim): class token first, patches last."""
         rows, columns = self.grid_size
         if tokens.shape[1] <= rows * columns:
-            raise ValueError(f"tokens must be a class token and {rows} x {columns} patches, there are {tokens.shape[1]}")
+            raise ValueError(
+                f"tokens must be a class token and {rows} x {columns} patches, there are {tokens.shape[1]}"
+            )
         patches = tokens[:, -rows * columns :]
         pair = torch.cat([patches, tokens[:, :1].expand_as(patches)], -1)
         image = pair.transpose(1, 2).unflatten(2, (rows, columns))
@@ -102,9 +104,7 @@ class DepthProbe(nn.Module):
         return torch.einsum("bnhw,n->bhw", logits.softmax(1), self.centres)[:, None]
 
 
-def depth_loss(
-    prediction: torch.Tensor, depth: torch.Tensor, logits: torch.Tensor, bins: torch.Tensor
-) -> torch.Tensor:
+def depth_loss(prediction: torch.Tensor, depth: torch.Tensor, logits: torch.Tensor, bins: torch.Tensor) -> torch.Tensor:
     """Scale-invariant error of log depth, times 10, plus cross entropy of the bins.
 
     With d = log(prediction + 0.001) - log(depth + 0.001) over pixels with a depth above 0, 10 (mean d² - 0.85 (mean d)²).

@@ -52,7 +52,10 @@ def draw_basins(axis: Any, basins: Mapping[str, torch.Tensor], boundaries: Seque
 
 
 def draw_correction(
-    axis: Any, ratios: Mapping[int, torch.Tensor], ylabel: str = "angle / angle when perturbed", total: int | None = None
+    axis: Any,
+    ratios: Mapping[int, torch.Tensor],
+    ylabel: str = "angle / angle when perturbed",
+    total: int | None = None,
 ) -> None:
     """Angle to the clean run after a perturbation at each of several layers; below 1 the network corrects itself."""
     for layer, ratio in ratios.items():

@@ -15,7 +15,14 @@ from torch import nn
 from blockzoo.layers.recurrent_block import RecurrentBlock
 from blockzoo.raptor import Raptor
 
-__all__ = ["TokenLoss", "free_running_loss", "joint_loss", "published_lr", "teacher_forced_loss", "teacher_forcing_ratio"]
+__all__ = [
+    "TokenLoss",
+    "free_running_loss",
+    "joint_loss",
+    "published_lr",
+    "teacher_forced_loss",
+    "teacher_forcing_ratio",
+]
 
 LossKind = Literal["mse", "weighted", "mse_cosine", "cosine", "cosine_published"]
 _KINDS = ("mse", "weighted", "mse_cosine", "cosine", "cosine_published")
@@ -117,9 +124,7 @@ def teacher_forcing_ratio(step: int, total_steps: int, fraction: float = 0.25) -
     return max(0.0, 1.0 - step / length) if length > 0 else 0.0
 
 
-def published_lr(
-    step: int, total_steps: int, warmup_steps: int, base: float = 3e-4, final: float = 1e-6
-) -> float:
+def published_lr(step: int, total_steps: int, warmup_steps: int, base: float = 3e-4, final: float = 1e-6) -> float:
     """Learning rate of the authors' schedule: linear from 0 to `base` over the warm-up, then a cosine to `final`."""
     if step < warmup_steps:
         return base * step / max(1, warmup_steps - 1)

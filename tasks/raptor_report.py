@@ -231,7 +231,12 @@ def _report(args: argparse.Namespace) -> Path:
         results["student"] = analyse(run, labels, step, *common)
         fidelity = {"r2": dynamics.layer_r2(states, run, weighted=True)}
         fidelity["epsilon"] = (run - states).flatten(2).norm(dim=-1).mean(0)
-    lines = [f"# {args.teacher}", "", f"{len(x)} images; phases end behind layers {[*boundaries, len(vit.blocks)]}.", ""]
+    lines = [
+        f"# {args.teacher}",
+        "",
+        f"{len(x)} images; phases end behind layers {[*boundaries, len(vit.blocks)]}.",
+        "",
+    ]
     lines += ["![distance between layers](phases.png)", ""]
     for name, found in results.items():
         pictures = _draw(found, boundaries, folder, name)

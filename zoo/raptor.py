@@ -170,7 +170,9 @@ class Raptor(ZooModel):
             if isinstance(teacher, nn.Module):
                 vit = copy.deepcopy(teacher)
             else:
-                vit = _load_teacher(teacher, teacher_pretrained, teacher_checkpoint, {**shell, **(teacher_kwargs or {})})
+                vit = _load_teacher(
+                    teacher, teacher_pretrained, teacher_checkpoint, {**shell, **(teacher_kwargs or {})}
+                )
             if not isinstance(vit, VisionTransformer):
                 raise TypeError(f"teacher={teacher!r} is a {type(vit).__name__}, not a timm VisionTransformer")
             if isinstance(teacher, nn.Module) and (num_classes is not None or global_pool is not None) and not joint:

@@ -132,6 +132,8 @@ class _Rows(Dataset[dict[str, torch.Tensor]]):
         return -(-self.cache.done // self.batch_size)
 
     def __getitem__(self, batch: int) -> dict[str, torch.Tensor]:
+        if not 0 <= batch < len(self):
+            raise IndexError(f"batch {batch} of {len(self)}")
         rows = slice(batch * self.batch_size, min((batch + 1) * self.batch_size, self.cache.done))
         labels = torch.from_numpy(self.cache.labels[rows].copy())
         states = torch.from_numpy(self.cache.states[rows].astype(np.float32))

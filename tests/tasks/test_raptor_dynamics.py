@@ -86,7 +86,9 @@ def test_power_iteration_converges_at_the_ratio_of_its_eigenvalues():
     gamma = dynamics.direction_convergence(states)
     assert (gamma.diff() >= -1e-12).all() and gamma[-1] == pytest.approx(1)
     corrected = dynamics.self_correction(states, linear_run(matrix, x + 0.05 * torch.rand_like(x), 30), 0)
-    torch.testing.assert_close(corrected["contraction"][20:], torch.full((10,), 0.5, dtype=torch.double), rtol=1e-3, atol=0)
+    torch.testing.assert_close(
+        corrected["contraction"][20:], torch.full((10,), 0.5, dtype=torch.double), rtol=1e-3, atol=0
+    )
     assert corrected["ratio"][-1] < 1e-7
     norms = dynamics.token_norms(states)
     assert norms[-1] / norms[-2] == pytest.approx(2)

@@ -80,7 +80,9 @@ def test_losses_and_gradients_of_a_block_are_the_official_ones(case, name):
 
 
 def raptor3(weights):
-    model = blockzoo.create_model("raptor", embed_dim=32, num_heads=4, depth=6, boundaries=(2, 4), mlp_ratio=2.0, img_size=42)
+    model = blockzoo.create_model(
+        "raptor", embed_dim=32, num_heads=4, depth=6, boundaries=(2, 4), mlp_ratio=2.0, img_size=42
+    )
     model.load_state_dict(blockzoo.convert_state_dict(model, weights("raptor3")))
     return model.train()
 
