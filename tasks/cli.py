@@ -30,6 +30,7 @@ from blockzoo.tasks.callbacks.save_config import SaveFitConfig
 from blockzoo.tasks.callbacks.series_plots import SeriesPlots
 from blockzoo.tasks.checkpoint_io import AtomicCheckpointIO
 from blockzoo.tasks.cli_errors import UsageError, explain
+from blockzoo.tasks.data.activations import TeacherActivations
 from blockzoo.tasks.data.anomaly import AnomalyFiles, InternalBleeding
 from blockzoo.tasks.data.base import ZooData
 from blockzoo.tasks.data.camera_moves import CameraMoves
@@ -49,6 +50,7 @@ from blockzoo.tasks.data.video import VideoFolder, VideoList
 from blockzoo.tasks.image_classification import ImageClassification
 from blockzoo.tasks.operator_learning import OperatorLearning
 from blockzoo.tasks.potential import InteratomicPotential
+from blockzoo.tasks.raptor import LinearProbe, RaptorDistillation
 from blockzoo.tasks.series_anomaly import SeriesAnomaly
 from blockzoo.tasks.series_classification import SeriesClassification
 from blockzoo.tasks.series_forecasting import SeriesForecasting
@@ -71,6 +73,7 @@ __all__ = [
     "InteratomicPotential",
     "InternalBleeding",
     "JapaneseVowels",
+    "LinearProbe",
     "M3Monthly",
     "M4",
     "NavierStokes",
@@ -78,6 +81,7 @@ __all__ = [
     "ParityPlot",
     "PubChemQCR",
     "QM9Polarizability",
+    "RaptorDistillation",
     "RunFolder",
     "ScheduledDropPathProgress",
     "SeriesAnomaly",
@@ -87,6 +91,7 @@ __all__ = [
     "SeriesPlots",
     "SeriesShortTerm",
     "StructureFiles",
+    "TeacherActivations",
     "TensorProperty",
     "TorchvisionImages",
     "UEASeries",

@@ -112,6 +112,12 @@ class Golden:
         return float(np.abs(ours.detach().flatten().numpy()[::stride] - theirs).max() / theirs.std())
 
 
+@pytest.fixture(name="noise")
+def noise_fixture():
+    """The golden cases' noise, a function of name and shape."""
+    return noise
+
+
 @pytest.fixture
 def golden():
     """Loads a case by name."""

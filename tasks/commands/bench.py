@@ -14,6 +14,8 @@ the modes train, eval and tune.
 
 `blockzoo bench equivariant` measures equivariant products and TDN, see `blockzoo.tasks.commands.bench_equivariant`.
 
+`blockzoo bench raptor` measures Raptors against their teachers.
+
 Examples:
   blockzoo bench timesnet
   blockzoo bench timesnet_forecast --batch-size 8 --arg d_model=64 --compile
@@ -30,7 +32,7 @@ from typing import Any
 import torch
 
 import blockzoo
-from blockzoo.tasks.commands import bench_equivariant, bench_fno, bench_images
+from blockzoo.tasks.commands import bench_equivariant, bench_fno, bench_images, bench_raptor
 from blockzoo.tasks.commands.bench_reference import PlainPeriodBlock
 from blockzoo.tasks.commands.output import add_model_args, parse_model_args, print_json, print_table
 
@@ -123,6 +125,8 @@ def run(args: argparse.Namespace) -> int:
         return bench_images.run(args)
     if args.name in bench_fno.SUITES:
         return bench_fno.run(args)
+    if args.name == "raptor":
+        return bench_raptor.run(args)
     extra = parse_model_args(args.arg)
     compare = args.name == "timesnet"
     cases = TIMESNET if compare else {args.name: (args.name, args.batch_size or 8, {})}

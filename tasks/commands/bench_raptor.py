@@ -1,0 +1,63 @@
+"""Raptor against its teacher: what `blockzoo bench raptor` runs."""
+
+import argparse
+import statistics
+from functools import partial
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+import blockzoo
+from blockzoo.tasks.commands.output import print_json, print_table
+
+__all__ = ["run"]
+
+TEACHERS = ("vit_small_patch16_224", "vit_base_patch14_reg4_dinov2")
+MLPS = {"gelu": ("gelu", 4.0), "swiglu 8/3": ("swiglu", 8 / 3), "swiglu 4": ("swiglu", 4.0)}
+"""The first two cost as many multiplications as the teacher, the published third 1.31 times as many."""
+
+
+@torch.no_grad()
+def _measure(teacher: str, batch: int, runs: int, compiled: bool) -> list[dict[str, Any]]:
+    from blockzoo.tasks.commands.bench import interleaved
+
+    torch.manual_seed(0)
+    x = torch.randn(batch, 3, 224, 224)
+    variants: dict[str, nn.Module] = {"teacher": timm.create_model(teacher, img_size=224).eval()}
+    for name, (mlp, ratio) in MLPS.items():
+        args: dict[str, Any] = {"teacher": teacher, "blocks": 2, "img_size": 224, "mlp": mlp, "mlp_ratio": ratio}
+        model = blockzoo.create_model("raptor", **args).eval()
+        expected = model(x)
+        if name == "gelu":
+            built = blockzoo.create_model("raptor", **args).eval()
+            built.load_state_dict(model.state_dict())
+            variants["gelu, as built"] = built
+        variants[f"{name}, deployed"] = model.deploy()
+        torch.testing.assert_close(model(x), expected, rtol=0, atol=1e-3 * float(expected.std()) + 1e-6)
+    if compiled:
+        pair = ("teacher", "gelu, deployed")
+        variants |= {f"{name}, compiled": torch.compile(variants[name]) for name in pair}  # type: ignore[misc]
+    times = interleaved({name: partial(model, x) for name, model in variants.items()}, runs)
+    base = statistics.median(times["teacher"])
+    rows = []
+    for name, values in times.items():
+        middle = statistics.median(values)
+        spread = {"min": min(values), "max": max(values), "speedup": base / middle}
+        rows.append({"teacher": teacher, "batch": batch, "variant": name, "ms": middle, **spread})
+    return rows
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure and print."""
+    rows: list[dict[str, Any]] = []
+    for teacher in TEACHERS:
+        for batch in [args.batch_size] if args.batch_size else [1, 8]:
+            rows += _measure(teacher, batch, args.runs, args.compile)
+    if args.json:
+        print_json({"torch": torch.__version__, "threads": torch.get_num_threads(), "rows": rows})
+        return 0
+    cells = [[f"{value:.2f}" if isinstance(value, float) else value for value in row.values()] for row in rows]
+    print_table(list(rows[0]), cells, title=f"{torch.get_num_threads()} threads, torch {torch.__version__}")
+    return 0
