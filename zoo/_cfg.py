@@ -7,7 +7,7 @@ from timm.models._pretrained import PretrainedCfg
 
 from blockzoo.checkpoints import load_manifest
 
-__all__ = ["ZooCfg", "field_cfg", "from_manifest", "series_cfg", "tags_of"]
+__all__ = ["ZooCfg", "field_cfg", "from_manifest", "graph_cfg", "series_cfg", "tags_of"]
 
 
 @dataclass
@@ -54,6 +54,13 @@ def field_cfg(task: str, input_size: tuple[int, ...], **kwargs: Any) -> ZooCfg:
     return ZooCfg(
         **{**defaults, **kwargs, "task": task, "modality": "field", "input_axes": axes, "input_size": input_size}
     )
+
+
+def graph_cfg(task: str, **kwargs: Any) -> ZooCfg:
+    """Configuration of a model of atoms; one of them has the 3 coordinates of `input_size`, their number is free."""
+    image_only: dict[str, Any] = {"interpolation": None, "crop_pct": None, "crop_mode": None, "mean": None, "std": None}
+    defaults: dict[str, Any] = {**image_only, "num_classes": None, "license": "apache-2.0"}
+    return ZooCfg(**{**defaults, **kwargs, "task": task, "modality": "graph", "input_axes": "X", "input_size": (3,)})
 
 
 def from_manifest(name: str) -> dict[str, Any]:

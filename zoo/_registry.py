@@ -34,7 +34,7 @@ __all__ = [
     "resolve_cfg",
 ]
 
-FAMILIES = ("emov2", "fno", "nasnet", "nextvit", "timesnet")
+FAMILIES = ("emov2", "fno", "nasnet", "nextvit", "tdn", "timesnet")
 """Modules of the package that register models when they are imported."""
 
 _OF_WEIGHTS: dict[str, Any] = {

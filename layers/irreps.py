@@ -1,0 +1,106 @@
+"""Linear map, layer norm, gate and activation on features with one channel axis for all degrees.
+
+Features are (N, (l_max + 1)², C): the components of the degrees l = 0 .. l_max in e3nn's order, channels contiguous.
+
+Source: "Tensor Decomposition Networks for Fast Machine Learning Interatomic Potential Computations" (2025), section 3.3
+(path-weight sharing), and its code; after "Equiformer" (2023).
+"""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+__all__ = ["Gate", "IrrepsLayerNorm", "IrrepsLinear", "component_degrees"]
+
+
+def component_degrees(l_max: int) -> list[int]:
+    """The degree of each of the (l_max + 1)² components."""
+    return [degree for degree in range(l_max + 1) for _ in range(2 * degree + 1)]
+
+
+class IrrepsLinear(nn.Module):
+    """One matrix over channels that all degrees share; the bias reaches l = 0 alone.
+
+    Args:
+        in_features: Channels in.
+        out_features: Channels out.
+        bias: Whether there is a bias.
+        device: Device of the parameters.
+        dtype: Type of the parameters.
+
+    Shape:
+        (N, (l_max + 1)², in_features) -> (N, (l_max + 1)², out_features); any number of leading degrees.
+    """
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True, **dd: Any) -> None:
+        super().__init__()
+        self.in_features, self.out_features = in_features, out_features
+        self.weight = nn.Parameter(torch.empty(out_features, in_features, **dd))
+        self.bias = nn.Parameter(torch.zeros(out_features, **dd)) if bias else None
+        nn.init.uniform_(self.weight, -1 / math.sqrt(in_features), 1 / math.sqrt(in_features))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The mapped features."""
+        y = F.linear(x, self.weight)
+        if self.bias is None:
+            return y
+        return y + F.pad(self.bias.to(y.dtype).unsqueeze(0), (0, 0, 0, x.shape[-2] - 1))
+
+    def extra_repr(self) -> str:
+        """Sizes."""
+        return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"
+
+
+class IrrepsLayerNorm(nn.Module):
+    """Divide each degree by its root mean square over components and channels; l = 0 is centred first.
+
+    Args:
+        num_features: Channels.
+        l_max: Highest degree.
+        eps: Added to the mean square.
+        device: Device of the parameters.
+        dtype: Type of the parameters.
+
+    Shape:
+        (N, (l_max + 1)², C), or its leading degrees alone -> the same.
+    """
+
+    def __init__(self, num_features: int, l_max: int, eps: float = 1e-5, **dd: Any) -> None:
+        super().__init__()
+        self.l_max, self.eps = l_max, eps
+        self.weight = nn.Parameter(torch.ones(l_max + 1, num_features, **dd))
+        self.bias = nn.Parameter(torch.zeros(num_features, **dd))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The normalised features."""
+        l_max = math.isqrt(x.shape[1]) - 1
+        dtype = self.weight.dtype if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
+        x = x.to(dtype)
+        x0 = x[:, :1]
+        x0 = x0 - x0.mean(2, keepdim=True)
+        parts = [self._scaled(x0, 0) + self.bias.to(dtype)]
+        parts += [self._scaled(x[:, degree**2 : (degree + 1) ** 2], degree) for degree in range(1, l_max + 1)]
+        return torch.cat(parts, 1) if l_max else parts[0]
+
+    def _scaled(self, x: torch.Tensor, degree: int) -> torch.Tensor:
+        return x * ((x.square().mean((1, 2), keepdim=True) + self.eps).rsqrt() * self.weight[degree].to(x.dtype))
+
+    def extra_repr(self) -> str:
+        """Sizes."""
+        return f"{self.weight.shape[1]}, l_max={self.l_max}, eps={self.eps}"
+
+
+class Gate(nn.Module):
+    """SiLU on l = 0; the other degrees are multiplied by sigmoids of separate scalars, one for each channel.
+
+    Shape:
+        features (N, d, C) and gates (N, C) -> (N, d, C).
+    """
+
+    def forward(self, x: torch.Tensor, gates: torch.Tensor) -> torch.Tensor:
+        """The gated features."""
+        scalars = F.silu(x[:, :1])
+        return torch.cat([scalars, x[:, 1:] * gates.sigmoid().unsqueeze(1)], 1) if x.shape[1] > 1 else scalars

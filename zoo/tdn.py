@@ -1,0 +1,573 @@
+"""TDN: tensor decomposition networks for energies and forces of atoms, and the same backbone with other products.
+
+Sources: "Tensor Decomposition Networks for Fast Machine Learning Interatomic Potential Computations" (2025), and its
+code in AIRS, whose outputs these models reproduce from the same weights; "Enabling Efficient Equivariant Operations in
+the Fourier Basis via Gaunt Tensor Products" (2024).
+
+What differs from that code, unless `extensive=False` asks for the published form: the product with an edge's harmonics
+is exact (and faster, see `blockzoo.layers.edge_product`), the energy is a sum over all atoms with references for each
+element and goes smoothly to its limit at the cutoff, forces are its gradient, isolated atoms stay, elements reach to
+118, cells may be periodic. In any form: `parity="o3"` gives mirror images the same energy; maps that follow each other
+without anything in between are one; only what is read is computed.
+
+Positions are in Å. Energies have the unit of the references, forces that per Å.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from timm.models._registry import generate_default_cfgs
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from blockzoo._builder import build_model
+from blockzoo._cfg import ZooCfg, from_manifest, graph_cfg, tags_of
+from blockzoo._model import ZooModel
+from blockzoo._registry import register_model
+from blockzoo._tdn_layout import from_official
+from blockzoo.layers.coupling import Parity, clebsch_gordan_tensor, gaunt_tensor
+from blockzoo.layers.cp_factors import cp_factors
+from blockzoo.layers.edge_attention import EdgeAttention, EdgeDegree, Edges
+from blockzoo.layers.edge_product import EdgeProduct
+from blockzoo.layers.irreps import Gate, IrrepsLayerNorm, IrrepsLinear
+from blockzoo.layers.neighbors import neighbor_list
+from blockzoo.layers.radial import BesselBasis, GaussianBasis, polynomial_envelope
+from blockzoo.layers.segment import segment_sum
+from blockzoo.layers.spherical_harmonics import spherical_harmonics
+
+__all__ = ["TDN"]
+
+Forces = Literal["gradient", "direct"]
+Product = Literal["exact", "cp", "gaunt"]
+
+NUM_ELEMENTS = 119
+"""Atomic numbers from 0, which stands for a particle that is no element, to 118."""
+
+_PUBLISHED_NODES = 36.6
+"""Atoms of a graph in the training set of the published model; its energy is the sum over the square root of this."""
+
+
+def edge_product(l_max: int, product: Product, rank: int | str, parity: Parity, **dd: Any) -> EdgeProduct:
+    """The product with an edge's harmonics that a model's arguments describe; see `TDN`."""
+    exact = clebsch_gordan_tensor(l_max, l_max, l_max, parity=parity)
+    if product == "exact":
+        return EdgeProduct(exact, **dd)
+    if product == "gaunt":
+        tensor = gaunt_tensor(l_max, l_max, l_max)
+        return EdgeProduct(tensor * (exact.norm() / tensor.norm()), **dd)
+    if product != "cp":
+        raise ValueError(f"product={product!r} must be one of {', '.join(get_args(Product))}")
+    if parity != "so3":
+        raise ValueError(f"product='cp' is fitted to all paths; parity={parity!r} needs product='exact' or 'gaunt'")
+    return EdgeProduct(factors=cp_factors(l_max, rank), **dd)
+
+
+class TDNBlock(nn.Module):
+    """Attention over edges and a gated feed-forward network, each behind a norm; see `TDN` for the arguments."""
+
+    def __init__(
+        self,
+        channels: int,
+        l_max: int,
+        num_basis: int,
+        radial_hidden: int,
+        num_heads: int,
+        drop_rate: float,
+        scalars_only: bool,
+        **dd: Any,
+    ) -> None:
+        super().__init__()
+        self.scalars_only = scalars_only
+        self.norm1 = IrrepsLayerNorm(channels, l_max, **dd)
+        self.attn = EdgeAttention(channels, num_basis, radial_hidden, num_heads, drop_rate, scalars_only, **dd)
+        self.norm2 = IrrepsLayerNorm(channels, l_max, **dd)
+        self.fc1 = IrrepsLinear(channels, channels, **dd)
+        self.gates = None if scalars_only else nn.Linear(channels, channels, **dd)
+        self.act = Gate()
+        self.fc2 = IrrepsLinear(channels, channels, **dd)
+
+    def forward(self, x: torch.Tensor, edges: Edges) -> torch.Tensor:
+        """(N, d, C) -> (N, d, C), or (N, 1, C) if only scalars are read behind it."""
+        y = self.attn(self.norm1(x), edges)
+        x = x[:, : y.shape[1]] + y
+        y = self.norm2(x)
+        hidden = self.fc1(y)
+        hidden = F.silu(hidden) if self.gates is None else self.act(hidden, self.gates(y[:, 0]))
+        return x + self.fc2(hidden)
+
+
+class TDN(ZooModel):
+    """Energies and forces of molecules and crystals.
+
+    Args:
+        l_max: Highest degree of features and spherical harmonics.
+        hidden_channels: Channels of every degree, divisible by `num_heads`.
+        depth: Number of blocks.
+        num_basis: Radial basis functions.
+        num_heads: Attention heads.
+        cutoff: Range of the edges, Å.
+        forces: "gradient": forces are the negative gradient of the energy; "direct": they come from a head of their
+            own, which is cheaper and does not conserve energy.
+        product: Product of a feature with an edge's harmonics: "exact" is Clebsch-Gordan's; "cp" goes through factors
+            of rank `rank` and is as published; "gaunt" is the product of functions on the sphere.
+        rank: For "cp": "published" (7 l_max²; off by 2 to 5 %), "exact", or a number among the shipped ones, see
+            `blockzoo.layers.cp_factors`.
+        parity: "so3" as published, where a molecule and its mirror image get different energies; "o3" leaves out the
+            paths that do that.
+        extensive: Energies are sums over all atoms, with references and scales of elements, and smooth at the cutoff.
+            False for the published form, which divides the sum by a constant, drops isolated atoms and jumps at the
+            cutoff.
+        smooth_cutoff: Whether messages vanish smoothly at the cutoff; by default as `extensive`.
+        radial_basis: "gaussian" as published, or "bessel".
+        radial_hidden: Width of the radial MLPs.
+        avg_degree: Typical number of neighbours, by whose square root the first sum over edges is divided.
+        attn_drop_rate: Dropout on the attention weights; 0.2 as published.
+        num_elements: Atomic numbers are below it.
+        device: Device of the parameters.
+        dtype: Type of the parameters.
+
+    Raises:
+        ValueError: An option is unknown, options exclude each other, or a size is not positive.
+    """
+
+    task: ClassVar[str] = "potential"
+    modality: ClassVar[str] = "graph"
+    references: torch.Tensor
+    scales: torch.Tensor
+    has_element: torch.Tensor
+
+    def __init__(
+        self,
+        l_max: int = 1,
+        hidden_channels: int = 128,
+        depth: int = 4,
+        num_basis: int = 128,
+        num_heads: int = 4,
+        cutoff: float = 4.5,
+        forces: Forces = "gradient",
+        product: Product = "exact",
+        rank: int | str = "published",
+        parity: Parity = "so3",
+        extensive: bool = True,
+        smooth_cutoff: bool | None = None,
+        radial_basis: Literal["gaussian", "bessel"] = "gaussian",
+        radial_hidden: int = 64,
+        avg_degree: float = 18.6,
+        attn_drop_rate: float = 0.0,
+        num_elements: int = NUM_ELEMENTS,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        sizes = {"l_max": l_max, "hidden_channels": hidden_channels, "depth": depth, "num_basis": num_basis}
+        for name, value in {**sizes, "radial_hidden": radial_hidden, "num_elements": num_elements}.items():
+            if value < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
+        if not (cutoff > 0 and avg_degree > 0):
+            raise ValueError(f"cutoff={cutoff} and avg_degree={avg_degree} must be positive")
+        if forces not in get_args(Forces):
+            raise ValueError(f"forces={forces!r} must be one of {', '.join(get_args(Forces))}")
+        if radial_basis not in ("gaussian", "bessel"):
+            raise ValueError(f"radial_basis={radial_basis!r} must be 'gaussian' or 'bessel'")
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.l_max = l_max
+        self.num_features = self.hidden_channels = hidden_channels
+        self.cutoff = cutoff
+        self.forces = forces
+        self.extensive = extensive
+        self.smooth_cutoff = extensive if smooth_cutoff is None else smooth_cutoff
+        self.num_elements = num_elements
+        self.grad_checkpointing = False
+        self.input_size = (3,)
+
+        self.embed = nn.Embedding(num_elements, hidden_channels, **dd)
+        nn.init.uniform_(self.embed.weight, -1, 1)
+        self.basis = (GaussianBasis if radial_basis == "gaussian" else BesselBasis)(num_basis, cutoff, **dd)
+        self.product = edge_product(l_max, product, rank, parity, **dd)
+        self.degree = EdgeDegree(hidden_channels, num_basis, radial_hidden, avg_degree, **dd)
+        sizes_of_block = (hidden_channels, l_max, num_basis, radial_hidden, num_heads, attn_drop_rate)
+        self.blocks = nn.ModuleList(
+            TDNBlock(*sizes_of_block, scalars_only=forces == "gradient" and i + 1 == depth, **dd) for i in range(depth)
+        )
+        self.norm = IrrepsLayerNorm(hidden_channels, l_max, **dd)
+        self.head = nn.Sequential(
+            nn.Linear(hidden_channels, hidden_channels, **dd), nn.SiLU(), nn.Linear(hidden_channels, 1, **dd)
+        )
+        if forces == "direct":
+            self.force_attn = EdgeAttention(hidden_channels, num_basis, radial_hidden, num_heads, attn_drop_rate, **dd)
+            self.force_head = nn.Linear(hidden_channels, 1, bias=False, **dd)
+        self.register_buffer("references", torch.zeros(num_elements, **dd))
+        self.register_buffer("scales", torch.ones(num_elements, **dd))
+        self.register_buffer("has_element", torch.ones(num_elements, dtype=torch.bool, device=device))
+
+    @torch.no_grad()
+    def set_references(
+        self,
+        energies: Mapping[int, float] | torch.Tensor | None = None,
+        scale: Mapping[int, float] | torch.Tensor | float | None = None,
+    ) -> None:
+        """Set the energy of single atoms, and the unit of what the network adds.
+
+        The energy of a graph is the sum over atoms of references[Z] + scales[Z] * output; direct forces are multiplied
+        by the scale as well.
+
+        Args:
+            energies: Reference energy by atomic number, or a tensor indexed by it. A mapping also says which elements
+                the model knows: others are refused from then on.
+            scale: The same for scales, or one number for all.
+
+        Raises:
+            ValueError: An atomic number is out of range, or the model is not extensive.
+        """
+        if not self.extensive:
+            raise ValueError("extensive=False has no references or scales; create the model with extensive=True")
+        for name, values in (("references", energies), ("scales", scale)):
+            buffer = getattr(self, name)
+            if isinstance(values, Mapping):
+                numbers = torch.tensor([int(number) for number in values], dtype=torch.int64)
+                if len(numbers) and not 0 <= int(numbers.min()) <= int(numbers.max()) < self.num_elements:
+                    raise ValueError(
+                        f"{name} has atomic numbers outside 0 .. {self.num_elements - 1}: {sorted(values)}"
+                    )
+                buffer[numbers.to(buffer.device)] = torch.tensor(list(values.values())).to(buffer)
+                if name == "references":
+                    self.has_element.zero_()
+                    self.has_element[numbers.to(buffer.device)] = True
+            elif values is not None:
+                given = torch.as_tensor(values).to(buffer)
+                if given.ndim == 1 and len(given) > self.num_elements or given.ndim > 1:
+                    raise ValueError(f"{name} has shape {tuple(given.shape)}, expected up to ({self.num_elements},)")
+                buffer[: len(given) if given.ndim else None] = given
+
+    @property
+    def elements(self) -> list[int]:
+        """Atomic numbers that the model accepts."""
+        return self.has_element.nonzero().squeeze(1).tolist()
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        """Parameters that weight decay should leave alone, beyond biases and norms."""
+        return {"embed.weight", "degree.scalar"}
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Layer groups for layer-wise learning rates."""
+        return {"stem": r"^embed|^basis|^degree", "blocks": [(r"^blocks\.(\d+)", None), (r"^norm", (99999,))]}
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Trade computing each block twice in training for not storing its activations."""
+        self.grad_checkpointing = enable
+
+    def _check(self, positions: torch.Tensor, atomic_numbers: torch.Tensor, known: bool) -> None:
+        if positions.ndim != 2 or positions.shape[1] != 3 or atomic_numbers.shape != positions.shape[:1]:
+            raise ValueError(
+                f"positions {tuple(positions.shape)} and atomic_numbers {tuple(atomic_numbers.shape)} must be (N, 3) "
+                "and (N,)"
+            )
+        if not known or not len(atomic_numbers):
+            return
+        low, high = int(atomic_numbers.min()), int(atomic_numbers.max())
+        if low < 0 or high >= self.num_elements:
+            raise ValueError(f"atomic_numbers from {low} to {high} must be in 0 .. {self.num_elements - 1}")
+        unknown = atomic_numbers[~self.has_element[atomic_numbers]].unique().tolist()
+        if unknown:
+            raise ValueError(f"atomic_numbers has {unknown}, elements that this model does not know: {self.elements}")
+
+    def _edges(self, vectors: torch.Tensor, edge_index: torch.Tensor, num_nodes: int) -> Edges:
+        """What the layers need to know about edges with vectors (E, 3) from receiver to sender."""
+        distance = vectors.square().sum(-1).clamp_min(1e-20).sqrt()
+        matrix = self.product.matrix(spherical_harmonics(vectors, self.l_max))
+        envelope = polynomial_envelope(distance, self.cutoff).unsqueeze(1) if self.smooth_cutoff else None
+        return Edges(edge_index[0], edge_index[1], matrix, self.basis(distance), envelope, num_nodes)
+
+    def _nodes(self, atomic_numbers: torch.Tensor, edges: Edges) -> torch.Tensor:
+        """Features (N, d, C) behind the last norm; (N, 1, C) if only scalars are read."""
+        x = self.degree(edges)
+        x = x + F.pad(self.embed(atomic_numbers).to(x.dtype).unsqueeze(1), (0, 0, 0, x.shape[1] - 1))
+        for block in self.blocks:
+            if self.grad_checkpointing and self.training:
+                x = checkpoint(block, x, edges, use_reentrant=False)
+            else:
+                x = block(x, edges)
+        return self.norm(x)
+
+    def _energy(
+        self, x: torch.Tensor, atomic_numbers: torch.Tensor, batch: torch.Tensor, edges: Edges, num_graphs: int
+    ) -> torch.Tensor:
+        """Energies (B,) from the scalars of (N, d, C)."""
+        parts = self.head(x[:, 0]).squeeze(1).to(self.references.dtype)
+        if self.extensive:
+            parts = parts * self.scales[atomic_numbers] + self.references[atomic_numbers]
+            return segment_sum(parts, batch, num_graphs)
+        parts = torch.where(_has_edge(edges), parts, 0)
+        return segment_sum(parts, batch, num_graphs) / math.sqrt(_PUBLISHED_NODES)
+
+    def _direct_forces(self, x: torch.Tensor, atomic_numbers: torch.Tensor, edges: Edges) -> torch.Tensor:
+        forces = self.force_head(self.force_attn(x, edges)[:, 1:4]).squeeze(2).to(self.references.dtype)
+        if self.extensive:
+            return forces * self.scales[atomic_numbers].unsqueeze(1)
+        return torch.where(_has_edge(edges).unsqueeze(1), forces, 0)
+
+    def forward_features(
+        self,
+        positions: torch.Tensor,
+        atomic_numbers: torch.Tensor,
+        batch: torch.Tensor | None = None,
+        cell: torch.Tensor | None = None,
+        pbc: torch.Tensor | None = None,
+        edge_index: torch.Tensor | None = None,
+        shifts: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Features of the atoms behind the last norm; see `forward` for the arguments.
+
+        Returns:
+            (N, (l_max + 1)², hidden_channels) of a model with direct forces; (N, 1, hidden_channels) of one whose
+            forces are gradients, since its last block computes scalars alone.
+        """
+        vectors, edge_index, _, _ = self._graph(positions, atomic_numbers, batch, cell, pbc, edge_index, shifts, 1)
+        return self._nodes(atomic_numbers, self._edges(vectors, edge_index, len(positions)))
+
+    def _graph(
+        self,
+        positions: torch.Tensor,
+        atomic_numbers: torch.Tensor,
+        batch: torch.Tensor | None,
+        cell: torch.Tensor | None,
+        pbc: torch.Tensor | None,
+        edge_index: torch.Tensor | None,
+        shifts: torch.Tensor | None,
+        num_graphs: int | None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]:
+        """Edge vectors, edges, graph of each atom and number of graphs."""
+        on_cpu = positions.device.type == "cpu"
+        self._check(positions, atomic_numbers, not torch.compiler.is_compiling() and (on_cpu or edge_index is None))
+        if edge_index is None:
+            edge_index, shifts = neighbor_list(positions, self.cutoff, batch, cell, pbc)
+        if batch is None:
+            batch, num_graphs = atomic_numbers.new_zeros(atomic_numbers.shape), 1
+        elif num_graphs is None:
+            num_graphs = cell.shape[0] if cell is not None else int(batch.max()) + 1 if len(batch) else 0
+        sender, receiver = edge_index.unbind(0)
+        vectors = positions.index_select(0, sender) - positions.index_select(0, receiver)
+        if shifts is not None:
+            if cell is None:
+                raise ValueError("shifts are given without a cell")
+            cells = cell.to(vectors.dtype).index_select(0, batch.index_select(0, receiver))
+            vectors = vectors + (shifts.to(vectors.dtype).unsqueeze(1) @ cells).squeeze(1)
+        return vectors.to(self.embed.weight.dtype), edge_index, batch, num_graphs
+
+    def forward(
+        self,
+        positions: torch.Tensor,
+        atomic_numbers: torch.Tensor,
+        batch: torch.Tensor | None = None,
+        cell: torch.Tensor | None = None,
+        pbc: torch.Tensor | None = None,
+        edge_index: torch.Tensor | None = None,
+        shifts: torch.Tensor | None = None,
+        num_graphs: int | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """Energies and forces.
+
+        With forces as gradients, the result can be differentiated again wherever gradients are enabled. For
+        `torch.compile` in one graph and `torch.export`, give the edges, and `cell` or `num_graphs` or no `batch`.
+
+        Args:
+            positions: (N, 3), Å.
+            atomic_numbers: (N,), int64.
+            batch: Graph of each atom, (N,), from 0; all atoms in one graph by default.
+            cell: Cell vectors as rows, (B, 3, 3), Å; zero for graphs that are not periodic.
+            pbc: Which directions are periodic, (B, 3); none by default.
+            edge_index: Pairs (sender, receiver) within the cutoff, (2, E), see `blockzoo.layers.neighbors`; found
+                here by default.
+            shifts: Image of the sender for each edge, in cell vectors, (E, 3).
+            num_graphs: Number of graphs, where `cell` does not tell.
+
+        Returns:
+            "energy" (B,) and "forces" (N, 3); with `cell` and either `pbc` or `shifts`, and forces as gradients, also
+            "stress" (B, 3, 3), the derivative of the energy by the strain over the volume; zero without a volume.
+
+        Raises:
+            ValueError: A shape does not fit, or an element is unknown.
+        """
+        if torch.is_inference_mode_enabled():
+            # Tensors made in inference mode cannot take part in a gradient.
+            given = (positions, atomic_numbers, batch, cell, pbc, edge_index, shifts)
+            with torch.inference_mode(False), torch.no_grad():
+                return self(*[None if tensor is None else tensor.clone() for tensor in given], num_graphs)
+        vectors, edge_index, batch, num_graphs = self._graph(
+            positions, atomic_numbers, batch, cell, pbc, edge_index, shifts, num_graphs
+        )
+        count = positions.shape[0]
+        if self.forces == "direct":
+            edges = self._edges(vectors, edge_index, count)
+            x = self._nodes(atomic_numbers, edges)
+            energy = self._energy(x, atomic_numbers, batch, edges, num_graphs)
+            return {"energy": energy, "forces": self._direct_forces(x, atomic_numbers, edges)}
+
+        def total(vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            edges = self._edges(vectors, edge_index, count)
+            energy = self._energy(self._nodes(atomic_numbers, edges), atomic_numbers, batch, edges, num_graphs)
+            return energy.sum(), energy
+
+        energy, slope = _value_and_slope(total, vectors)
+        sender, receiver = edge_index.unbind(0)
+        forces = segment_sum(slope, receiver, count) - segment_sum(slope, sender, count)
+        out = {"energy": energy, "forces": forces}
+        if cell is not None and (pbc is not None or shifts is not None):
+            strain = segment_sum(vectors.unsqueeze(2) * slope.unsqueeze(1), batch.index_select(0, receiver), num_graphs)
+            volume = torch.linalg.det(cell.to(strain.dtype)).abs().view(-1, 1, 1)
+            stress = torch.where(volume > 0, (strain + strain.mT) / 2 / torch.where(volume > 0, volume, 1), 0)
+            out["stress"] = stress
+        return out
+
+    def example_inputs(self, batch_size: int = 1, generator: torch.Generator | None = None) -> dict[str, torch.Tensor]:
+        """Random molecules of 5 to 9 atoms, with their edges; see `ZooModel.example_inputs`."""
+        sizes = torch.randint(5, 10, (batch_size,), generator=generator)
+        batch = torch.arange(batch_size).repeat_interleave(sizes)
+        grid = torch.cartesian_prod(*[torch.arange(3.0)] * 3) * 1.3
+        places = torch.cat([grid[torch.randperm(27, generator=generator)[:size]] for size in sizes.tolist()])
+        positions = places + 0.1 * torch.randn(places.shape, generator=generator)
+        common = torch.tensor([1, 6, 7, 8])
+        common = common[common < self.num_elements]
+        if not self.has_element.is_meta:
+            known = self.has_element.cpu()
+            common = common[known[common]] if known[common].any() else known.nonzero().squeeze(1)
+        numbers = common[torch.randint(len(common), (len(batch),), generator=generator)]
+        edge_index, _ = neighbor_list(positions, self.cutoff, batch)
+        inputs = {"atomic_numbers": numbers, "batch": batch, "cell": torch.zeros(batch_size, 3, 3)}
+        inputs = {"positions": positions, **inputs, "edge_index": edge_index}
+        weight = self.embed.weight
+        return {
+            key: value.to(weight.device, weight.dtype if value.is_floating_point() else None)
+            for key, value in inputs.items()
+        }
+
+    @classmethod
+    def convert_state_dict(cls, state_dict: dict[str, Any], model: ZooModel) -> dict[str, Any]:
+        """AIRS's layout to ours, see `blockzoo._tdn_layout`."""
+        return from_official(state_dict, model)
+
+
+def _has_edge(edges: Edges) -> torch.Tensor:
+    ones = torch.ones_like(edges.radial[:, 0])
+    return segment_sum(ones, edges.receiver, edges.num_nodes) > 0
+
+
+def _value_and_slope(function: Any, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Parts and the gradient of the sum, for function(x) = (sum, parts); differentiable where gradients are enabled."""
+    if torch.compiler.is_dynamo_compiling():  # which traces transforms of functions, and not autograd.grad
+        slope, (_, parts) = torch.func.grad_and_value(function, has_aux=True)(x)
+        return parts, slope
+    again = torch.is_grad_enabled()
+    with torch.enable_grad():
+        if not x.requires_grad:
+            x = x.detach().requires_grad_()
+        total, parts = function(x)
+        (slope,) = torch.autograd.grad([total], [x], create_graph=again)
+    return (parts, slope) if again else (parts.detach(), slope)
+
+
+def _cfg(**kwargs: Any) -> ZooCfg:
+    return graph_cfg(
+        "potential",
+        paper_name="Tensor Decomposition Networks for Fast Machine Learning Interatomic Potential Computations",
+        paper_ids="arXiv:2507.01131",
+        origin_url="https://github.com/divelab/AIRS",
+        **kwargs,
+    )
+
+
+def _gaunt_cfg(**kwargs: Any) -> ZooCfg:
+    return graph_cfg(
+        "potential",
+        paper_name="Enabling Efficient Equivariant Operations in the Fourier Basis via Gaunt Tensor Products",
+        paper_ids="arXiv:2401.10216",
+        origin_url="https://github.com/lsj2408/Gaunt-Tensor-Product",
+        **kwargs,
+    )
+
+
+_PRESETS = [f"{family}_l{l_max}" for family in ("tdn", "gaunt", "cgnet") for l_max in (1, 2, 3)]
+
+
+def _cfgs() -> dict[str, Any]:
+    cfgs = {}
+    for name in ("tdn", *_PRESETS):
+        make = _gaunt_cfg if name.startswith("gaunt") else _cfg
+        cfgs[name] = make()
+        cfgs.update({f"{name}.{tag}": make(**from_manifest(f"{name}.{tag}")) for tag in tags_of(name)})
+    return cfgs
+
+
+default_cfgs = generate_default_cfgs(_cfgs())
+
+_PAPER = {"hidden_channels": 256, "depth": 6, "num_basis": 256}
+
+
+def _create(variant: str, pretrained: bool, defaults: dict[str, Any], **kwargs: Any) -> TDN:
+    return build_model(TDN, variant, pretrained, **{**defaults, **kwargs})
+
+
+@register_model
+def tdn(pretrained: bool = False, **kwargs: Any) -> TDN:
+    """TDN, by default at the sizes of its code's defaults: 128 channels, 4 layers, l_max 1."""
+    return _create("tdn", pretrained, {}, **kwargs)
+
+
+@register_model
+def tdn_l1(pretrained: bool = False, **kwargs: Any) -> TDN:
+    """TDN at the paper's sizes, l_max 1: 256 channels, 6 layers."""
+    return _create("tdn_l1", pretrained, {**_PAPER, "l_max": 1}, **kwargs)
+
+
+@register_model
+def tdn_l2(pretrained: bool = False, **kwargs: Any) -> TDN:
+    """TDN at the paper's sizes, l_max 2: 256 channels, 6 layers."""
+    return _create("tdn_l2", pretrained, {**_PAPER, "l_max": 2}, **kwargs)
+
+
+@register_model
+def tdn_l3(pretrained: bool = False, **kwargs: Any) -> TDN:
+    """TDN at the paper's sizes, l_max 3: 256 channels, 6 layers."""
+    return _create("tdn_l3", pretrained, {**_PAPER, "l_max": 3}, **kwargs)
+
+
+@register_model
+def gaunt_l1(pretrained: bool = False, **kwargs: Any) -> TDN:
+    """The Gaunt product in the backbone of `tdn_l1`."""
+    return _create("gaunt_l1", pretrained, {**_PAPER, "l_max": 1, "product": "gaunt"}, **kwargs)
+
+
+@register_model
+def gaunt_l2(pretrained: bool = False, **kwargs: Any) -> TDN:
+    """The Gaunt product in the backbone of `tdn_l2`."""
+    return _create("gaunt_l2", pretrained, {**_PAPER, "l_max": 2, "product": "gaunt"}, **kwargs)
+
+
+@register_model
+def gaunt_l3(pretrained: bool = False, **kwargs: Any) -> TDN:
+    """The Gaunt product in the backbone of `tdn_l3`."""
+    return _create("gaunt_l3", pretrained, {**_PAPER, "l_max": 3, "product": "gaunt"}, **kwargs)
+
+
+@register_model
+def cgnet_l1(pretrained: bool = False, **kwargs: Any) -> TDN:
+    """The exact product of all paths in the backbone of `tdn_l1`: the baseline of the other two."""
+    return _create("cgnet_l1", pretrained, {**_PAPER, "l_max": 1, "product": "exact"}, **kwargs)
+
+
+@register_model
+def cgnet_l2(pretrained: bool = False, **kwargs: Any) -> TDN:
+    """The exact product of all paths in the backbone of `tdn_l2`: the baseline of the other two."""
+    return _create("cgnet_l2", pretrained, {**_PAPER, "l_max": 2, "product": "exact"}, **kwargs)
+
+
+@register_model
+def cgnet_l3(pretrained: bool = False, **kwargs: Any) -> TDN:
+    """The exact product of all paths in the backbone of `tdn_l3`: the baseline of the other two."""
+    return _create("cgnet_l3", pretrained, {**_PAPER, "l_max": 3, "product": "exact"}, **kwargs)
