@@ -8,7 +8,8 @@ The environment variable BLOCKZOO_KERNELS, read when blockzoo is imported, decid
 | triton | every Triton kernel, measured or not | the same operators, whose CPU form is the reference |
 | torch | the reference | torch |
 
-Whatever the value, exported, traced and scripted graphs hold plain torch operators, and so do float64 computations.
+Whatever the value, exported, traced and scripted graphs hold plain torch operators, and so do float64 computations and
+those inside a transform such as `torch.func.grad`, which is what compiled models with gradient forces use.
 With TRITON_INTERPRET=1 operators run their kernels on CPU tensors, in Triton's interpreter.
 
 This is the only file that imports Triton; kernels take `triton`, `tl` and `jit` from here.
@@ -92,6 +93,8 @@ def use_kernel(kernel: str, x: torch.Tensor) -> bool:
     mode = kernel_mode()
     if mode == "torch" or x.dtype == torch.float64 or torch.jit.is_tracing() or torch.compiler.is_exporting():
         return False
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return False  # torch.func.grad takes no operators with an autograd formula of their own
     if mode == "triton":
         return x.device.type in ("cpu", "cuda")
     return HAS_TRITON and x.device.type == "cuda" and _wins(kernel, x.device.index or 0)
