@@ -201,16 +201,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--l-max", type=int, nargs="+", default=sorted(EXACT_RANKS))
+    parser.add_argument("--rank", type=int, help="by default, the published and the exact one")
     parser.add_argument("--starts", type=int, default=4)
     args = parser.parse_args()
     torch.set_num_threads(1)  # the order of sums, and with it the last digits, do not depend on the machine's cores
     result: dict[str, torch.Tensor] = {}
     for l_max in args.l_max:
         tensor = clebsch_gordan_tensor(l_max, l_max, l_max)
-        for rank in (published_rank(l_max), EXACT_RANKS[l_max]):
+        for rank in [args.rank] if args.rank else [published_rank(l_max), EXACT_RANKS[l_max]]:
             factors = fit_cp(tensor, rank, args.starts)
             largest = max(float(factor.abs().max()) for factor in factors)
-            print(f"l_max {l_max}, rank {rank}: error {relative_error(tensor, factors):.3e}, largest {largest:.2f}")
+            print(
+                f"l_max {l_max}, rank {rank}: error {relative_error(tensor, factors):.3e}, largest {largest:.2f}",
+                flush=True,
+            )
             result |= {f"l{l_max}_r{rank}_{name}": factor for name, factor in zip("abc", factors, strict=True)}
     temporary = args.out.with_suffix(".part")
     save_file(result, temporary)

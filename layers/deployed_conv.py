@@ -8,6 +8,7 @@ keeps rearranged weights when it freezes a model; `DeployedConv2d` does the same
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from timm.layers import register_notrace_module
 from torch import nn
 
@@ -96,7 +97,8 @@ class DeployedConv2d(nn.Conv2d):
         )
 
     @torch.jit.ignore
-    def _run_packed(self, x: torch.Tensor) -> torch.Tensor:
+    def _pack(self, x: torch.Tensor) -> torch.Tensor:
+        """Rearrange the weights for inputs of x's shape, where that is not done; x in channels-last memory."""
         version = 0 if self.weight.is_inference() else self.weight._version
         source = (self.weight.data_ptr(), version, tuple(x.shape))  # oneDNN's order depends on the shape
         geometry: Any = (self.padding, self.stride, self.dilation, self.groups)
@@ -106,10 +108,30 @@ class DeployedConv2d(nn.Conv2d):
             reorder: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
             self._packed = reorder(opaque, *geometry, list(x.shape))
             self._packed_from = source
+        return x
+
+    @torch.jit.ignore
+    def _run_packed(self, x: torch.Tensor) -> torch.Tensor:
+        x = self._pack(x)
+        geometry: Any = (self.padding, self.stride, self.dilation, self.groups)
         y: torch.Tensor = torch.ops.mkldnn._convolution_pointwise(
             x, self._packed, self.bias, *geometry, self._post_op[0], [], self._post_op[1]
         )
         return y if self._act_inside else self.act(y)
+
+    @torch.jit.ignore
+    def add_relu(self, x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        """relu(conv(x) + other), in one pass in the fast form; only for a layer without activation of its own."""
+        if not self._is_fast(x) or other.dtype != torch.float32:
+            return F.relu(self(x) + other)
+        x = self._pack(x)
+        other = other.contiguous(memory_format=torch.channels_last)
+        geometry: Any = (self.padding, self.stride, self.dilation, self.groups)
+        rest: Any = ("add", 1.0, "relu", [], None)
+        y: torch.Tensor = torch.ops.mkldnn._convolution_pointwise.binary(
+            x, other, self._packed, self.bias, *geometry, *rest
+        )
+        return y
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Apply the layer to x (B, in_channels, H, W)."""

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from blockzoo.layers.pointwise import PointBlock, point_block, runs_in_pieces
+
 __all__ = ["ComplexPair", "FieldNorm", "LocalConv", "PointwiseMLP", "SoftGate", "coordinate_grid", "pad_domain"]
 
 
@@ -16,11 +18,11 @@ def coordinate_grid(size: Sequence[int], like: torch.Tensor) -> torch.Tensor:
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).to(like.dtype)
 
 
-def pad_domain(x: torch.Tensor, amounts: Sequence[int]) -> torch.Tensor:
-    """Zeros on both sides of every axis of a field (B, *size, C); negative amounts cut."""
+def pad_domain(x: torch.Tensor, amounts: Sequence[int], one_sided: bool = False) -> torch.Tensor:
+    """Zeros on both sides of every axis of a field (B, *size, C), or at its end; negative amounts cut."""
     pads = [0, 0]
     for amount in reversed(amounts):
-        pads += [amount, amount]
+        pads += [0 if one_sided else amount, amount]
     return F.pad(x, pads)
 
 
@@ -59,12 +61,20 @@ class PointwiseMLP(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Apply the layer to x (..., in_chans)."""
+        if len(self.layers) == 2 and self.act is F.gelu and not self.drops() and runs_in_pieces(x, *self.weights()):
+            return point_block(PointBlock(), x, None, [None, *self.weights(), None])
         for i, layer in enumerate(self.layers):
             x = layer(x)
-            if i + 1 < len(self.layers):
-                x = self.act(x)
-            x = self.drop(x)
+            x = self.drop(self.act(x) if i + 1 < len(self.layers) else x)
         return x
+
+    def drops(self) -> bool:
+        """Whether dropout is at work."""
+        return self.training and self.drop.p > 0
+
+    def weights(self) -> list[torch.Tensor]:
+        """Weight and bias of each map."""
+        return [parameter for layer in self.layers for parameter in (layer.weight, layer.bias)]  # type: ignore[misc]
 
 
 class SoftGate(nn.Module):
@@ -110,7 +120,7 @@ class FieldNorm(nn.Module):
     | kind | statistics over | affine |
     | --- | --- | --- |
     | instance_norm | space, for each sample and channel | none |
-    | group_norm | space and all channels, for each sample | for each channel |
+    | group_norm | space and the channels of a group, for each sample | for each channel |
     | batch_norm | space and batch, for each channel; running ones in evaluation | for each channel |
     | ada_in | as instance_norm | for each channel, by an MLP from an embedding |
 
@@ -118,13 +128,14 @@ class FieldNorm(nn.Module):
         chans: Channels.
         kind: See above.
         embed_dim: Size of the embedding for "ada_in".
+        groups: Groups of channels for "group_norm"; one is all channels.
         eps: Added to variances.
         momentum: Of running statistics.
         device: Device of the parameters.
         dtype: Type of the parameters.
 
     Raises:
-        ValueError: An unknown kind, or "ada_in" without `embed_dim`.
+        ValueError: An unknown kind, "ada_in" without `embed_dim`, or groups that do not divide the channels.
     """
 
     KINDS = ("instance_norm", "group_norm", "batch_norm", "ada_in")
@@ -134,6 +145,7 @@ class FieldNorm(nn.Module):
         chans: int,
         kind: str,
         embed_dim: int | None = None,
+        groups: int = 1,
         eps: float = 1e-5,
         momentum: float = 0.1,
         device: torch.device | str | None = None,
@@ -143,7 +155,9 @@ class FieldNorm(nn.Module):
         if kind not in self.KINDS:
             raise ValueError(f"norm={kind!r} must be None or one of {', '.join(self.KINDS)}")
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
-        self.kind, self.eps = kind, eps
+        if groups < 1 or chans % groups:
+            raise ValueError(f"norm_groups={groups} must be positive and divide the {chans} channels")
+        self.kind, self.eps, self.groups = kind, eps, groups
         self.affine: nn.Module | None = None
         self.batch: nn.BatchNorm1d | None = None
         if kind == "batch_norm":
@@ -160,10 +174,14 @@ class FieldNorm(nn.Module):
         """Normalise x (B, *size, C); `embedding` is (embed_dim,) for the whole batch or (B, embed_dim)."""
         if self.batch is not None:
             return self.batch(x.flatten(0, -2)).reshape(x.shape)
-        axes = list(range(1, x.ndim)) if self.kind == "group_norm" else list(range(1, x.ndim - 1))
         wide = x if x.dtype == torch.float64 else x.float()
-        var, mean = torch.var_mean(wide, axes, correction=0, keepdim=True)
-        y = (wide - mean) * torch.rsqrt(var + self.eps)
+        if self.kind == "group_norm":
+            grouped = wide.unflatten(-1, (self.groups, -1))
+            var, mean = torch.var_mean(grouped, [*range(1, x.ndim - 1), x.ndim], correction=0, keepdim=True)
+            y = ((grouped - mean) * torch.rsqrt(var + self.eps)).flatten(-2)
+        else:
+            var, mean = torch.var_mean(wide, list(range(1, x.ndim - 1)), correction=0, keepdim=True)
+            y = (wide - mean) * torch.rsqrt(var + self.eps)
         if self.kind == "group_norm":
             y = y * self.weight + self.bias
         if self.affine is not None:

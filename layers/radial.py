@@ -74,9 +74,8 @@ class BesselBasis(nn.Module):
     def __init__(self, num_basis: int, cutoff: float, **dd: Any) -> None:
         super().__init__()
         self.cutoff = cutoff
-        self.frequency = nn.Parameter(math.pi * torch.arange(1, num_basis + 1, **dd).to(torch.get_default_dtype()))
-        if dd.get("dtype") is not None:
-            self.frequency.data = self.frequency.data.to(dd["dtype"])
+        count = torch.arange(1, num_basis + 1, dtype=torch.float64, device=dd.get("device"))
+        self.frequency = nn.Parameter((math.pi * count).to(dd.get("dtype") or torch.get_default_dtype()))
 
     def forward(self, distance: torch.Tensor) -> torch.Tensor:
         """Values at distances, finite at 0."""

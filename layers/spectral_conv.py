@@ -225,7 +225,7 @@ class SpectralConv(nn.Module):
         fixed_modes: Likewise.
         implementation: How factors are applied, see `SpectralWeight.mix`.
         is_complex: Take and give complex fields; then the last axis keeps frequencies of both signs.
-        weight: Weights that several layers share, instead of own ones.
+        weight: Weights that several layers share, instead of own ones; they stay the parameters of whoever owns them.
         layer: Which of these layers this one is.
         backend: See `blockzoo.layers.fourier`.
         device: Device of the parameters.
@@ -270,12 +270,15 @@ class SpectralConv(nn.Module):
         self.set_n_modes(n_modes)
         slots = stored_slots(self.max_n_modes, is_complex)
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.weight: SpectralWeight | None = None
+        self._shared: tuple[SpectralWeight, ...] = ()  # a shared weight is in its owner's state dict only
         if weight is None:
             form = factorization or "dense"
-            weight = SpectralWeight(in_chans, out_chans, slots, separable, form, rank, fixed_modes, **dd)
+            self.weight = SpectralWeight(in_chans, out_chans, slots, separable, form, rank, fixed_modes, **dd)
         elif (weight.in_chans, weight.out_chans, weight.slots) != (in_chans, out_chans, slots):
             raise ValueError(f"weight is for {weight.extra_repr()}, the layer for {in_chans}, {out_chans}, {slots}")
-        self.weight = weight
+        else:
+            self._shared = (weight,)
         self.layer = layer
         if bias:
             std = math.sqrt(2 / (in_chans + out_chans))
@@ -317,9 +320,11 @@ class SpectralConv(nn.Module):
         bands = self.bands(size, output_size)
         where = [self._slots(axis, band) for axis, band in enumerate(bands)]
         z = analyse(x, bands, self.is_complex, self.backend)
-        z = self.weight.mix(z, self.layer, where, self.implementation)
-        y = synthesise(z, output_size, bands, self.is_complex, self.backend)
-        return y if self.bias is None else y + self.bias
+        weight = self._shared[0] if self.weight is None else self.weight
+        z = weight.mix(z, self.layer, where, self.implementation)
+        if self.bias is not None:  # a constant is the coefficient of frequency 0
+            z[(slice(None), slice(None) if self.is_complex else 0, *[-band.low for band in bands])] += self.bias
+        return synthesise(z, output_size, bands, self.is_complex, self.backend)
 
     def bands(self, size: Sequence[int], output_size: Sequence[int]) -> list[Band]:
         """Frequencies that both grids have and the layer keeps."""

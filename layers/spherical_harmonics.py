@@ -44,7 +44,8 @@ def spherical_harmonics(
         normalize: Take the direction of the vectors alone. Without it, degree l grows as the l-th power of the length.
 
     Returns:
-        (..., (l_max + 1)²). With `normalize`, a zero vector gives zeros for l > 0.
+        (..., (l_max + 1)²). With `normalize`, a zero vector, which has no direction, gives finite values
+        that mean nothing.
 
     Raises:
         ValueError: `l_max` is negative, the normalisation unknown, or the last axis not of size 3.

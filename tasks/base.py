@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 
 from blockzoo import create_model
-from blockzoo.tasks.optim import cosine_schedule, parameter_groups, set_peak
+from blockzoo.tasks.optim import cosine_schedule, halving_schedule, parameter_groups, set_peak
 
 __all__ = ["Task"]
 
@@ -30,7 +30,8 @@ class Task(LightningModule, abc.ABC):
         weight_decay: Decay of weights, instead of the optimiser's own; biases, norms and what the model exempts have
             none.
         layer_decay: Factor of the learning rate from layer to layer, see `parameter_groups`.
-        schedule: "cosine" or "constant" after the warm-up; its length is that of the run.
+        schedule: "cosine" or "constant" after the warm-up; its length is that of the run. Or "halving" with every epoch
+            from the third on, without a warm-up.
         warmup_fraction: Part of the run that warms the learning rate up from 0.
         min_lr_ratio: Last learning rate of the cosine over its peak.
         freeze: Regular expressions; parameters whose names match one from their start are not trained.
@@ -47,7 +48,7 @@ class Task(LightningModule, abc.ABC):
         lr: float | None = None,
         weight_decay: float = 0.0,
         layer_decay: float | None = None,
-        schedule: Literal["cosine", "constant"] = "cosine",
+        schedule: Literal["cosine", "constant", "halving"] = "cosine",
         warmup_fraction: float = 0.0,
         min_lr_ratio: float = 0.0,
         freeze: list[str] | None = None,
@@ -71,7 +72,8 @@ class Task(LightningModule, abc.ABC):
         self.min_lr_ratio = min_lr_ratio
         self._freeze(freeze or [])
         if compile:
-            self.model.compile()
+            # Graphs come in all sizes; one compiled for every size would be compiled for each batch.
+            self.model.compile(dynamic=True if getattr(self.model, "modality", None) == "graph" else None)
 
     def _freeze(self, patterns: list[str]) -> None:
         names = [name for name, _ in self.model.named_parameters()]
@@ -91,6 +93,8 @@ class Task(LightningModule, abc.ABC):
         self._scheduled_lr = self.lr
         if self.schedule == "constant" and not self.warmup_fraction and self.layer_decay is None:
             return optimizer
+        if self.schedule == "halving":
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": halving_schedule(optimizer)}}
         last = 1.0 if self.schedule == "constant" else self.min_lr_ratio
         steps = int(self.trainer.estimated_stepping_batches)
         scheduler = cosine_schedule(optimizer, steps, self.warmup_fraction, last)

@@ -20,38 +20,80 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 # Tasks and data modules are imported so that configs may name them by class name alone.
-from blockzoo.checkpoints import CheckpointError, load_state_dict
+from blockzoo.checkpoints import CheckpointError, load_state_dict, save_state_dict
 from blockzoo.tasks.base import Task
 from blockzoo.tasks.callbacks.drop_path import ScheduledDropPathProgress
 from blockzoo.tasks.callbacks.guards import ExactResume, InterruptGuard, NonFiniteLossError, NonFiniteLossGuard
+from blockzoo.tasks.callbacks.parity import ParityPlot
 from blockzoo.tasks.callbacks.run_folder import RunFolder
 from blockzoo.tasks.callbacks.save_config import SaveFitConfig
+from blockzoo.tasks.callbacks.series_plots import SeriesPlots
 from blockzoo.tasks.checkpoint_io import AtomicCheckpointIO
 from blockzoo.tasks.cli_errors import UsageError, explain
+from blockzoo.tasks.data.anomaly import AnomalyFiles, InternalBleeding
 from blockzoo.tasks.data.base import ZooData
+from blockzoo.tasks.data.camera_moves import CameraMoves
 from blockzoo.tasks.data.cifar import CIFAR10, FashionMNIST
-from blockzoo.tasks.data.fields import DarcyFlow, FieldFiles, NavierStokes
+from blockzoo.tasks.data.competition import M4, M3Monthly
+from blockzoo.tasks.data.csv_series import CSVSeries, Daphnet
+from blockzoo.tasks.data.darcy import DarcyFlow
+from blockzoo.tasks.data.field_files import FieldFiles
+from blockzoo.tasks.data.fields import NavierStokes
 from blockzoo.tasks.data.images import ImageFolder, TorchvisionImages
+from blockzoo.tasks.data.molecules import XTBMolecules
+from blockzoo.tasks.data.pubchemqcr import PubChemQCR
+from blockzoo.tasks.data.qm9 import QM9Polarizability
 from blockzoo.tasks.data.series import JapaneseVowels, UEASeries
+from blockzoo.tasks.data.structure_files import StructureFiles
+from blockzoo.tasks.data.video import VideoFolder, VideoList
 from blockzoo.tasks.image_classification import ImageClassification
 from blockzoo.tasks.operator_learning import OperatorLearning
+from blockzoo.tasks.potential import InteratomicPotential
+from blockzoo.tasks.series_anomaly import SeriesAnomaly
 from blockzoo.tasks.series_classification import SeriesClassification
+from blockzoo.tasks.series_forecasting import SeriesForecasting
+from blockzoo.tasks.series_imputation import SeriesImputation
+from blockzoo.tasks.series_short_term import SeriesShortTerm
+from blockzoo.tasks.tensor_property import TensorProperty
+from blockzoo.tasks.video_classification import VideoClassification
 
 __all__ = [
+    "AnomalyFiles",
     "CIFAR10",
+    "CSVSeries",
+    "CameraMoves",
+    "Daphnet",
     "DarcyFlow",
     "FashionMNIST",
     "FieldFiles",
     "ImageClassification",
     "ImageFolder",
+    "InteratomicPotential",
+    "InternalBleeding",
     "JapaneseVowels",
+    "M3Monthly",
+    "M4",
     "NavierStokes",
     "OperatorLearning",
+    "ParityPlot",
+    "PubChemQCR",
+    "QM9Polarizability",
     "RunFolder",
     "ScheduledDropPathProgress",
+    "SeriesAnomaly",
     "SeriesClassification",
+    "SeriesForecasting",
+    "SeriesImputation",
+    "SeriesPlots",
+    "SeriesShortTerm",
+    "StructureFiles",
+    "TensorProperty",
     "TorchvisionImages",
     "UEASeries",
+    "VideoClassification",
+    "VideoFolder",
+    "VideoList",
+    "XTBMolecules",
     "ZooCLI",
     "config_path",
     "list_configs",
@@ -150,12 +192,20 @@ class ZooCLI(LightningCLI):
         return self
 
     def after_predict(self) -> None:
-        """Write `predictions.csv` below the default root folder, one row a sample, and say where."""
+        """Write `predictions.csv` below the default root folder, one row a sample, and say where.
+
+        Fields are written as arrays instead, to `predictions.safetensors`.
+        """
         batches: Any = self.trainer.predict_loop.predictions
         rank = f".{self.trainer.global_rank}" if self.trainer.world_size > 1 else ""
         path = Path(self.trainer.default_root_dir) / f"predictions{rank}.csv"
         path.parent.mkdir(parents=True, exist_ok=True)
         columns = {key: torch.cat([batch[key] for batch in batches]) for key in batches[0]}
+        if self.model.model.modality == "field":
+            path = path.with_suffix(".safetensors")
+            save_state_dict(columns, path)
+            print(f"predictions: {path}")
+            return
         cells = {key: value.reshape(len(value), -1).tolist() for key, value in columns.items()}
         names = [key if len(rows[0]) == 1 else f"{key}_{i}" for key, rows in cells.items() for i in range(len(rows[0]))]
         with path.open("w", newline="") as file:
@@ -212,25 +262,29 @@ def _expand(args: Sequence[str]) -> list[str]:
     return out
 
 
-def run(args: Sequence[str] | None = None) -> ZooCLI:
-    """Parse, build and run; errors come as exceptions. Returns the finished command line object."""
+def run(args: Sequence[str] | None = None, execute: bool = True) -> ZooCLI:
+    """Parse, build and run; errors come as exceptions. Returns the finished command line object.
+
+    With `execute=False` there is no subcommand: what the options describe is built and not run.
+    """
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        return _run(args)
+        return _run(args, execute)
     finally:
         for number, handler in handlers.items():
             if threading.current_thread() is threading.main_thread():
                 signal.signal(number, handler)
 
 
-def _run(args: Sequence[str] | None) -> ZooCLI:
+def _run(args: Sequence[str] | None, execute: bool) -> ZooCLI:
     return ZooCLI(
         Task,
         ZooData,
         subclass_mode_model=True,
         subclass_mode_data=True,
         args=None if args is None else list(args),
+        run=execute,
         seed_everything_default=0,
         auto_configure_optimizers=False,
         trainer_defaults={"default_root_dir": "runs"},

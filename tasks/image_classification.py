@@ -101,6 +101,10 @@ class ImageClassification(Task):
             extra = F.kl_div(*pair, reduction="batchmean", log_target=True) * t**2
         return (1 - self.distill_weight) * loss + self.distill_weight * extra
 
+    def count(self, stage: str, logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> dict[str, Any]:
+        """Add a batch to the metrics of "val" or "test"; returns them by name, for logging."""
+        return self.metrics.update(stage, logits, batch["label"])
+
     def shared_step(self, batch: dict[str, torch.Tensor], stage: str) -> torch.Tensor:
         """See `Task.shared_step`."""
         x, label = batch["x"], batch["label"]
@@ -115,7 +119,7 @@ class ImageClassification(Task):
         else:
             logits = self.model(x)
             loss = F.cross_entropy(logits.float(), label)
-            for name, metric in self.metrics.update(stage, logits, label).items():
+            for name, metric in self.count(stage, logits, batch).items():
                 self.log(name, metric, on_epoch=True, on_step=False, prog_bar=name.endswith("acc"))
         self.log(f"{stage}/loss", loss, on_epoch=True, on_step=False, prog_bar=True, batch_size=size, sync_dist=True)
         return loss

@@ -88,9 +88,14 @@ def derivatives(
 
     Returns:
         One (B, C, *size) for each axis.
+
+    Raises:
+        ValueError: A non-periodic axis has fewer than four points, or the numbers do not fit the axes.
     """
     dims = x.ndim - 2
     closed = [periodic] * dims if isinstance(periodic, bool) else list(periodic)
+    if len(closed) != dims:
+        raise ValueError(f"periodic={periodic!r} must be one answer or {dims}")
     found = []
     for axis, (length, closes) in enumerate(zip(_lengths(measure, dims), closed, strict=True), start=2):
         h = length / x.shape[axis]
@@ -133,16 +138,17 @@ class H1Loss(nn.Module):
         _check_reduction(reduction)
         self.relative, self.measure, self.periodic, self.reduction = relative, measure, periodic, reduction
 
-    def _squares(self, x: torch.Tensor) -> torch.Tensor:
+    def _norm(self, x: torch.Tensor) -> torch.Tensor:
+        # Over all terms at once; unlike a square root of sums, its gradient is 0 where two fields are equal.
         terms = [x, *derivatives(x, self.measure, self.periodic)]
-        return torch.stack([term.flatten(2).square().sum(-1) for term in terms]).sum(0)
+        return torch.linalg.vector_norm(torch.cat([term.flatten(2) for term in terms], -1), dim=-1)
 
     def forward(self, pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """See the class."""
-        distance = self._squares(pred - target)
+        distance = self._norm(pred - target)
         if self.relative:
-            return _reduce(torch.sqrt(distance) / (torch.sqrt(self._squares(target)) + 1e-8), self.reduction)
-        return _reduce(torch.sqrt(distance * _cell(self.measure, pred.shape[2:])), self.reduction)
+            return _reduce(distance / (self._norm(target) + 1e-8), self.reduction)
+        return _reduce(distance * math.sqrt(_cell(self.measure, pred.shape[2:])), self.reduction)
 
 
 class SpectralH1Loss(nn.Module):
@@ -169,9 +175,9 @@ class SpectralH1Loss(nn.Module):
     def _norm(self, x: torch.Tensor) -> torch.Tensor:
         size = x.shape[2:]
         spectrum = torch.fft.rfftn(x, dim=tuple(range(2, x.ndim)), norm="forward")
-        power = torch.view_as_real(spectrum).square().sum(-1)
         squared, twice = _wave_squares(size, _lengths(self.measure, len(size)), x)
-        return torch.sqrt((power * twice * (1 + self.weight * squared)).flatten(2).sum(-1))
+        weights = torch.sqrt(twice * (1 + self.weight * squared))
+        return torch.linalg.vector_norm((torch.view_as_real(spectrum) * weights.unsqueeze(-1)).flatten(2), dim=-1)
 
     def forward(self, pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """See the class."""

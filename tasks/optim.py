@@ -9,7 +9,7 @@ from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-__all__ = ["cosine_schedule", "parameter_groups", "set_peak"]
+__all__ = ["cosine_schedule", "halving_schedule", "parameter_groups", "set_peak"]
 
 
 def parameter_groups(
@@ -67,8 +67,20 @@ def cosine_schedule(
     return LambdaLR(optimizer, [scaled(group.get("lr_scale", 1.0)) for group in optimizer.param_groups])
 
 
+def halving_schedule(optimizer: torch.optim.Optimizer) -> LambdaLR:
+    """Half the rate with every epoch from the third on; step it once an epoch.
+
+    Source: "type1" of Time-Series-Library, whose first change leaves the rate as it is.
+    """
+
+    def scaled(scale: float) -> Callable[[int], float]:
+        return lambda epoch: scale * 0.5 ** max(epoch - 1, 0)
+
+    return LambdaLR(optimizer, [scaled(group.get("lr_scale", 1.0)) for group in optimizer.param_groups])
+
+
 def set_peak(scheduler: Any, lr: float) -> None:
-    """Give a `cosine_schedule` another peak rate, from its next step on and for the rates of this moment."""
+    """Give a schedule from here another peak rate, from its next step on and for the rates of this moment."""
     scheduler.base_lrs = [lr for _ in scheduler.base_lrs]
     for group, factor in zip(scheduler.optimizer.param_groups, scheduler.lr_lambdas, strict=True):
         group["lr"] = lr * factor(scheduler.last_epoch)

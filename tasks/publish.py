@@ -23,6 +23,8 @@ from blockzoo.tasks.commands.demo import TOLERANCE, measure
 
 __all__ = ["main"]
 
+_PREPROCESSING = ("mean", "std", "label_names", "input_size", "series")
+
 
 def _spread(path: str, key: str, unit: str, factor: float) -> str:
     """One table row's cells: median and range of several seeds."""
@@ -47,7 +49,7 @@ def _card(args: argparse.Namespace, run: Path, metric: dict[str, Any], commit: s
         + ["| recipe | median | range | seeds |", "| --- | --- | --- | --- |", *rows]
         + [
             "",
-            "The shipped weights are those of the seed with the lowest validation loss; no test metric chose anything.",
+            f"The shipped weights are those of {args.chosen}; no test metric chose anything.",
         ]
     )
     head, _, rest = text.partition("## How it was made")
@@ -89,6 +91,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--unit", help="of the table's figures (default: %% for accuracy, none otherwise)")
     parser.add_argument("--factor", type=float, help="from the metric to the unit (default: 100 for %%, 1 otherwise)")
     parser.add_argument("--figure", nargs=2, action="append", default=[], metavar=("FILE", "CAPTION"))
+    chosen = "the seed with the lowest validation loss"
+    parser.add_argument("--chosen", default=chosen, help=f"how the shipped seed was chosen (default: {chosen})")
     parser.add_argument("--limit", action="append", default=[], metavar="TEXT", help="a paragraph under Limits")
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--data-license", required=True)
@@ -132,7 +136,7 @@ def main(argv: list[str] | None = None) -> None:
         "command": args.command,
         "card": f"{args.name}.md",
         "model_args": config["model_args"],
-        "preprocessing": {key: cfg[key] for key in ("mean", "std", "label_names", "input_size") if key in cfg},
+        "preprocessing": {key: cfg[key] for key in _PREPROCESSING if key in cfg},
     }
     manifest_path.write_text(json.dumps(manifest, indent=2) + "\n")
     print(f"{args.name}: {metric['name']} {metric['value']:.6f}, {weights.stat().st_size:,} bytes")

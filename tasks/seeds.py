@@ -29,8 +29,11 @@ def _one(config: str, seed: int, metric: str, more: list[str]) -> dict[str, Any]
     chosen = float(cli.trainer.callback_metrics[metric])
     results = json.loads((folder / "results.json").read_text())
     cli.model.model.load_state_dict(load_state_dict(folder / "last.safetensors"))
-    last = cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)[0][metric]
+    parts = cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
+    metrics = {name: value for part in parts for name, value in part.items()}
+    last = metrics[metric]
     row = {"seed": seed, "folder": str(folder), "best": results.get("best"), "chosen": chosen, "last": last}
+    row["metrics"] = metrics
     print(f"seed {seed}: {metric} last epoch {last:.6f}, best by validation {chosen:.6f}  ({folder})", flush=True)
     return row
 

@@ -77,9 +77,20 @@ class Golden:
         """The first stored input of these names."""
         return next((torch.from_numpy(self.arrays[name]) for name in names if name in self.arrays), None)
 
+    @staticmethod
+    def noise(name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        """The named noise that weights are made of."""
+        return torch.from_numpy(noise(name, tuple(shape)))
+
     def image(self) -> torch.Tensor:
-        """The named input, of the case's shape."""
+        """The named input, of the case's shape; plain noise where the case says so."""
+        if "input_shapes" in self.meta:
+            return torch.from_numpy(noise("input:x", tuple(self.meta["input_shapes"]["x"])))
         return named_image("input:x", tuple(self.meta["input_shape"]))
+
+    def field(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        """A further named input."""
+        return named_image(f"input:{name}", shape)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The official state dict."""

@@ -21,6 +21,8 @@ class ZooCfg(PretrainedCfg):
         input_axes: One letter for each axis of `input_size`, for example "CHW" or "TC".
         model_args: Constructor arguments that belong to the weights; the caller's own come before them.
         checkpoint: Key of the weights in the checkpoint manifest; None when there are none.
+        series: How a table of series is read for the weights: names of `columns`, `features`, `target`, `time_freq`.
+        frame_stride: Distance of a clip's frames in the videos that the weights were trained on; None where there is none.
         none_args: Constructor arguments for which None is a value; elsewhere None means the default, as in timm.
     """
 
@@ -29,6 +31,8 @@ class ZooCfg(PretrainedCfg):
     input_axes: str = "CHW"
     model_args: dict[str, Any] = field(default_factory=dict)
     checkpoint: str | None = None
+    series: dict[str, Any] = field(default_factory=dict)
+    frame_stride: int | None = None
     none_args: tuple[str, ...] = ()
 
     @property

@@ -34,12 +34,13 @@ __all__ = [
     "resolve_cfg",
 ]
 
-FAMILIES = ("emov2", "fno", "nasnet", "nextvit", "tdn", "timesnet")
+FAMILIES = ("emov2", "fno", "nasnet", "nextvit", "p3d", "tdn", "tdn_tensor", "timesnet")
 """Modules of the package that register models when they are imported."""
 
 _OF_WEIGHTS: dict[str, Any] = {
     **dict.fromkeys(("url", "hf_hub_id", "file", "checkpoint", "label_names", "mean", "std", "description")),
     "model_args": {},
+    "series": {},
 }
 """Entries of a configuration that belong to one tag's weights, at the values that mean none."""
 

@@ -59,6 +59,8 @@ def from_official(state_dict: dict[str, Any], model: Any) -> dict[str, Any]:
     own = model.state_dict()
     embed = own["embed.weight"].clone()
     weight = (out.pop("embed.weight") + out.pop("embed.bias").unsqueeze(1)).T
+    if weight.shape[1] != embed.shape[1]:
+        raise ValueError(f"the published state dict is for hidden_channels={weight.shape[1]}, not {embed.shape[1]}")
     known = min(len(weight), len(embed))
     embed[:known] = weight[:known]
     out["embed.weight"] = embed
@@ -79,7 +81,10 @@ def from_official(state_dict: dict[str, Any], model: Any) -> dict[str, Any]:
     unknown = [name for name in out if name not in own and not name.startswith(unread)]
     if unknown:
         raise ValueError(f"the published state dict has entries that the model has not: {', '.join(sorted(unknown))}")
-    kept = {name: value.reshape(own[name].shape) for name, value in out.items() if name in own}
+    kept = {}
+    for name, value in out.items():
+        if name in own:
+            kept[name] = value.reshape(own[name].shape) if value.numel() == own[name].numel() else value
     defaults = ("references", "scales", "product.a", "product.b", "product.c")
     return {**{name: own[name] for name in defaults if name in own}, **kept}
 

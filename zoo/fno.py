@@ -13,9 +13,8 @@ all layers work.
 Fields are (B, C, *size), on any grid. Inside, channels come last.
 """
 
-import re
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import torch
 import torch.nn.functional as F
@@ -25,125 +24,17 @@ from torch.utils.checkpoint import checkpoint
 
 from blockzoo._builder import build_model
 from blockzoo._cfg import ZooCfg, field_cfg, from_manifest, tags_of
+from blockzoo._fno_weights import convert
 from blockzoo._model import ZooModel
 from blockzoo._registry import register_model
 from blockzoo.layers.factorized_tensor import Factorization
-from blockzoo.layers.field_ops import (
-    ComplexPair,
-    FieldNorm,
-    LocalConv,
-    PointwiseMLP,
-    SoftGate,
-    coordinate_grid,
-    pad_domain,
-)
-from blockzoo.layers.fourier import Backend, resample
+from blockzoo.layers.field_ops import ComplexPair, PointwiseMLP, coordinate_grid, pad_domain
+from blockzoo.layers.fno_block import SKIPS, FNOBlock, Semantics
+from blockzoo.layers.fourier import Backend
 from blockzoo.layers.multigrid import MultigridPatching
 from blockzoo.layers.spectral_conv import Implementation, SpectralConv, SpectralWeight, stored_slots
 
 __all__ = ["FNO", "MGTFNO"]
-
-_SKIPS = ("linear", "soft-gating", "identity", None)
-
-
-class FNOBlock(nn.Module):
-    """Spectral convolution and channel MLP, each with a skip connection; see `FNO` for the arguments."""
-
-    def __init__(
-        self,
-        spectral: SpectralConv,
-        chans: int,
-        last: bool,
-        act: Callable[[torch.Tensor], torch.Tensor],
-        fno_skip: str | None,
-        channel_mlp_skip: str | None,
-        mlp_hidden: int | None,
-        mlp_drop_rate: float,
-        norm: str | None,
-        embed_dim: int | None,
-        preactivation: bool,
-        stabilizer: str | None,
-        conv_bias_kernel: int,
-        scaling: Sequence[float] | None,
-        **dd: Any,
-    ) -> None:
-        super().__init__()
-        self.spectral = spectral
-        self.last, self.act = last, act
-        self.preactivation = preactivation
-        self.stabilizer = stabilizer
-        self.scaling = scaling
-        dims = len(spectral.n_modes)
-
-        def pair(make: Callable[[], nn.Module]) -> nn.Module:
-            return ComplexPair(make) if spectral.is_complex else make()
-
-        def skip(kind: str | None, kernel_size: int = 1) -> nn.Module | None:
-            if kind is None:
-                return None
-            if kind == "identity":
-                return nn.Identity()
-            if kind == "soft-gating":
-                return pair(lambda: SoftGate(chans, **dd))
-            if kernel_size > 1:
-                return pair(lambda: LocalConv(chans, chans, kernel_size, dims, **dd))
-            return pair(lambda: nn.Linear(chans, chans, bias=False, **dd))
-
-        self.fno_skip = skip(fno_skip, conv_bias_kernel)
-        self.mlp: nn.Module | None = None
-        self.mlp_skip: nn.Module | None = None
-        if mlp_hidden:
-            self.mlp = pair(lambda: PointwiseMLP(chans, mlp_hidden, chans, act, mlp_drop_rate, **dd))
-            self.mlp_skip = skip(channel_mlp_skip)
-        self.norm1 = FieldNorm(chans, norm, embed_dim, **dd) if norm else None
-        self.norm2 = FieldNorm(chans, norm, embed_dim, **dd) if norm else None
-
-    def forward(
-        self, x: torch.Tensor, output_size: Sequence[int] | None = None, embedding: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """(B, *size, C) -> (B, *output_size, C)."""
-        if self.preactivation:
-            x = self.act(x)
-            x = x if self.norm1 is None else self.norm1(x, embedding)
-        size = x.shape[1 : 1 + len(self.spectral.n_modes)]
-        if output_size is None:
-            output_size = size
-            if self.scaling is not None:
-                output_size = [round(n * s) for n, s in zip(size, self.scaling, strict=True)]
-        moved = list(output_size) != list(size)
-        h = self.spectral.channels_last(torch.tanh(x) if self.stabilizer == "tanh" else x, output_size)
-        if self.norm1 is not None and not self.preactivation:
-            h = self.norm1(h, embedding)
-        if self.fno_skip is not None:
-            h = h + self._moved(self.fno_skip(x), output_size, moved)
-        if not self.last:
-            h = self.act(h)
-        if self.preactivation and self.norm2 is not None:
-            h = self.norm2(h, embedding)
-        if self.mlp is not None:
-            y = self.mlp(h)
-            if isinstance(self.mlp_skip, SoftGate) and not moved:
-                y = (
-                    torch.addcmul(y, x, self.mlp_skip.weight.to(y.dtype))
-                    if x.dtype == y.dtype
-                    else y + self.mlp_skip(x)
-                )
-            elif self.mlp_skip is not None:
-                y = y + self._moved(self.mlp_skip(x), output_size, moved)
-            h = y
-        if self.preactivation:
-            return h
-        if self.norm2 is not None:
-            h = self.norm2(h, embedding)
-        return h if self.last else self.act(h)
-
-    def _moved(self, x: torch.Tensor, size: Sequence[int], moved: bool) -> torch.Tensor:
-        """A skip connection on the grid of the result."""
-        if not moved:
-            return x
-        if self.spectral.is_complex:  # one part is a real field like the other
-            return torch.stack([resample(part, size) for part in x.unbind(-2)], -2)
-        return resample(x, size)
 
 
 class FNO(ZooModel):
@@ -158,9 +49,11 @@ class FNO(ZooModel):
         lifting_channel_ratio: Hidden channels of the MLP in front over the width; 0 for a single linear map.
         projection_channel_ratio: The same for the MLP behind.
         positional_embedding: "grid" appends coordinates in [0, 1) to the input, None does not.
-        non_linearity: Name of an activation in `torch.nn.functional`.
+        non_linearity: Activation: its name in `torch.nn.functional`, or a function. Inside the blocks' MLPs it is always
+            GELU, as published.
         norm: None, "instance_norm", "group_norm", "batch_norm" or "ada_in", see
             `blockzoo.layers.field_ops.FieldNorm`.
+        norm_groups: Groups of channels for "group_norm".
         embed_dim: Size of the embedding that every call must bring for "ada_in".
         use_channel_mlp: Whether blocks have an MLP over channels; without it, and as published, their activation is
             applied twice.
@@ -172,17 +65,19 @@ class FNO(ZooModel):
         preactivation: Norm and activation in front of the convolutions instead of behind.
         stabilizer: "tanh" in front of every spectral convolution, or None.
         separable: Spectral convolutions that do not mix channels.
-        domain_padding: Zeros around the lifted field on both sides, as a share of each axis: a number, or one for each
-            axis.
+        domain_padding: Zeros around the lifted field, as a share of each axis: a number, or one for each axis.
+        domain_padding_mode: "symmetric" pads both sides of an axis by that share, "one-sided" its end only.
         resolution_scaling_factor: Output over input points of every block: a number, or one for each block.
         factorization: None or "dense", "tucker", "cp", "tt", see `blockzoo.layers.factorized_tensor`.
         rank: Share of the dense weight's entries, or ranks, see `blockzoo.layers.factorized_tensor.tensor_ranks`.
         fixed_rank_modes: Axes of the weight that keep their full rank (Tucker); the axes are (layers,) input channels,
-            output channels, modes.
+            output channels, modes. True means the first one.
         implementation: How factors are applied, see `blockzoo.layers.spectral_conv.SpectralWeight.mix`.
         joint_factorization: One factorised tensor for all blocks.
         max_n_modes: Modes that are stored, see `set_n_modes`; `n_modes` by default.
         complex_data: Complex input and output fields. Norms are not defined for them.
+        semantics: "1.0" as neuraloperator is since that version, or "0.3" as it was, see `FNOBlock`; whose lifting and
+            projection had their hidden channels as numbers, by default 256.
         backend: How Fourier coefficients are computed, see `blockzoo.layers.fourier`.
         device: Device of the parameters.
         dtype: Type of the parameters.
@@ -207,8 +102,9 @@ class FNO(ZooModel):
         lifting_channel_ratio: float = 2,
         projection_channel_ratio: float = 2,
         positional_embedding: str | None = "grid",
-        non_linearity: str = "gelu",
+        non_linearity: str | Callable[[torch.Tensor], torch.Tensor] = "gelu",
         norm: str | None = None,
+        norm_groups: int = 1,
         embed_dim: int | None = None,
         use_channel_mlp: bool = True,
         channel_mlp_expansion: float = 0.5,
@@ -220,14 +116,16 @@ class FNO(ZooModel):
         stabilizer: str | None = None,
         separable: bool = False,
         domain_padding: float | Sequence[float] | None = None,
+        domain_padding_mode: str = "symmetric",
         resolution_scaling_factor: float | Sequence[float] | None = None,
         factorization: Factorization | None = None,
         rank: float | int | Sequence[int] = 1.0,
-        fixed_rank_modes: Sequence[int] = (),
+        fixed_rank_modes: bool | Sequence[int] = False,
         implementation: Implementation = "auto",
         joint_factorization: bool = False,
         max_n_modes: Sequence[int] | None = None,
         complex_data: bool = False,
+        semantics: Semantics = "1.0",
         backend: Backend = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -237,8 +135,10 @@ class FNO(ZooModel):
         for name, value, known in (
             ("positional_embedding", positional_embedding, ("grid", None)),
             ("stabilizer", stabilizer, ("tanh", None)),
-            ("fno_skip", fno_skip, _SKIPS),
-            ("channel_mlp_skip", channel_mlp_skip, _SKIPS),
+            ("domain_padding_mode", domain_padding_mode, ("symmetric", "one-sided")),
+            ("semantics", semantics, get_args(Semantics)),
+            ("fno_skip", fno_skip, SKIPS),
+            ("channel_mlp_skip", channel_mlp_skip, SKIPS),
         ):
             if value not in known:
                 raise ValueError(f"{name}={value!r} must be one of {', '.join(map(repr, known))}")
@@ -248,11 +148,21 @@ class FNO(ZooModel):
             raise ValueError(f"depth={depth} and hidden_channels={hidden_channels} must be positive")
         if complex_data and norm:
             raise ValueError(f"norm={norm!r} is not defined for complex_data=True; use norm=None")
-        if joint_factorization and (factorization in (None, "dense") or separable):
-            raise ValueError("joint_factorization=True needs a factorization and separable=False")
-        act: Any = getattr(F, non_linearity, None)
+        if joint_factorization and separable:
+            raise ValueError("joint_factorization=True needs separable=False")
+        act: Any = non_linearity if callable(non_linearity) else getattr(F, non_linearity, None)
         if act is None:
             raise ValueError(f"non_linearity={non_linearity!r} must be a function of torch.nn.functional, e.g. 'gelu'")
+        if conv_bias_kernel != 1 and fno_skip != "linear":
+            raise ValueError(f"conv_bias_kernel={conv_bias_kernel} needs fno_skip='linear', not {fno_skip!r}")
+        if use_channel_mlp and round(hidden_channels * channel_mlp_expansion) < 1:
+            raise ValueError(
+                f"channel_mlp_expansion={channel_mlp_expansion} of hidden_channels={hidden_channels} leaves no hidden "
+                "channel; use_channel_mlp=False is a block without MLP"
+            )
+        if isinstance(fixed_rank_modes, bool):
+            fixed_rank_modes = [0] * fixed_rank_modes
+        factorization = factorization and factorization.lower()  # type: ignore[assignment]
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
         self.in_chans, self.out_chans = in_chans, out_chans
         self.num_features = self.hidden_channels = hidden_channels
@@ -260,6 +170,7 @@ class FNO(ZooModel):
         self.complex_data = complex_data
         self.positional_embedding = positional_embedding
         self.domain_padding = _each(domain_padding or 0.0, dims, "domain_padding")
+        self.one_sided = domain_padding_mode == "one-sided"
         self.grad_checkpointing = False
         scalings: list[list[float] | None] = [None] * depth
         if resolution_scaling_factor is not None:
@@ -271,16 +182,14 @@ class FNO(ZooModel):
 
         width = hidden_channels
         lifted = self._lifted_chans() + (dims if positional_embedding else 0)
-        ahead, behind = int(lifting_channel_ratio * width), int(projection_channel_ratio * width)
+        ahead, behind = (int(ratio * width + 1e-6) for ratio in (lifting_channel_ratio, projection_channel_ratio))
         self.lifting = pair(lambda: PointwiseMLP(lifted, ahead, width, act, **dd))
         self.shared_weight: SpectralWeight | None = None
         stored = tuple(max_n_modes or n_modes)
         if joint_factorization:
             slots = stored_slots(stored, complex_data)
-            assert factorization is not None
-            self.shared_weight = SpectralWeight(
-                width, width, slots, False, factorization, rank, fixed_rank_modes, depth, **dd
-            )
+            form = factorization or "dense"
+            self.shared_weight = SpectralWeight(width, width, slots, False, form, rank, fixed_rank_modes, depth, **dd)
         mlp_hidden = round(width * channel_mlp_expansion) if use_channel_mlp else None
         blocks = []
         for i in range(depth):
@@ -311,11 +220,13 @@ class FNO(ZooModel):
                     mlp_hidden,
                     channel_mlp_dropout,
                     norm,
+                    norm_groups,
                     embed_dim,
                     preactivation,
                     stabilizer,
                     conv_bias_kernel,
                     scalings[i],
+                    semantics,
                     **dd,
                 )
             )
@@ -482,38 +393,27 @@ class FNO(ZooModel):
         x = self.lifting(self._with_coordinates(x))
         size = list(x.shape[1 : 1 + dims])
         padding = self._padding(size)
-        parts = [0] * self.complex_data
+        sides, parts = 1 if self.one_sided else 2, [0] * self.complex_data
         if any(padding):
-            x = pad_domain(x, [*padding, *parts])
+            x = pad_domain(x, [*padding, *parts], self.one_sided)
         for i, block in enumerate(self.blocks):
-            scaling = block.scaling
-            if scaling is not None:
-                size = [round(n * s) for n, s in zip(size, scaling, strict=True)]  # type: ignore[arg-type]
+            size = block.output_size(size)  # type: ignore[operator]
             if i + 1 == len(self.blocks) and output_size is not None:
                 size = list(output_size)
             padding = self._padding(size)
-            target = [n + 2 * p for n, p in zip(size, padding, strict=True)]
+            target = [n + sides * p for n, p in zip(size, padding, strict=True)]
             if self.grad_checkpointing and self.training and torch.is_grad_enabled():
                 x = checkpoint(block, x, target, embedding, use_reentrant=False)
             else:
                 x = block(x, target, embedding)
         if any(padding):
-            x = pad_domain(x, [*[-p for p in padding], *parts])
+            x = pad_domain(x, [*[-p for p in padding], *parts], self.one_sided)
         return x
 
     @classmethod
     def convert_state_dict(cls, state_dict: dict[str, Any], model: ZooModel) -> dict[str, Any]:
         """The layout of neuraloperator, from 1.0 on or 0.3, -> ours."""
-        if not any(name.startswith("fno_blocks.") for name in state_dict):
-            return {name: value for name, value in state_dict.items() if name != "_metadata"}
-        assert isinstance(model, FNO)
-        converted: dict[str, Any] = {name: value for name, value in model.named_buffers() if _is_statistic(name)}
-        for name, value in state_dict.items():
-            if name == "_metadata":
-                continue
-            for new, tensor in _converted(name, value, model):
-                converted[new] = tensor
-        return converted
+        return convert(state_dict, model)
 
 
 def _each(value: float | Sequence[float], count: int, name: str) -> list[float]:
@@ -521,75 +421,6 @@ def _each(value: float | Sequence[float], count: int, name: str) -> list[float]:
     if len(values) != count:
         raise ValueError(f"{name}={value!r} must be one number or {count}")
     return values
-
-
-def _is_statistic(name: str) -> bool:
-    return name in ("input_mean", "input_std", "output_mean", "output_std")
-
-
-_PARTS = {"fr": "real", "fi": "imag"}
-
-
-def _converted(name: str, value: torch.Tensor, model: FNO) -> list[tuple[str, torch.Tensor]]:
-    """Our name or names of a tensor of neuraloperator, and what it becomes."""
-    name = re.sub(r"\.(fr|fi)\.", lambda found: f".{_PARTS[found[1]]}.", name)
-    if found := re.fullmatch(r"(lifting|projection)(\.real|\.imag)?\.fcs\.(\d)\.(weight|bias)", name):
-        return [(f"{found[1]}{found[2] or ''}.layers.{found[3]}.{found[4]}", _matrix(value))]
-    if found := re.fullmatch(r"fno_blocks\.(?:channel_)?mlp\.(\d+)(\.real|\.imag)?\.fcs\.(\d)\.(weight|bias)", name):
-        return [(f"blocks.{found[1]}.mlp{found[2] or ''}.layers.{found[3]}.{found[4]}", _matrix(value))]
-    if found := re.fullmatch(
-        r"fno_blocks\.(fno_skips|(?:channel_)?mlp_skips)\.(\d+)(\.real|\.imag)?\.(?:conv\.)?weight", name
-    ):
-        skip = "fno_skip" if found[1] == "fno_skips" else "mlp_skip"
-        ours = f"blocks.{found[2]}.{skip}{found[3] or ''}"
-        if value.shape[0] == 1 and value.shape[1] > 1 or value[0, 0].numel() == value.numel():
-            gate = isinstance(model.get_submodule(ours), SoftGate)
-            return [(f"{ours}.weight", value.flatten() if gate else _matrix(value))]
-        if value[0, 0].numel() > 1:
-            return [(f"{ours}.conv.weight", value)]
-        return [(f"{ours}.weight", _matrix(value))]
-    if found := re.fullmatch(r"fno_blocks\.norm\.(\d+)\.(?:norm\.)?(\w+)", name):
-        index = int(found[1])
-        place = f"blocks.{index // 2}.norm{index % 2 + 1}"
-        norm = model.get_submodule(place)
-        assert isinstance(norm, FieldNorm)
-        return [(f"{place}.batch.{found[2]}" if norm.batch is not None else f"{place}.{found[2]}", value)]
-    if name == "fno_blocks.convs.bias":  # 0.3: of all layers
-        return [pair for i, bias in enumerate(value) for pair in _converted(f"fno_blocks.convs.{i}.bias", bias, model)]
-    if found := re.fullmatch(r"fno_blocks\.convs\.(\d+)\.bias", name):
-        bias = value.flatten()
-        if model.complex_data:
-            bias = torch.stack([bias.real, bias.imag] if bias.is_complex() else [bias, torch.zeros_like(bias)])
-        return [(f"blocks.{found[1]}.spectral.bias", bias)]
-    if found := re.fullmatch(r"fno_blocks\.convs\.(?:(\d+)\.weight|weight\.(\d+))\.(.+)", name):
-        layer = found[1] or found[2]
-        return [_spectral(f"blocks.{layer}.spectral.weight.tensor", found[3], value, model)]
-    if found := re.fullmatch(r"fno_blocks\.convs\.weight\.(.+)", name):
-        return [_spectral("shared_weight.tensor", found[1], value, model)]
-    raise ValueError(f"state_dict has {name!r}, which no model of neuraloperator's 0.3 to 2.0 has")
-
-
-def _matrix(value: torch.Tensor) -> torch.Tensor:
-    """Weights of a pointwise convolution as those of a linear map; biases as they are."""
-    return value if value.ndim == 1 else value.flatten(1)
-
-
-def _spectral(place: str, part: str, value: torch.Tensor, model: FNO) -> tuple[str, torch.Tensor]:
-    value = torch.view_as_real(value) if value.is_complex() else value
-    weight = model.shared_weight or model.blocks[0].spectral.weight
-    assert isinstance(weight, SpectralWeight)
-    slots, dims = weight.slots, len(weight.slots)
-    if part == "tensor":
-        where = [slice(0, n) for n in slots]
-        value = value[(slice(None),) * (value.ndim - 1 - dims) + tuple(where)]
-        chans = value.ndim - 1 - dims
-        return f"{place}.tensor", value.permute(*range(chans, chans + dims), *range(chans), -1).contiguous()
-    if not part.startswith("factors."):
-        return f"{place}.{part}", value
-    index = int(part.removeprefix("factors.factor_"))
-    if index == len(weight.tensor.shape) - 1:  # a larger number of modes is stored there than used, on the last axis
-        value = value[:, : slots[-1]] if weight.factorization == "tt" else value[: slots[-1]]
-    return f"{place}.factors.{index}", value
 
 
 class MGTFNO(FNO):
@@ -632,6 +463,7 @@ class MGTFNO(FNO):
         positional_embedding: str | None = "grid",
         non_linearity: str = "gelu",
         norm: str | None = None,
+        norm_groups: int = 1,
         use_channel_mlp: bool = True,
         channel_mlp_expansion: float = 0.5,
         channel_mlp_dropout: float = 0.0,
@@ -643,7 +475,7 @@ class MGTFNO(FNO):
         separable: bool = False,
         factorization: Factorization | None = "tucker",
         rank: float | int | Sequence[int] = 0.1,
-        fixed_rank_modes: Sequence[int] = (),
+        fixed_rank_modes: bool | Sequence[int] = False,
         implementation: Implementation = "auto",
         joint_factorization: bool = False,
         max_n_modes: Sequence[int] | None = None,
@@ -666,6 +498,7 @@ class MGTFNO(FNO):
             positional_embedding,
             non_linearity,
             norm,
+            norm_groups,
             None,
             use_channel_mlp,
             channel_mlp_expansion,

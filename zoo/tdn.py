@@ -394,7 +394,7 @@ class TDN(ZooModel):
         Raises:
             ValueError: A shape does not fit, or an element is unknown.
         """
-        if torch.is_inference_mode_enabled():
+        if not torch.compiler.is_compiling() and torch.is_inference_mode_enabled():
             # Tensors made in inference mode cannot take part in a gradient.
             given = (positions, atomic_numbers, batch, cell, pbc, edge_index, shifts)
             with torch.inference_mode(False), torch.no_grad():

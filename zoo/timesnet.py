@@ -5,7 +5,8 @@ Time-Series-Library, whose outputs these models reproduce from the same weights.
 
 What differs from that code: each inception block is one convolution; the period search neither synchronises a device
 nor breaks a graph; periods can be chosen per sample (`period_scope="sample"`); calendar features are a call argument
-that may be left out; statistics of a series with no observed value are finite; arguments without effect are gone.
+that may be left out; statistics of a series with no observed value are finite; models that forecast and detect take
+a mask of missing values too; arguments without effect are gone.
 
 Series are (B, T, C): batch, steps, channels. `seq_len` is T of the input, `pred_len` the number of steps to forecast.
 """
@@ -145,6 +146,8 @@ class TimesNet(ZooModel):
         self, x: torch.Tensor, mask: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         self._check(x)
+        if mask is not None and mask.shape != x.shape:
+            raise ValueError(f"mask has shape {tuple(mask.shape)}, expected that of x, {tuple(x.shape)}")
         return standardize_series(x, mask)
 
     def forward_features(
@@ -265,12 +268,16 @@ class TimesNetForecast(TimesNet):
         )  # fmt: skip
         self.head = nn.Linear(d_model, in_chans, device=device, dtype=dtype)
 
-    def forward(self, x: torch.Tensor, time_features: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, time_features: torch.Tensor | None = None, mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Forecast a series.
 
         Args:
             x: The past, (B, seq_len, in_chans), in any unit: each series is standardised by its own mean and deviation.
             time_features: Calendar features of the past, (B, seq_len, number set by `time_freq`), in [-0.5, 0.5].
+            mask: 1 where a value is observed, 0 where it is missing and what stands in `x` is ignored, as in
+                imputation, (B, seq_len, in_chans); all by default.
 
         Returns:
             The next pred_len steps, (B, pred_len, in_chans), in the unit of `x`.
@@ -278,7 +285,7 @@ class TimesNetForecast(TimesNet):
         Raises:
             ValueError: A shape does not fit.
         """
-        x, mean, std = self._standardize(x)
+        x, mean, std = self._standardize(x, mask)
         return (self.forward_head(self._tokens(x, time_features)[-1]) * std + mean)[:, -self.pred_len :]
 
 
@@ -325,8 +332,6 @@ class TimesNetImputation(TimesNet):
         Raises:
             ValueError: A shape does not fit.
         """
-        if mask is not None and mask.shape != x.shape:
-            raise ValueError(f"mask has shape {tuple(mask.shape)}, expected that of x, {tuple(x.shape)}")
         x, mean, std = self._standardize(x, mask)
         return self.forward_head(self._tokens(x, time_features)[-1]) * std + mean
 
@@ -363,13 +368,17 @@ class TimesNetAnomaly(TimesNet):
         )  # fmt: skip
         self.head = nn.Linear(d_model, in_chans, device=device, dtype=dtype)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Reconstruct series (B, seq_len, in_chans) of any unit; the squared error at a step is its anomaly score.
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Reconstruct a series; the squared error at a step is its anomaly score.
+
+        Args:
+            x: Series, (B, seq_len, in_chans), in any unit.
+            mask: 1 where a value is observed, 0 where it is missing, (B, seq_len, in_chans); all by default.
 
         Raises:
-            ValueError: The shape does not fit.
+            ValueError: A shape does not fit.
         """
-        x, mean, std = self._standardize(x)
+        x, mean, std = self._standardize(x, mask)
         return self.forward_head(self._tokens(x, None)[-1]) * std + mean
 
 
@@ -482,6 +491,7 @@ def _cfg(task: str, input_size: tuple[int, int], **kwargs: Any) -> ZooCfg:
         paper_name="TimesNet: Temporal 2D-Variation Modeling for General Time Series Analysis",
         paper_ids="arXiv:2210.02186",
         origin_url="https://github.com/thuml/Time-Series-Library",
+        none_args=("time_freq",),
         **kwargs,
     )
 

@@ -19,12 +19,15 @@ from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 
 from blockzoo.checkpoints import load_state_dict, save_state_dict
 from blockzoo.tasks.base import Task
+from blockzoo.tasks.callbacks.field_plots import write_field_report
 from blockzoo.tasks.callbacks.plots import draw_curves
 from blockzoo.tasks.data.base import ZooData
+from blockzoo.tasks.operator_learning import OperatorLearning
 
 __all__ = ["RunFolder"]
 
-_OF_OTHER_WEIGHTS = ("checkpoint", "description", "file", "source", "url", "hf_hub_id", "mean", "std", "label_names")
+_OF_OTHER_WEIGHTS = ("checkpoint", "description", "file", "source", "url", "hf_hub_id", "mean", "std", "label_names",
+                     "series")  # fmt: skip
 
 
 class RunFolder(Callback):
@@ -33,8 +36,8 @@ class RunFolder(Callback):
     It holds `model.safetensors` (the best weights by the `ModelCheckpoint` that has a `monitor`, averaged ones where
     weights are averaged; the last weights if nothing is monitored), `last.safetensors`, `config.json` (so that
     `blockzoo.create_model("local-dir:FOLDER", pretrained=True)` builds the model), `metrics.csv` and `config.yaml` of
-    others, `curves.png`, `results.json`, `confusion.csv` of a classifier's test, and the model card `README.md`. A fit
-    that fails or is stopped gets none of it.
+    others, `curves.png`, `results.json`, `confusion.csv` of a classifier's test, figures and tables of a field model's
+    test, and the model card `README.md`. A fit that fails or is stopped gets none of it.
     """
 
     def __init__(self) -> None:
@@ -91,6 +94,8 @@ class RunFolder(Callback):
         if counts is not None:
             names = self._facts["preprocessing"].get("label_names") or [str(i) for i in range(len(counts))]
             _write(folder / "confusion.csv", _confusion_csv(counts.tolist(), names))
+        if isinstance(pl_module, OperatorLearning):
+            write_field_report(pl_module, folder)
 
     def _gather(self, trainer: Trainer, task: Task, keeper: Any | None) -> dict[str, Any]:
         data = getattr(trainer, "datamodule", None)

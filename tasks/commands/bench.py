@@ -5,7 +5,9 @@ plain formulation (`blockzoo.tasks.commands.bench_reference`), in one process, t
 inputs, after checking that the outputs agree. Inputs are sums of daily and other cycles plus noise.
 
 `blockzoo bench nextvit|nasnet|emov2` measures image models at batch 1 and 8, as built and deployed, against timm's own
-model where timm has one; `blockzoo bench conv_norm` the memory and time of training in the modes train, eval and tune.
+model where timm has one; `blockzoo bench p3d` P3D against the plain formulation in 3-D convolutions
+(`blockzoo.tasks.commands.bench_p3d`), at batch 1 and 4; `blockzoo bench conv_norm` the memory and time of training in
+the modes train, eval and tune.
 
 Examples:
   blockzoo bench timesnet

@@ -13,6 +13,7 @@ from torch import nn
 
 import blockzoo
 from blockzoo.layers.conv_norm_act import ConvNormAct, set_conv_norm_mode
+from blockzoo.tasks.commands import bench_p3d
 from blockzoo.tasks.commands.memory import peak_bytes_apart
 from blockzoo.tasks.commands.output import print_json, print_table
 
@@ -23,6 +24,7 @@ SUITES: dict[str, list[tuple[str, int, bool]]] = {
     "nasnet": [("nasnetalarge", 331, True), ("nasnetamobile", 224, False)],
     "emov2": [("emov2_1m", 224, False), ("emov2_5m", 224, False)],
     "conv_norm": [],
+    "p3d": [],
 }
 """Models, pixels, and whether timm has the model."""
 
@@ -135,6 +137,8 @@ def run(args: argparse.Namespace) -> int:
         runs = min(args.runs, 3)
         for stack, batch in (("nasnetalarge", 1), ("nasnetalarge", 4), ("P3D-like stack", 2)):
             rows += _modes(stack, batch, runs)
+    if args.name == "p3d":
+        rows += bench_p3d.rows([args.batch_size] if args.batch_size else [1, 4], min(args.runs, 9), args.compile)
     for name, size, in_timm in SUITES[args.name]:
         runs = min(args.runs, 5) if name == "nasnetalarge" else args.runs
         for batch in [args.batch_size] if args.batch_size else [1, 8]:

@@ -24,7 +24,13 @@ TOLERANCE = 1e-6
 
 EVALUATORS = {
     "CIFAR-10": "demo_images:evaluate_cifar10",
+    "Daphnet S06R02E0": "demo_timesnet:evaluate_daphnet",
+    "InternalBleeding16": "demo_timesnet:evaluate_internal_bleeding",
+    "Darcy flow": "demo_fields:evaluate_darcy",
+    "GFN2-xTB molecules": "demo_molecules:evaluate_molecules",
     "JapaneseVowels": "demo_series:evaluate_japanese_vowels",
+    "M3 monthly": "demo_timesnet:evaluate_m3",
+    "Navier-Stokes": "demo_fields:evaluate_navier_stokes",
 }
 """By checkpoint or data set: a module here, and its function from a model to its metric and the page's sections."""
 

@@ -1,14 +1,19 @@
-"""Classify your own images or series with pretrained weights.
+"""Apply pretrained weights to your own files: classify images and series, forecast or repair series, map fields.
 
-Images are files, or folders of them; they are resized, cropped and scaled as the weights want it. A series file is a
-UEA `.ts` file, or a CSV file with a header: one row a step, a column `series` that numbers the series, and one column
-for each channel. Values are in the units of the training data; the checkpoint's own standardisation and
-padding are applied. Predictions of a config or of a run's folder are Lightning's: blockzoo predict --config ...
+Images are files, or folders of them; they are resized, cropped and scaled as the weights want it. A series file to
+classify is a UEA `.ts` file, or a CSV file with a header: one row a step, a column `series` that numbers the series,
+and one column for each channel. Models that forecast, fill gaps or find anomalies read a CSV table: a row for each
+step, a column for each channel, perhaps a column `date`; empty cells are missing values. Fields are the array `x`
+(N, C, *size) of an .npz, .safetensors or .pt file, on any grid; the predicted ones are written to a file. Values are in
+the units of the training data; the checkpoint's own standardisation and padding are applied. Predictions of a config or
+of a run's folder are Lightning's: blockzoo predict --config ...
 
 Examples:
   blockzoo predict timesnet_classifier.japanese_vowels vowels.ts
   blockzoo predict timesnet_classifier.japanese_vowels vowels.csv --json
   blockzoo predict emov2_cifar.cifar10 photo.jpg holiday/
+  blockzoo predict local-dir:runs/timesnet_forecast/version_0 load.csv --out forecast.csv
+  blockzoo predict tfno2d.darcy media.npz --out pressure.safetensors
 """
 
 import argparse
@@ -20,6 +25,8 @@ import torch
 
 import blockzoo
 from blockzoo.tasks.commands.output import print_json, print_table
+from blockzoo.tasks.commands.predict_fields import predict_fields
+from blockzoo.tasks.commands.predict_series import add_table_arguments, predict_table
 from blockzoo.tasks.data.uea import SeriesSet, read_ts
 
 __all__ = ["add_arguments", "classify", "image_files", "prepare", "read_csv", "run"]
@@ -30,9 +37,11 @@ IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".we
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("name", help="model.tag")
-    parser.add_argument("file", nargs="+", help="images or folders of them; or the series, one .ts or .csv")
+    parser.add_argument("file", nargs="+", help="images or folders; or one file of series or fields")
     parser.add_argument("--cache-dir", help="cache folder for downloads")
     parser.add_argument("--json", action="store_true", help="print JSON with all probabilities")
+    parser.add_argument("--out", help="write the result to this file: .csv for tables, .safetensors for fields")
+    add_table_arguments(parser)
 
 
 def read_csv(path: str | Path) -> SeriesSet:
@@ -127,6 +136,12 @@ def _classify_images(model: Any, files: list[Path], as_json: bool) -> int:
 def run(args: argparse.Namespace) -> int:
     """Print the likeliest class of each image or series."""
     model = blockzoo.create_model(args.name, pretrained=True, cache_dir=args.cache_dir).eval()
+    if model.modality == "series" and model.task != "classification":
+        return predict_table(model, args)
+    if model.task == "operator":
+        if len(args.file) > 1:
+            raise ValueError(f"fields are read from one file, not {len(args.file)}")
+        return predict_fields(model, args.file[0], args.out, args.json)
     if model.task != "classification" or model.modality not in ("image", "series"):
         raise ValueError(f"{args.name} is a model for {model.task}; predict reads files for classification so far")
     if model.modality == "image":

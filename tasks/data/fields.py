@@ -1,34 +1,22 @@
-"""Pairs of fields for operator learning: Darcy flow, forced Navier-Stokes, and files of one's own.
-
-    python -m blockzoo.tasks.data.fields neuraloperator-0.3.0-py3-none-any.whl darcy.safetensors
-
-writes the compact form of the Darcy set, which is how `darcy.safetensors` beside this file was made.
-"""
+"""Pairs of fields for operator learning: what all sets share, and flows that are solved here."""
 
 import abc
-import argparse
-import io
-import zipfile
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from blockzoo.checkpoints import load_state_dict, save_state_dict
 from blockzoo.tasks.data.base import ZooData
 from blockzoo.tasks.data.navier_stokes import NavierStokesSettings, generate
 
-__all__ = ["DarcyFlow", "FieldData", "FieldFiles", "NavierStokes", "read_darcy"]
+__all__ = ["FieldData", "FieldPairs", "NavierStokes"]
 
 
-class _Pairs(Dataset[dict[str, torch.Tensor]]):
-    """Inputs and targets in memory, with further arrays that go along."""
+class FieldPairs(Dataset[dict[str, torch.Tensor]]):
+    """Arrays in memory, by name; optionally with the axes of space swapped, by lot."""
 
-    def __init__(self, x: torch.Tensor, y: torch.Tensor, transpose: bool = False, **more: torch.Tensor) -> None:
-        self.arrays = {"x": x, "y": y, **more}
+    def __init__(self, transpose: bool = False, **arrays: torch.Tensor) -> None:
+        self.arrays = arrays
         self.transpose = transpose
 
     def __len__(self) -> int:
@@ -54,7 +42,7 @@ class FieldData(ZooData, abc.ABC):
 
     def __init__(self, batch_size: int = 32, num_workers: int = 0) -> None:
         super().__init__(batch_size, num_workers)
-        self.test_sets: list[_Pairs] = []
+        self.test_sets: list[FieldPairs] = []
 
     @property
     def statistics(self) -> dict[str, torch.Tensor]:
@@ -70,84 +58,38 @@ class FieldData(ZooData, abc.ABC):
     @property
     def size(self) -> tuple[int, ...]:
         """Points along each axis of the training grid."""
-        train: Any = self.datasets["train"]
-        return tuple(train.arrays["y"].shape[2:])
+        return tuple(self._first["x"].shape[2:])
+
+    @property
+    def channels(self) -> tuple[int, int]:
+        """Channels of the inputs and of the targets."""
+        return self._first["x"].shape[1], self._first["y"].shape[1]
+
+    @property
+    def _first(self) -> dict[str, torch.Tensor]:
+        found: Any = next(iter(self.datasets.values()))
+        return dict(found.arrays)
 
     @property
     def preprocessing(self) -> dict[str, Any]:
         """None: models keep the statistics themselves."""
         return {}
 
-    def _set_tests(self, parts: list[_Pairs]) -> None:
+    def _set_tests(self, parts: list[FieldPairs]) -> None:
         self.test_sets = parts
         if parts:
             self.datasets["test"] = parts[0]
 
     def test_dataloader(self) -> Any:
         """Batches of the test part, one loader for each grid."""
-        return [DataLoader(part, self.batch_size, num_workers=self.num_workers) for part in self.test_sets]
+        return [
+            DataLoader(dataset=part, batch_size=self.batch_size, num_workers=self.num_workers)
+            for part in self.test_sets
+        ]
 
 
-def read_darcy(path: str | Path | None = None) -> dict[str, torch.Tensor]:
-    """The Darcy set: `train_x` (1000, 16, 16), `train_y`, `test16_x` (50, 16, 16), `test32_x` (50, 32, 32), ...
-
-    Args:
-        path: A file that this module wrote; the packaged one by default.
-    """
-    if path is None:
-        path = Path(str(files("blockzoo.tasks.data") / "darcy.safetensors"))
-    stored = load_state_dict(path)
-    found = {}
-    for part, size in (("train", 16), ("test16", 16), ("test32", 32)):
-        bits = np.unpackbits(stored[f"{part}.x"].numpy(), axis=1)
-        found[f"{part}_x"] = torch.from_numpy(bits.reshape(-1, size, size)).float()
-        found[f"{part}_y"] = stored[f"{part}.y"]
-    return found
-
-
-class DarcyFlow(FieldData):
-    """Pressure of a flow through a medium of two materials, from the medium: -div(a grad u) = 1, u = 0 at the border.
-
-    Source: the set that neuraloperator 0.3.0 ships (MIT), after "Fourier Neural Operator for Parametric Partial
-    Differential Equations" (2021), section 5.2: 1000 training and 50 test samples on a grid of 16 x 16 points, and the
-    same test samples on 32 x 32. The grid leaves out the border on one side of each axis. `x` is 0 or 1, `y` the
-    pressure; neither is periodic.
-
-    Args:
-        val_size: Training samples that are held out for validation, the last ones.
-        transpose: Swap the axes of half of the training samples, by lot: the equation has no preferred axis.
-        batch_size: Samples in a batch, on each device.
-        num_workers: Processes that prepare batches.
-
-    Raises:
-        ValueError: `val_size` leaves no training samples.
-    """
-
-    def __init__(
-        self, val_size: int = 0, transpose: bool = False, batch_size: int = 32, num_workers: int = 0
-    ) -> None:
-        super().__init__(batch_size, num_workers)
-        if not 0 <= val_size < 1000:
-            raise ValueError(f"val_size={val_size} must be from 0 to 999")
-        self.val_size, self.transpose = val_size, transpose
-
-    def setup(self, stage: str) -> None:
-        """Read the packaged file; the same whatever the stage."""
-        if self.datasets:
-            return
-        arrays = {name: value.unsqueeze(1) for name, value in read_darcy().items()}
-        cut = 1000 - self.val_size
-        self.datasets = {"train": _Pairs(arrays["train_x"][:cut], arrays["train_y"][:cut], self.transpose)}
-        if self.val_size:
-            self.datasets["val"] = _Pairs(arrays["train_x"][cut:], arrays["train_y"][cut:])
-        self._set_tests([_Pairs(arrays[f"test{n}_x"], arrays[f"test{n}_y"]) for n in (16, 32)])
-
-    @property
-    def description(self) -> dict[str, str]:
-        """See `ZooData.description`."""
-        held = f", the last {self.val_size} held out" if self.val_size else ""
-        split = f"1000 training samples at 16 x 16{held}; 50 test samples, at 16 x 16 and at 32 x 32"
-        return {"dataset": "Darcy flow of neuraloperator 0.3.0", "license": "MIT", "split": split}
+_FIRST = {"train": 0, "val": 500_000, "test": 1_000_000}
+"""Number of the first sample of each part in the sequence of a seed."""
 
 
 class NavierStokes(FieldData):
@@ -194,38 +136,52 @@ class NavierStokes(FieldData):
         num_workers: int = 0,
     ) -> None:
         super().__init__(batch_size, num_workers)
+        if train_size < 1 or min(val_size, test_size) < 0 or max(train_size, val_size) > _FIRST["val"]:
+            raise ValueError(
+                f"train_size={train_size} must be from 1 to {_FIRST['val']}, val_size={val_size} up to that, "
+                f"and test_size={test_size} not negative"
+            )
+        if any(grid < 2 for grid in test_grids or []):
+            raise ValueError(f"test_grids={test_grids} must be multiples of size, from 2")
         self.settings = NavierStokesSettings(size, reynolds, final_time, steps, amplitude, seed, cfl, dtype)
         self.sizes = {"train": train_size, "val": val_size, "test": test_size}
         self.test_grids = test_grids or []
         self.cache_dir = cache_dir
 
-    def _part(self, name: str, settings: NavierStokesSettings) -> _Pairs:
-        first = {"train": 0, "val": 500_000, "test": 1_000_000}[name]
-        solved = generate(self.sizes[name], settings, first, self.cache_dir)
+    def _parts(self) -> list[tuple[str, NavierStokesSettings]]:
+        """The parts that are wanted, and for tests also the finer grids."""
+        size = self.settings["size"]
+        finer = [NavierStokesSettings(**{**self.settings, "size": size * grid}) for grid in self.test_grids]
+        wanted = [("train", self.settings), ("val", self.settings), *[("test", s) for s in (self.settings, *finer)]]
+        return [(name, settings) for name, settings in wanted if self.sizes[name]]
+
+    def _solved(self, name: str, settings: NavierStokesSettings) -> dict[str, torch.Tensor]:
+        return generate(self.sizes[name], settings, _FIRST[name], self.cache_dir)
+
+    def _part(self, name: str, settings: NavierStokesSettings) -> FieldPairs:
+        solved = self._solved(name, settings)
         forcing, w = solved["forcing"].unsqueeze(1), solved["vorticity"].unsqueeze(2)
         steps = settings["steps"]
         if steps == 1:
-            return _Pairs(forcing, w[:, 0])
+            return FieldPairs(x=forcing, y=w[:, 0])
         states = torch.cat([torch.zeros_like(w[:, :1]), w], 1)
         if name == "test":
-            return _Pairs(torch.cat([states[:, 0], forcing], 1), states[:, 1], trajectory=w)
+            return FieldPairs(x=torch.cat([states[:, 0], forcing], 1), y=states[:, 1], trajectory=w)
         x = torch.cat([states[:, :-1], forcing.unsqueeze(1).expand(-1, steps, -1, -1, -1)], 2)
-        return _Pairs(x.flatten(0, 1), w.flatten(0, 1))
+        return FieldPairs(x=x.flatten(0, 1), y=w.flatten(0, 1))
 
     def prepare_data(self) -> None:
         """Solve what is not in the cache; by one process of a machine."""
-        for name, count in self.sizes.items():
-            if count:
-                self._part(name, self.settings)
+        for name, settings in self._parts():
+            self._solved(name, settings)
 
     def setup(self, stage: str) -> None:
         """Read what has been solved; the same whatever the stage."""
         if self.datasets:
             return
-        self.datasets = {name: self._part(name, self.settings) for name in ("train", "val") if self.sizes[name]}
-        grids = [1, *self.test_grids]
-        finer = [NavierStokesSettings(**{**self.settings, "size": self.settings["size"] * grid}) for grid in grids]
-        self._set_tests([self._part("test", settings) for settings in finer] if self.sizes["test"] else [])
+        parts = [(name, self._part(name, settings)) for name, settings in self._parts()]
+        self.datasets = {name: part for name, part in parts if name != "test"}
+        self._set_tests([part for name, part in parts if name == "test"])
 
     @property
     def description(self) -> dict[str, str]:
@@ -240,92 +196,3 @@ class NavierStokes(FieldData):
             "license": "Apache-2.0",
             "split": split,
         }
-
-
-class FieldFiles(FieldData):
-    """Fields of one's own: files with the arrays `x` (N, C, *size) and `y` (N, C', *size).
-
-    Args:
-        path: Training file, `.safetensors` or `.npz`; arrays (N, *size) are taken for one channel.
-        test_paths: Test files, one for each grid.
-        val_fraction: Share of the training samples, the last ones, held out for validation.
-        batch_size: Samples in a batch, on each device.
-        num_workers: Processes that prepare batches.
-
-    Raises:
-        FileNotFoundError: A file is not there.
-        ValueError: A file lacks an array, or arrays do not fit each other or are not finite.
-    """
-
-    def __init__(
-        self,
-        path: str,
-        test_paths: list[str] | None = None,
-        val_fraction: float = 0.1,
-        batch_size: int = 32,
-        num_workers: int = 0,
-    ) -> None:
-        super().__init__(batch_size, num_workers)
-        if not 0 <= val_fraction < 1:
-            raise ValueError(f"val_fraction={val_fraction} must be in [0, 1)")
-        self.path, self.test_paths, self.val_fraction = path, test_paths or [], val_fraction
-
-    def setup(self, stage: str) -> None:
-        """Read and check the files; the same whatever the stage."""
-        if self.datasets:
-            return
-        x, y = _read_pairs(self.path)
-        cut = len(x) - round(self.val_fraction * len(x))
-        self.datasets = {"train": _Pairs(x[:cut], y[:cut])}
-        if cut < len(x):
-            self.datasets["val"] = _Pairs(x[cut:], y[cut:])
-        self._set_tests([_Pairs(*_read_pairs(path)) for path in self.test_paths])
-
-    @property
-    def description(self) -> dict[str, str]:
-        """See `ZooData.description`."""
-        split = f"the last {self.val_fraction:.0%} of {Path(self.path).name} for validation; tests on other files"
-        return {"dataset": Path(self.path).name, "license": "not known", "split": split}
-
-
-def _read_pairs(path: str) -> tuple[torch.Tensor, torch.Tensor]:
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no file {path}; it must hold the arrays x and y, as .safetensors or .npz")
-    if path.endswith(".npz"):
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: torch.from_numpy(np.ascontiguousarray(file[name])) for name in file.files}
-    else:
-        arrays = load_state_dict(path)
-    if not {"x", "y"} <= set(arrays):
-        raise ValueError(f"{path} must hold the arrays x and y, it holds {', '.join(sorted(arrays)) or 'none'}")
-    x, y = arrays["x"].float(), arrays["y"].float()
-    if x.ndim == 3 and y.ndim == 3:  # one channel in two dimensions
-        x, y = x.unsqueeze(1), y.unsqueeze(1)
-    if len(x) != len(y) or x.shape[2:] != y.shape[2:] or x.ndim < 3:
-        raise ValueError(
-            f"{path}: x {tuple(x.shape)} and y {tuple(y.shape)} must be (N, C, *size) with equal N and size"
-        )
-    for name, array in (("x", x), ("y", y)):
-        if not torch.isfinite(array).all():
-            index = tuple(int(i) for i in (~torch.isfinite(array)).nonzero()[0])
-            raise ValueError(f"{path}: {name}{list(index)} is {float(array[index])}; all values must be finite")
-    return x, y
-
-
-def _convert_darcy(wheel: str, out: str) -> None:
-    tensors = {}
-    with zipfile.ZipFile(wheel) as archive:
-        for part, name in (("train", "darcy_train_16"), ("test16", "darcy_test_16"), ("test32", "darcy_test_32")):
-            content = io.BytesIO(archive.read(f"neuralop/datasets/data/{name}.pt"))
-            arrays = torch.load(content, weights_only=True)
-            bits = np.packbits(arrays["x"].flatten(1).numpy(), axis=1)
-            tensors[f"{part}.x"], tensors[f"{part}.y"] = torch.from_numpy(bits), arrays["y"]
-    save_state_dict(tensors, out, {"origin": "neuraloperator 0.3.0, MIT licence"})
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("wheel")
-    parser.add_argument("out")
-    known = parser.parse_args()
-    _convert_darcy(known.wheel, known.out)

@@ -80,7 +80,7 @@ def test_saved_bytes_count_storages_once_and_leave_out_what_is_known():
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not tell its peak")
 def test_peak_memory_counts_what_a_function_holds_at_once():
     size = 64 << 20
-    assert size <= peak_bytes_apart(partial, os.urandom, size) < 1.5 * size
+    assert 0.95 * size <= peak_bytes_apart(partial, os.urandom, size) < 1.5 * size
     assert peak_bytes(lambda: None) < size / 8
     with pytest.raises(RuntimeError, match="measuring partial.*failed with status 1"):
         peak_bytes_apart(partial, os.urandom, "no number")

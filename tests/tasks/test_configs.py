@@ -49,4 +49,5 @@ def test_a_smoke_config_is_fitted_tested_and_predicted_with(name, tmp_path, monk
     tested = run(["test", folder, *QUIET]).trainer.callback_metrics
     assert found and {key: float(tested[key]) for key in found} == found
     batches = run(["predict", folder, *QUIET]).trainer.predict_loop.predictions
-    assert torch.isfinite(torch.cat([batch["probabilities"] for batch in batches])).all()
+    assert all(torch.isfinite(value).all() for batch in batches for value in batch.values())
+    assert len(torch.cat([batch["index"] for batch in batches])) == len(fitted.datamodule.datasets["test"])

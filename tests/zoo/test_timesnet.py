@@ -205,3 +205,16 @@ def test_bad_shapes_are_named():
         model(torch.zeros(2, 96, 7), mask=torch.ones(2, 96))
     with pytest.raises(ValueError, match=r"time_features has shape \(2, 96, 3\), expected \(2, 96, 4\)"):
         model(torch.zeros(2, 96, 7), time_features=torch.ones(2, 96, 3))
+
+
+@pytest.mark.parametrize("name", ["timesnet_forecast", "timesnet_anomaly"])
+def test_missing_values_are_ignored_and_a_full_mask_changes_nothing(name):
+    model = blockzoo.create_model(name, seq_len=48, in_chans=3, d_model=8, d_ff=8, num_kernels=2).eval()
+    x, mask = torch.randn(2, 48, 3), (torch.rand(2, 48, 3) > 0.2).float()
+    mask[0, :, 1] = 0  # nothing of a channel is observed
+    garbage = torch.where(mask > 0, x, 1e4)
+    torch.testing.assert_close(model(x, mask=mask), model(garbage, mask=mask), rtol=0, atol=0)
+    assert model(x, mask=mask).isfinite().all() and not torch.equal(model(x, mask=mask), model(x))
+    torch.testing.assert_close(model(x, mask=torch.ones_like(x)), model(x))
+    with pytest.raises(ValueError, match="mask has shape"):
+        model(x, mask=mask[..., 0])

@@ -1,0 +1,79 @@
+"""The zoo's potentials as calculators of ASE, for relaxation, molecular dynamics and whatever else ASE does.
+
+atoms.calc = ZooCalculator("tdn.gfn2")
+"""
+
+from typing import Any
+
+import torch
+
+import blockzoo
+
+try:
+    from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
+    from ase.stress import full_3x3_to_voigt_6_stress
+except ImportError as error:
+    raise ImportError("ZooCalculator needs ase: pip install 'blockzoo[molecules]'") from error
+
+__all__ = ["ZooCalculator"]
+
+
+class ZooCalculator(Calculator):  # type: ignore[misc]
+    """Energy in eV, forces in eV/Å and, for periodic structures, stress in eV/Å³ by a model of the zoo.
+
+    Args:
+        model: Name of a model with weights, such as "tdn.gfn2", or a model with the task "potential".
+        device: Where it runs.
+        dtype: What it runs in; by default that of its weights. float64 conserves energy best.
+        **kwargs: Of ASE's `Calculator`.
+
+    Raises:
+        ValueError: The model is for another task.
+    """
+
+    implemented_properties = ["energy", "free_energy", "forces", "stress"]  # ASE's own name and kind
+
+    def __init__(
+        self,
+        model: Any,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        net = blockzoo.create_model(model, pretrained=True) if isinstance(model, str) else model
+        if getattr(net, "task", None) != "potential":
+            raise ValueError(f"model={model!r} is for the task {getattr(net, 'task', None)!r}, not 'potential'")
+        self.model = net.to(device=device, dtype=dtype).eval()
+        self.dtype = next(net.parameters()).dtype
+        self.device = torch.device(device)
+
+    def calculate(
+        self, atoms: Any = None, properties: Any = ("energy",), system_changes: Any = tuple(all_changes)
+    ) -> None:
+        """See ASE's `Calculator.calculate`.
+
+        Raises:
+            PropertyNotImplementedError: The stress of a structure that is not periodic is asked for.
+        """
+        super().calculate(atoms, properties, system_changes)
+        periodic = bool(self.atoms.pbc.any())
+        if "stress" in properties and not periodic:
+            raise PropertyNotImplementedError("stress needs a periodic structure, this one has pbc=False")
+        numbers = torch.as_tensor(self.atoms.numbers, dtype=torch.long, device=self.device)
+        inputs = {
+            "positions": self._tensor(self.atoms.positions),
+            "atomic_numbers": numbers,
+            "batch": torch.zeros_like(numbers),
+        }
+        if periodic:
+            inputs["cell"] = self._tensor(self.atoms.cell.array)[None]
+            inputs["pbc"] = torch.as_tensor(self.atoms.pbc, device=self.device)[None]
+        found = {key: value.detach().cpu().double().numpy() for key, value in self.model(**inputs).items()}
+        energy = float(found["energy"][0])
+        self.results = {"energy": energy, "free_energy": energy, "forces": found["forces"]}
+        if periodic and "stress" in found:
+            self.results["stress"] = full_3x3_to_voigt_6_stress(found["stress"][0])
+
+    def _tensor(self, array: Any) -> torch.Tensor:
+        return torch.tensor(array, dtype=self.dtype, device=self.device)

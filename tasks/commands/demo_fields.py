@@ -1,0 +1,116 @@
+"""The demo's part on maps between fields: errors on packaged test fields, panels and spectra."""
+
+from collections.abc import Callable
+from importlib.resources import files
+from typing import Any
+
+import matplotlib.pyplot as plt
+import torch
+
+from blockzoo.tasks.callbacks.field_plots import fields_figure, spectrum_figure
+from blockzoo.tasks.commands.pictures import STYLE, picture
+from blockzoo.tasks.data.darcy import read_darcy
+from blockzoo.tasks.data.field_files import read_fields
+from blockzoo.tasks.operator_losses import LpLoss, isotropic_spectrum
+
+__all__ = ["evaluate_darcy", "evaluate_navier_stokes"]
+
+Section = tuple[str, str]
+
+
+def evaluate_darcy(model: Any) -> tuple[float, list[Section]]:
+    """Mean relative L2 error on the 50 test fields of 16 x 16 points, and sections (heading, HTML) about it."""
+    arrays = {name: value.unsqueeze(1) for name, value in read_darcy().items()}
+    grids = {f"{n} x {n}": _predict(model, arrays[f"test{n}_x"], arrays[f"test{n}_y"]) for n in (16, 32)}
+    (coarse, fine) = (float(part["errors"].mean()) for part in grids.values())
+    samples = {f"{name}, test {i}": _one(part, i) for name, part in grids.items() for i in (0, 7)}
+    text = (
+        "<p>Water seeps through a square of two materials (input: 0 or 1); the model says what the pressure is. Fields "
+        "that training never saw, with truth, prediction and error; each error has a colour scale of its own. Training "
+        f"was on 16 x 16 points only, where the relative error is {coarse:.4f}; on the same fields at 32 x 32 points, "
+        f"which the same weights take as they are, it is {fine:.4f}.</p>"
+    )
+    return coarse, [
+        ("Pressure in a porous medium", text + _panels(samples)),
+        ("By scale", _spectra({name: _mean_spectra(part) for name, part in grids.items()})),
+        ("By test field", _spread(grids)),
+    ]
+
+
+def evaluate_navier_stokes(model: Any) -> tuple[float, list[Section]]:
+    """Mean relative L2 error on the packaged test fields of 128 x 128 points, and sections about it."""
+    arrays = read_fields(str(files("blockzoo.tasks.data") / "navier_stokes_sample.safetensors"))
+    part = _predict(model, arrays["x"], arrays["y"])
+    error = float(part["errors"].mean())
+    samples = {f"test {i}": _one(part, i) for i in (0, 1, 2)}
+    text = (
+        "<p>A force that does not change stirs a fluid at rest (input); after 5 units of time the model says what the "
+        "vorticity is. Fields that training never saw, with truth, prediction and error; each error has a colour scale "
+        f"of its own. The mean relative error of {len(arrays['x'])} such fields is {error:.4f}.</p>"
+    )
+    return error, [
+        ("Forced turbulence", text + _panels(samples)),
+        ("By scale", _spectra({"128 x 128": _mean_spectra(part)})),
+        ("By test field", _spread({"128 x 128": part})),
+    ]
+
+
+@torch.no_grad()
+def _predict(model: Any, x: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
+    prediction = torch.cat([model(part) for part in x.split(10)])
+    return {"x": x, "y": y, "prediction": prediction, "errors": LpLoss(reduction="none")(prediction, y).mean(1)}
+
+
+def _one(part: dict[str, torch.Tensor], index: int) -> dict[str, torch.Tensor]:
+    return {name: part[name][index : index + 1] for name in ("x", "y", "prediction")}
+
+
+def _mean_spectra(part: dict[str, torch.Tensor]) -> torch.Tensor:
+    fields = (part["y"], part["prediction"], part["y"] - part["prediction"])
+    return torch.stack([isotropic_spectrum(field).mean(0) for field in fields])
+
+
+def _styled(make: Callable[[], Any], alt: str) -> str:
+    with plt.rc_context(STYLE):
+        return picture(make(), alt)
+
+
+def _panels(samples: dict[str, dict[str, torch.Tensor]]) -> str:
+    errors = {name: float(LpLoss()(sample["prediction"], sample["y"])) for name, sample in samples.items()}
+    told = "; ".join(f"{name}: relative error {error:.3f}" for name, error in errors.items())
+    shown = _styled(lambda: fields_figure(samples), f"Input, truth, prediction and error. {told}.")
+    return f'<div class="scroll wide" tabindex="0" role="group" aria-label="Fields">{shown}</div>'
+
+
+def _spectra(spectra: dict[str, torch.Tensor]) -> str:
+    told = []
+    for name, (truth, _, error) in spectra.items():
+        below = (error[0, 1:] > truth[0, 1:]).nonzero()
+        until = int(below[0]) + 1 if len(below) else truth.shape[1]
+        told.append(f"{name}: the error's energy stays below that of the truth up to wavenumber {until - 1}")
+    text = (
+        "<p>Energy by wavenumber, mean of all test fields: where the line of the error meets that of the truth, the "
+        f"prediction knows nothing any more ({'; '.join(told)}).</p>"
+    )
+    return text + _styled(
+        lambda: spectrum_figure(spectra), f"Spectra of truth, prediction and error. {'; '.join(told)}."
+    )
+
+
+def _spread(grids: dict[str, dict[str, torch.Tensor]]) -> str:
+    told = []
+    for name, part in grids.items():
+        errors = part["errors"]
+        told.append(
+            f"{name}: {float(errors.min()):.3f} to {float(errors.max()):.3f}, median {float(errors.median()):.3f}"
+        )
+
+    def make() -> Any:
+        figure, axis = plt.subplots(figsize=(6.4, 2.4))
+        for (name, part), colour in zip(grids.items(), ("#3b6fb6", "#d0732b"), strict=False):
+            axis.plot(part["errors"].sort().values.numpy(), "o", color=colour, markersize=4, label=name)
+        axis.set(xlabel="test fields, sorted", ylabel="relative L2 error", ylim=(0, None))
+        axis.legend(frameon=False)
+        return figure
+
+    return _styled(make, f"Relative errors of the test fields. {'; '.join(told)}.")

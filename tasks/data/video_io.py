@@ -1,0 +1,134 @@
+"""Frames of video files, decoded by PyAV (FFmpeg's libraries)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+__all__ = ["VIDEO_SUFFIXES", "VideoInfo", "probe", "read_frames"]
+
+VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".webm")
+
+_SEEK_FROM = 64
+"""Frames that are rather decoded than jumped over."""
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a file's first video stream holds.
+
+    Attributes:
+        frames: Number of frames.
+        height: Of a frame, in pixels.
+        width: Likewise.
+        fps: Frames per second; 0 if the file does not say.
+    """
+
+    frames: int
+    height: int
+    width: int
+    fps: float
+
+
+def _av() -> Any:
+    try:
+        import av
+    except ImportError as error:
+        raise ImportError("reading video files needs PyAV: pip install 'blockzoo[video]'") from error
+    return av
+
+
+class _Opened:
+    """A file's container and its first video stream; errors of the library name the file."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path, self.av = path, _av()
+
+    def __enter__(self) -> tuple[Any, Any]:
+        if not Path(self.path).is_file():
+            raise FileNotFoundError(f"{self.path}: no such file")
+        try:
+            self.container = self.av.open(str(self.path))
+        except (self.av.FFmpegError, ValueError) as error:
+            raise ValueError(f"{self.path} is not a readable video: {error}") from error
+        if not self.container.streams.video:
+            self.container.close()
+            raise ValueError(f"{self.path} has no video stream")
+        return self.container, self.container.streams.video[0]
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        self.container.close()
+        if isinstance(error, self.av.FFmpegError):
+            raise ValueError(f"{self.path} is damaged: {error}") from error
+
+
+def probe(path: str | Path) -> VideoInfo:
+    """Count the frames of a file without decoding them.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no video, has no frames, or is damaged; the message names it.
+        ImportError: PyAV is not installed.
+    """
+    with _Opened(path) as (container, stream):
+        frames = stream.frames or sum(1 for packet in container.demux(stream) if packet.size)
+        info = VideoInfo(frames, stream.height, stream.width, float(stream.average_rate or 0))
+    if info.frames < 1:
+        raise ValueError(f"{path} has no frames")
+    return info
+
+
+def read_frames(path: str | Path, indices: torch.Tensor) -> torch.Tensor:
+    """Decode some frames of a file.
+
+    Args:
+        path: The file.
+        indices: Numbers of the frames, from 0, in any order and with repetitions.
+
+    Returns:
+        RGB frames (len(indices), H, W, 3), uint8.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It cannot be decoded as far as the last of these frames; the message names it.
+        ImportError: PyAV is not installed.
+    """
+    wanted = set(indices.tolist())
+    if not wanted or min(wanted) < 0:
+        raise ValueError(f"indices={indices.tolist()} must be frame numbers of {path}, from 0")
+    found: dict[int, np.ndarray] = {}
+    with _Opened(path) as (container, stream):
+        stream.thread_type = "AUTO"
+        number = _jump(container, stream, min(wanted))
+        for frame in container.decode(stream):
+            if number is None:  # after a jump, time stamps say where we are
+                number = _number(stream, frame)
+            if number in wanted:
+                found[number] = frame.to_ndarray(format="rgb24")
+                if len(found) == len(wanted):
+                    break
+            number += 1
+    if missing := wanted - set(found):
+        raise ValueError(f"{path} is too short or damaged: frame {min(missing)} cannot be decoded")
+    return torch.from_numpy(np.stack([found[i] for i in indices.tolist()]))
+
+
+def _jump(container: Any, stream: Any, first: int) -> int | None:
+    """Go to the last key frame before `first` if that is far and frames come at a constant rate.
+
+    Returns:
+        The number of the next frame, None where its time stamp tells.
+    """
+    rate, base = stream.average_rate, stream.time_base
+    if first < _SEEK_FROM or not rate or not stream.frames or stream.duration is None or stream.guessed_rate != rate:
+        return 0
+    if abs(float(stream.duration * base * rate) - stream.frames) > 0.5:
+        return 0
+    container.seek(int((stream.start_time or 0) + (first - 1) / rate / base), stream=stream)
+    return None
+
+
+def _number(stream: Any, frame: Any) -> int:
+    return round(float((frame.pts - (stream.start_time or 0)) * stream.time_base * stream.average_rate))

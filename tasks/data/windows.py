@@ -1,0 +1,122 @@
+"""Windows over one long series: borders of its parts, standardisation, samples."""
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+__all__ = ["PARTS", "Split", "Windows", "channel_statistics", "part_rows"]
+
+PARTS = ("train", "val", "test")
+
+Split = Literal["ratio", "ett_hour", "ett_minute"]
+
+_ETT_MONTHS = (12, 4, 4)
+
+
+def part_rows(
+    count: int, split: Split = "ratio", ratios: tuple[float, float, float] = (0.7, 0.1, 0.2), look_back: int = 0
+) -> dict[str, range]:
+    """Rows of the training, validation and test part.
+
+    Source: Time-Series-Library, whose rounding this keeps: whole rows of the first and last share, the rest between.
+
+    Args:
+        count: Rows of the series.
+        split: "ratio"; or the first 12, next 4 and next 4 months of 30 days of the ETT sets, by the hour ("ett_hour")
+            or the quarter of an hour ("ett_minute"), what follows being left out.
+        ratios: Shares of the three parts, with a sum of 1.
+        look_back: Rows before its own that validation and test may use as input.
+
+    Raises:
+        ValueError: The shares do not fit, or the series is too short for the months.
+    """
+    if split == "ratio":
+        if min(ratios) < 0 or abs(sum(ratios) - 1) > 1e-6 or ratios[0] == 0:
+            raise ValueError(f"ratios={list(ratios)} must be three shares of at least 0, the first above, with sum 1")
+        train, test = int(count * ratios[0]), int(count * ratios[2])
+        ends = (train, count - test, count)
+    elif split in ("ett_hour", "ett_minute"):
+        month = 30 * 24 * (1 if split == "ett_hour" else 4)
+        ends = tuple(month * sum(_ETT_MONTHS[: i + 1]) for i in range(3))  # type: ignore[assignment]
+        if count < ends[2]:
+            raise ValueError(f"split={split!r} needs {ends[2]} rows, the series has {count}; split='ratio' takes any")
+    else:
+        raise ValueError(f"split={split!r} must be 'ratio', 'ett_hour' or 'ett_minute'")
+    starts = (0, max(0, ends[0] - look_back), max(0, ends[1] - look_back))
+    return {name: range(start, end) for name, start, end in zip(PARTS, starts, ends, strict=True)}
+
+
+def channel_statistics(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation of each channel over its observed values; deviation 1 where a channel is constant.
+
+    Args:
+        values: (rows, channels), NaN where a value is missing.
+
+    Returns:
+        Two float64 arrays (channels,); 0 and 1 for a channel without a value.
+    """
+    seen = ~np.isnan(values)
+    count = np.maximum(seen.sum(0), 1)
+    mean = np.where(seen, values, 0).sum(0) / count
+    centred = np.where(seen, values - mean, 0)
+    std = np.sqrt((centred**2).sum(0) / count)
+    constant = np.where(seen, np.abs(centred), 0).max(0, initial=0) <= 1e-12 * np.maximum(np.abs(mean), 1)
+    return mean, np.where(constant, 1.0, std)
+
+
+class Windows(Dataset[dict[str, torch.Tensor]]):
+    """Samples of `seq_len` steps, with the `pred_len` steps behind them, from some rows of a series.
+
+    A sample has `x` (seq_len, C), `index` (the row of its first step), `y` (pred_len, C) if `pred_len` is not 0,
+    `time_features` (seq_len, F) if there are any, and, if values are missing anywhere in the series, `mask` and
+    `y_mask` of the shapes of `x` and `y`: 1 where a value is observed, 0 where it is missing and stands as 0.
+
+    Args:
+        values: The whole series, standardised, (rows, C), NaN where a value is missing.
+        time_features: Calendar features, (rows, F), or None.
+        rows: Those that samples may use.
+        seq_len: Steps of an input.
+        pred_len: Steps of a target.
+        stride: Rows from one sample to the next.
+        whole: Let a last sample end with the last row even if the stride would leave rows out.
+    """
+
+    def __init__(
+        self,
+        values: np.ndarray,
+        time_features: np.ndarray | None,
+        rows: range,
+        seq_len: int,
+        pred_len: int = 0,
+        stride: int = 1,
+        whole: bool = False,
+    ) -> None:
+        seen = ~np.isnan(values)
+        self.values = torch.from_numpy(np.where(seen, values, 0).astype(np.float32))
+        self.mask = None if seen.all() else torch.from_numpy(seen.astype(np.float32))
+        self.time_features = None if time_features is None else torch.from_numpy(time_features)
+        self.seq_len, self.pred_len = seq_len, pred_len
+        last = rows.stop - seq_len - pred_len
+        starts = list(range(rows.start, last + 1, stride))
+        if whole and starts and starts[-1] != last:
+            starts.append(last)
+        self.starts = torch.tensor(starts, dtype=torch.long)
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        start = int(self.starts[index])
+        middle, end = start + self.seq_len, start + self.seq_len + self.pred_len
+        sample = {"x": self.values[start:middle], "index": self.starts[index]}
+        if self.pred_len:
+            sample["y"] = self.values[middle:end]
+        if self.time_features is not None:
+            sample["time_features"] = self.time_features[start:middle]
+        if self.mask is not None:
+            sample["mask"] = self.mask[start:middle]
+            if self.pred_len:
+                sample["y_mask"] = self.mask[middle:end]
+        return sample

@@ -1,0 +1,100 @@
+"""TDN for symmetric tensors of molecules, such as polarizabilities: a scalar and an l = 2 part, summed over atoms.
+
+The second module of the family `tdn`: its backbone with another readout. Source of the backbone: "Tensor Decomposition
+Networks for Fast Machine Learning Interatomic Potential Computations" (2025).
+"""
+
+from typing import Any, ClassVar
+
+import torch
+from timm.models._registry import generate_default_cfgs
+from torch import nn
+
+from blockzoo._builder import build_model
+from blockzoo._cfg import from_manifest, graph_cfg, tags_of
+from blockzoo._registry import register_model
+from blockzoo.layers.cartesian_tensor import from_irreps
+from blockzoo.layers.segment import segment_sum
+from blockzoo.tdn import TDN
+
+__all__ = ["TDNTensor"]
+
+
+class TDNTensor(TDN):
+    """One symmetric tensor for each graph.
+
+    Args:
+        l_max: As for `TDN`, at least 2.
+        **kwargs: See `TDN`; what concerns energies and forces is not taken.
+
+    Raises:
+        ValueError: `l_max` is less than 2, or see `TDN`.
+    """
+
+    task: ClassVar[str] = "tensor"
+
+    def __init__(self, l_max: int = 2, **kwargs: Any) -> None:
+        if l_max < 2:
+            raise ValueError(f"l_max={l_max} must be at least 2: a symmetric tensor has an l = 2 part")
+        for name in ("forces", "extensive"):
+            if name in kwargs:
+                raise ValueError(f"{name}={kwargs[name]!r} is not an option of a model of tensors")
+        super().__init__(l_max=l_max, forces="direct", **kwargs)
+        for name in ("head", "force_attn", "force_head"):
+            delattr(self, name)
+        dd: dict[str, Any] = {"device": kwargs.get("device"), "dtype": kwargs.get("dtype")}
+        channels = self.hidden_channels
+        self.scalar_head = nn.Sequential(nn.Linear(channels, channels, **dd), nn.SiLU(), nn.Linear(channels, 1, **dd))
+        self.tensor_head = nn.Linear(channels, 1, bias=False, **dd)
+
+    def forward(  # type: ignore[override]
+        self,
+        positions: torch.Tensor,
+        atomic_numbers: torch.Tensor,
+        batch: torch.Tensor | None = None,
+        cell: torch.Tensor | None = None,
+        pbc: torch.Tensor | None = None,
+        edge_index: torch.Tensor | None = None,
+        shifts: torch.Tensor | None = None,
+        num_graphs: int | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """See `TDN.forward` for the arguments.
+
+        Returns:
+            "tensor" (B, 3, 3), symmetric. It turns with the molecule and does not depend on where it is. References of
+            elements (`set_references`) are added to the first irreducible part, the trace over √3; scales multiply the
+            rest.
+        """
+        x = self.forward_features(positions, atomic_numbers, batch, cell, pbc, edge_index, shifts)
+        if batch is None:
+            batch, num_graphs = atomic_numbers.new_zeros(atomic_numbers.shape), 1
+        elif num_graphs is None:
+            num_graphs = cell.shape[0] if cell is not None else int(batch.max()) + 1 if len(batch) else 0
+        scale = self.scales[atomic_numbers].unsqueeze(1)
+        scalar = self.scalar_head(x[:, 0]).to(scale.dtype) * scale + self.references[atomic_numbers].unsqueeze(1)
+        rest = self.tensor_head(x[:, 4:9]).squeeze(2).to(scale.dtype) * scale
+        return {"tensor": from_irreps(segment_sum(torch.cat([scalar, rest], 1), batch, num_graphs))}
+
+
+def _cfg(**kwargs: Any) -> Any:
+    return graph_cfg(
+        "tensor",
+        paper_name="Tensor Decomposition Networks for Fast Machine Learning Interatomic Potential Computations",
+        paper_ids="arXiv:2507.01131",
+        origin_url="https://github.com/divelab/AIRS",
+        **kwargs,
+    )
+
+
+default_cfgs = generate_default_cfgs(
+    {
+        "tdn_tensor": _cfg(),
+        **{f"tdn_tensor.{tag}": _cfg(**from_manifest(f"tdn_tensor.{tag}")) for tag in tags_of("tdn_tensor")},
+    }
+)
+
+
+@register_model
+def tdn_tensor(pretrained: bool = False, **kwargs: Any) -> TDNTensor:
+    """TDN with a readout of symmetric tensors, by default with 128 channels, 4 layers, l_max 2."""
+    return build_model(TDNTensor, "tdn_tensor", pretrained, **kwargs)  # type: ignore[no-any-return]
