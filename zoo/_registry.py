@@ -34,7 +34,7 @@ __all__ = [
     "resolve_cfg",
 ]
 
-FAMILIES = ("emov2", "fno", "nasnet", "nextvit", "p3d", "tdn", "tdn_tensor", "timesnet")
+FAMILIES = ("emov2", "fno", "nasnet", "nextvit", "p3d", "raptor", "tdn", "tdn_tensor", "timesnet")
 """Modules of the package that register models when they are imported."""
 
 _OF_WEIGHTS: dict[str, Any] = {

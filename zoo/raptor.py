@@ -1,0 +1,543 @@
+"""Raptor: a vision transformer as two to four recurrent blocks.
+
+Source: "Block-Recurrent Dynamics in Vision Transformers" (2025) and the authors' code (KempnerInstitute/raptor). The
+layers of a teacher fall into phases; one block for each phase is applied as often as the phase has layers, and every
+state in between is trained to match the teacher's. Patch embedding, tokens, positions, final norm and head are the
+teacher's: here those of any timm `VisionTransformer`, kept as a submodule `vit` without its layers.
+
+    create_model("raptor", teacher="vit_small_patch16_224", blocks=3)
+    create_model("raptor", embed_dim=768, num_heads=12, depth=12, boundaries=(7,))
+
+What differs from the authors' code: any teacher, instead of DINOv2 with registers at base size; classifiers and
+features with timm's interface; a merged form for inference. The published SwiGLU of ratio 4 makes the whole model cost
+1.31 times the teacher's multiplications; `mlp="gelu"`, or SwiGLU with `mlp_ratio=8/3`, cost as much as the teacher.
+
+Images are (B, in_chans, H, W) of any size that the teacher takes; built by name, that is every size, positions being
+interpolated as timm does and borders padded up to whole patches. Teachers without registers of the DINOv2 code
+interpolate with another kernel away from 518 px, which timm does not reproduce, and so neither do we.
+"""
+
+import copy
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import timm
+import torch
+from timm.layers import resample_abs_pos_embed
+from timm.models import VisionTransformer
+from timm.models._features import feature_take_indices
+from timm.models._registry import generate_default_cfgs
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from typing_extensions import Self
+
+from blockzoo import checkpoints
+from blockzoo._builder import build_model
+from blockzoo._image_model import get_device_dtype, image_cfg, image_cfgs
+from blockzoo._model import ZooModel
+from blockzoo._registry import register_model
+from blockzoo.layers.recurrent_block import DeployedRecurrentBlock, RecurrentBlock
+
+__all__ = ["Raptor", "embed_tokens", "equal_boundaries", "teacher_trajectory"]
+
+PUBLISHED = {2: (7,), 3: (7, 10), 4: (4, 7, 10)}
+"""Last layers of all phases but the final one, for DINOv2-B with registers (12 layers)."""
+
+
+def equal_boundaries(depth: int, blocks: int) -> tuple[int, ...]:
+    """Phases of equal length, up to one layer: the last layer of each phase but the final one, counted from 1.
+
+    Raises:
+        ValueError: There are fewer layers than blocks, or no block.
+    """
+    if not 1 <= blocks <= depth:
+        raise ValueError(f"blocks={blocks} must be from 1 to the depth, which is {depth}")
+    return tuple(-(-depth * i // blocks) for i in range(1, blocks))
+
+
+def embed_tokens(vit: VisionTransformer, x: torch.Tensor) -> torch.Tensor:
+    """What a timm ViT's first layer sees of images: (B, prefix + patches, embed_dim)."""
+    return vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(x))))
+
+
+def teacher_trajectory(vit: VisionTransformer, x: torch.Tensor) -> list[torch.Tensor]:
+    """The depth + 1 states of a timm ViT on images, before the final norm; the first are the embedded tokens."""
+    states = [embed_tokens(vit, x)]
+    for block in vit.blocks:
+        states.append(block(states[-1]))
+    return states
+
+
+def _load_teacher(name: str, pretrained: bool, checkpoint_path: str | None, kwargs: dict[str, Any]) -> nn.Module:
+    name = name.removeprefix("timm:")
+    vit: nn.Module = timm.create_model(name, pretrained=pretrained and not checkpoint_path, **kwargs)
+    if checkpoint_path:
+        vit.load_state_dict(checkpoints.load_state_dict(checkpoint_path))
+    return vit
+
+
+class Raptor(ZooModel):
+    """See the module's docstring.
+
+    Args:
+        teacher: Name of a timm ViT (`VisionTransformer` and subclasses) or such a model, whose embedding, final norm and
+            head are copied; None to build them from the arguments below, in the form of DINOv2.
+        teacher_kwargs: Further arguments for building the teacher by name.
+        teacher_pretrained: Start from the teacher's published weights.
+        teacher_checkpoint: Or from the weights in this file.
+        blocks: Number of blocks, 2 by default.
+        boundaries: The last layer of each phase but the final one, counted from 1, for example from
+            `blockzoo.tasks.raptor_segmentation.segment_layers`; phases of equal length by default.
+        depth: Layers to stand for; the teacher's, or 12.
+        embed_dim: Channels of a token; the teacher's, or 384.
+        num_heads: Attention heads of a block; the teacher's, or 6.
+        mlp: "swiglu" or "gelu".
+        mlp_ratio: Hidden channels of the MLP over `embed_dim`.
+        depth_scale: Condition the blocks on the depth.
+        init_values: First values of the layer scales; None for no layer scales.
+        img_size: Size of the position table in pixels; the teacher's, or 224.
+        patch_size: Of the embedding, without a teacher.
+        in_chans: Channels of the images.
+        num_classes: Outputs of the classifier, 0 for none; the teacher's, or 1000.
+        class_token: Whether there is a class token, without a teacher.
+        reg_tokens: Number of register tokens, without a teacher.
+        global_pool: What the classifier sees: one of timm's ways ("token", "avg", "map", ...), or "token_avg", the
+            class token beside the mean of the patches, as DINOv2's linear heads do; the teacher's way, or "token_avg".
+        drop_rate: Dropout in front of the classifier.
+
+    Attributes:
+        bounds: 0, the boundaries and the depth.
+        embed_dim: Channels of a token.
+        num_prefix_tokens: Class, distillation and register tokens, which come before the patches.
+
+    Raises:
+        ValueError: Arguments contradict the teacher, or the boundaries do not increase from 1 to below the depth.
+        TypeError: The teacher is no timm `VisionTransformer`.
+    """
+
+    task = "classification"
+    modality = "image"
+
+    def __init__(
+        self,
+        teacher: str | nn.Module | None = None,
+        teacher_kwargs: dict[str, Any] | None = None,
+        teacher_pretrained: bool = False,
+        teacher_checkpoint: str | None = None,
+        blocks: int | None = None,
+        boundaries: Sequence[int] | None = None,
+        depth: int | None = None,
+        embed_dim: int | None = None,
+        num_heads: int | None = None,
+        mlp: Literal["swiglu", "gelu"] = "swiglu",
+        mlp_ratio: float = 4.0,
+        depth_scale: bool = True,
+        init_values: float | None = 1e-5,
+        img_size: int | tuple[int, int] | None = None,
+        patch_size: int = 14,
+        in_chans: int = 3,
+        num_classes: int | None = None,
+        class_token: bool = True,
+        reg_tokens: int = 4,
+        global_pool: str | None = None,
+        drop_rate: float = 0.0,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
+        joint = global_pool == "token_avg" or (global_pool is None and teacher is None and class_token)
+        shell: dict[str, Any] = {"in_chans": in_chans, "drop_rate": drop_rate, **dd}
+        shell |= {"dynamic_img_size": True, "dynamic_img_pad": True}
+        if img_size is not None:
+            shell["img_size"] = img_size
+        if joint:
+            shell["num_classes"] = 0
+        elif num_classes is not None:
+            shell["num_classes"] = num_classes
+        if global_pool is not None and not joint:
+            shell["global_pool"] = global_pool
+        if teacher is None:
+            if blocks is None and boundaries is None:
+                blocks = 2
+            own = {"patch_size": patch_size, "class_token": class_token, "reg_tokens": reg_tokens, "fc_norm": False}
+            own |= {"embed_dim": embed_dim or 384, "num_heads": num_heads or 6, "no_embed_class": reg_tokens > 0}
+            own |= {"global_pool": "token" if class_token else "avg"}
+            vit: nn.Module = VisionTransformer(**{**own, **shell}, depth=0)
+            found = (depth or 12, vit.embed_dim, own["num_heads"])
+            classes = 1000 if num_classes is None else num_classes
+        else:
+            if isinstance(teacher, nn.Module):
+                vit = copy.deepcopy(teacher)
+            else:
+                vit = _load_teacher(teacher, teacher_pretrained, teacher_checkpoint, {**shell, **(teacher_kwargs or {})})
+            if not isinstance(vit, VisionTransformer):
+                raise TypeError(f"teacher={teacher!r} is a {type(vit).__name__}, not a timm VisionTransformer")
+            if isinstance(teacher, nn.Module) and (num_classes is not None or global_pool is not None) and not joint:
+                vit.reset_classifier(vit.num_classes if num_classes is None else num_classes, global_pool)
+            found = (len(vit.blocks), vit.embed_dim, vit.blocks[0].attn.num_heads)
+            classes = vit.num_classes if num_classes is None else num_classes
+            self._check_teacher(str(teacher), found, (depth, embed_dim, num_heads))
+        vit.blocks = nn.Sequential()
+        self.vit = vit
+        self.depth, self.embed_dim, heads = found
+        self.bounds = self._bounds(self.depth, blocks, boundaries)
+        arch: dict[str, Any] = {"mlp": mlp, "mlp_ratio": mlp_ratio, "depth_scale": depth_scale}
+        self.blocks = nn.ModuleList(
+            RecurrentBlock(self.embed_dim, heads, **arch, init_values=init_values, **dd) for _ in self.bounds[1:]
+        )
+        if isinstance(teacher, nn.Module):
+            self.blocks.to(**get_device_dtype(vit))
+        self.in_chans = in_chans
+        self.num_classes = 0
+        self.num_features = self.head_hidden_size = self.embed_dim
+        self.num_prefix_tokens: int = vit.num_prefix_tokens
+        reduction = vit.patch_embed.feat_ratio()
+        self.feature_info = [
+            {"module": f"layers.{i}", "num_chs": self.embed_dim, "reduction": reduction} for i in range(self.depth)
+        ]
+        self.head_drop = nn.Dropout(drop_rate)
+        self.head: nn.Module = nn.Identity()
+        self.joint_pool = False
+        self.grad_checkpointing = False
+        self.deployed = False
+        self._set_head(classes, "token_avg" if joint else None, reset=joint)
+
+    @staticmethod
+    def _check_teacher(teacher: str, found: tuple[int, ...], given: tuple[int | None, ...]) -> None:
+        for name, theirs, ours in zip(("depth", "embed_dim", "num_heads"), found, given, strict=True):
+            if ours is not None and ours != theirs:
+                raise ValueError(f"{name}={ours} contradicts the teacher {teacher[:80]}, whose {name} is {theirs}")
+
+    @staticmethod
+    def _bounds(depth: int, blocks: int | None, boundaries: Sequence[int] | None) -> list[int]:
+        if boundaries is None:
+            boundaries = equal_boundaries(depth, 2 if blocks is None else blocks)
+        bounds = [0, *(int(bound) for bound in boundaries), depth]
+        if any(low >= high for low, high in zip(bounds, bounds[1:], strict=False)):
+            raise ValueError(f"boundaries={tuple(boundaries)} must increase, from 1 to below the depth, {depth}")
+        if blocks is not None and len(bounds) != blocks + 1:
+            raise ValueError(f"blocks={blocks} needs {blocks - 1} boundaries, boundaries={tuple(boundaries)}")
+        return bounds
+
+    def _set_head(self, num_classes: int, global_pool: str | None, reset: bool = True) -> None:
+        if global_pool == "token_avg":
+            if not self.vit.has_class_token:
+                raise ValueError("global_pool='token_avg' needs a teacher with a class token")
+            if self.vit.attn_pool is not None:
+                raise ValueError("global_pool='token_avg' cannot replace a teacher's attention pooling")
+            self.joint_pool = True
+        elif global_pool is not None:
+            self.joint_pool = False
+        self.num_classes = num_classes
+        if self.joint_pool:
+            width = 2 * self.embed_dim
+            self.vit.reset_classifier(0)
+            dd = get_device_dtype(self.vit)
+            self.head = nn.Linear(width, num_classes, **dd) if num_classes else nn.Identity()
+            self.head_hidden_size = width
+            if num_classes:
+                nn.init.trunc_normal_(self.head.weight, std=0.02)
+                nn.init.zeros_(self.head.bias)
+        else:
+            self.head = nn.Identity()
+            self.head_hidden_size = self.embed_dim
+            if reset:
+                self.vit.reset_classifier(num_classes, global_pool)
+
+    def example_inputs(self, batch_size: int = 1, generator: torch.Generator | None = None) -> dict[str, torch.Tensor]:
+        """Normal noise of the size in `pretrained_cfg`."""
+        size = getattr(self, "pretrained_cfg", {}).get("input_size", (3, 224, 224))[-2:]
+        return {"x": self._example(batch_size, self.in_chans, *size, generator=generator)}
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        """Positions and tokens."""
+        return {f"vit.{name}" for name in ("pos_embed", "cls_token", "dist_token", "reg_token")}
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Layer groups for layer-wise learning rates: the embedding, then the blocks."""
+        stem = r"^vit\.(cls_token|dist_token|reg_token|pos_embed|patch_embed|norm_pre)"
+        return {"stem": stem, "blocks": [(r"^blocks\.(\d+)", None), (r"^vit\.norm", (99999,))]}
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Trade computing every application twice in training for not storing its activations."""
+        self.grad_checkpointing = enable
+
+    @torch.jit.ignore
+    def get_classifier(self) -> Any:
+        """The last linear layer, or the two of a distilled teacher."""
+        return self.head if self.joint_pool else self.vit.get_classifier()
+
+    @torch.jit.ignore
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the classifier by a fresh one.
+
+        Args:
+            num_classes: Its outputs; 0 for none.
+            global_pool: "token_avg", or one of timm's ways; None keeps what there is.
+        """
+        self._set_head(num_classes, global_pool)
+
+    def embed(self, x: torch.Tensor) -> torch.Tensor:
+        """Images to tokens (B, prefix + patches, embed_dim)."""
+        vit = self.vit
+        return vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(x))))
+
+    def _step(self, block: nn.Module, x: torch.Tensor, depth: int) -> torch.Tensor:
+        if self.grad_checkpointing and self.training and not torch.jit.is_scripting():
+            y: torch.Tensor = checkpoint(block, x, depth, use_reentrant=False)
+            return y
+        return block(x, depth)
+
+    def forward_trajectory(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """All states of a free run, before the final norm.
+
+        Args:
+            x: Embedded tokens (B, N, embed_dim), or images (B, in_chans, H, W), which are embedded.
+
+        Returns:
+            depth + 1 states (B, N, embed_dim), the first being the tokens.
+        """
+        if x.ndim == 4:
+            x = self.embed(x)
+        states = [x]
+        for i, block in enumerate(self.blocks):
+            for layer in range(self.bounds[i], self.bounds[i + 1]):
+                x = self._step(block, x, layer + 1)
+                states.append(x)
+        return states
+
+    def block_of(self, depth: int) -> int:
+        """Index of the block that stands for layer `depth`, counted from 1."""
+        if not 1 <= depth <= self.depth:
+            raise ValueError(f"depth={depth} must be from 1 to {self.depth}")
+        return sum(depth > bound for bound in self.bounds[1:-1])
+
+    def forward_intermediates(
+        self,
+        x: torch.Tensor,
+        indices: int | list[int] | None = None,
+        return_prefix_tokens: bool = False,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> Any:
+        """States behind the chosen layers, and the output of `forward_features`.
+
+        Args:
+            x: Images (B, in_chans, H, W).
+            indices: Which layers, from 0: the last n for a number, all for None.
+            return_prefix_tokens: Give pairs of patch and prefix tokens.
+            norm: Apply the final norm to all.
+            stop_early: Do not compute beyond the last one that is asked for.
+            output_fmt: "NCHW" or "NLC".
+            intermediates_only: Leave out the output of `forward_features`.
+
+        Returns:
+            The list, or (final, list).
+
+        Raises:
+            ValueError: Unknown `output_fmt`.
+        """
+        if output_fmt not in ("NCHW", "NLC"):
+            raise ValueError(f"output_fmt={output_fmt!r} must be 'NCHW' or 'NLC'")
+        take, last = feature_take_indices(self.depth, indices)
+        height, width = x.shape[-2:]
+        states = []
+        x = self.embed(x)
+        for i, block in enumerate(self.blocks):
+            for layer in range(self.bounds[i], self.bounds[i + 1]):
+                if stop_early and layer > last:
+                    break
+                x = self._step(block, x, layer + 1)
+                if layer in take:
+                    states.append(self.vit.norm(x) if norm else x)
+        prefix = [state[:, : self.num_prefix_tokens] for state in states]
+        patches = [state[:, self.num_prefix_tokens :] for state in states]
+        if output_fmt == "NCHW":
+            rows, columns = self.vit.patch_embed.dynamic_feat_size((height, width))
+            patches = [y.transpose(1, 2).unflatten(2, (rows, columns)).contiguous() for y in patches]
+        results: list[Any] = list(zip(patches, prefix, strict=True)) if return_prefix_tokens else patches
+        return results if intermediates_only else (self.vit.norm(x), results)
+
+    @torch.jit.ignore
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Cut off what the asked layers do not need, see `forward_intermediates`; returns their indices."""
+        take, last = feature_take_indices(self.depth, indices)
+        kept = self.block_of(last + 1) + 1
+        self.blocks = self.blocks[:kept]
+        self.depth = last + 1
+        self.bounds = [*self.bounds[:kept], self.depth]
+        self.feature_info = self.feature_info[: self.depth]
+        if prune_norm:
+            self.vit.norm = nn.Identity()
+        if prune_head:
+            self.vit.fc_norm = nn.Identity()
+            self.reset_classifier(0, "")
+        return take
+
+    def forward_features(self, x: torch.Tensor) -> torch.Tensor:
+        """Normed tokens (B, prefix + patches, embed_dim)."""
+        x = self.embed(x)
+        for i, block in enumerate(self.blocks):
+            for layer in range(self.bounds[i], self.bounds[i + 1]):
+                x = self._step(block, x, layer + 1)
+        return self.vit.norm(x)
+
+    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        """Pool and classify tokens of `forward_features`; with `pre_logits`, stop before the classifier."""
+        if not self.joint_pool:
+            return self.vit.forward_head(x, pre_logits)
+        x = torch.cat([x[:, 0], x[:, self.num_prefix_tokens :].mean(1)], -1)
+        x = self.head_drop(x)
+        return x if pre_logits else self.head(x)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits (B, num_classes)."""
+        return self.forward_head(self.forward_features(x))
+
+    @torch.no_grad()
+    def deploy(self) -> Self:
+        """See `ZooModel.deploy`: blocks become `blockzoo.layers.recurrent_block.DeployedRecurrentBlock`."""
+        super().deploy()
+        if not self.deployed:
+            spans = zip(self.blocks, self.bounds, self.bounds[1:], strict=False)
+            merged = [DeployedRecurrentBlock(block, low + 1, high) for block, low, high in spans]
+            self.blocks = nn.ModuleList(merged).eval()
+            self.deployed = True
+        return self
+
+    @classmethod
+    def convert_state_dict(cls, state_dict: dict[str, Any], model: ZooModel) -> dict[str, Any]:
+        """The layouts of the authors' code -> ours.
+
+        - A whole model: "raptor.", "dino." and "classifier." in front; positions are resampled to the model's table.
+        - Blocks alone ("blocks.0." ...), as that code saves a Raptor: everything else stays as it is in `model`.
+        - One block, as it saves a block of the first training stage: for a model of one block.
+
+        Raises:
+            ValueError: One block alone, for a model of several.
+        """
+        assert isinstance(model, Raptor)
+        if "norm1.weight" in state_dict:
+            if len(model.blocks) != 1:
+                raise ValueError(
+                    f"state_dict holds one block, the model has {len(model.blocks)}: put 'blocks.N.' before its names"
+                )
+            state_dict = {f"blocks.0.{name}": value for name, value in state_dict.items()}
+        if any(name.startswith("dino.") for name in state_dict):
+            return _from_official(state_dict, model)
+        state_dict = {name.removeprefix("raptor."): value for name, value in state_dict.items()}
+        if state_dict and all(name.startswith("blocks.") for name in state_dict):
+            rest = {name: value for name, value in model.state_dict().items() if not name.startswith("blocks.")}
+            return {**rest, **state_dict}
+        return state_dict
+
+
+def _from_official(state_dict: dict[str, Any], model: Raptor) -> dict[str, Any]:
+    vit = model.vit
+    converted: dict[str, Any] = {}
+    for name, value in state_dict.items():
+        head, _, rest = name.partition(".")
+        if head == "raptor":
+            converted[rest] = value
+        elif head == "classifier":
+            converted[f"head.{rest}" if model.joint_pool else f"vit.head.{rest}"] = value
+        elif rest != "mask_token":  # of DINOv2's training
+            converted[f"vit.{rest.replace('register_tokens', 'reg_token')}"] = value
+    positions = converted["vit.pos_embed"]
+    if vit.no_embed_class:  # only patches have a position there
+        converted["vit.cls_token"] = converted["vit.cls_token"] + positions[:, :1]
+        positions = positions[:, 1:]
+    prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
+    converted["vit.pos_embed"] = resample_abs_pos_embed(positions, vit.patch_embed.grid_size, num_prefix_tokens=prefix)
+    return converted
+
+
+def _cfg(**kwargs: Any) -> Any:
+    shared: dict[str, Any] = {"num_classes": None, "none_args": ("init_values",), "pool_size": None}
+    return image_cfg(**{**shared, "first_conv": "vit.patch_embed.proj", "classifier": "head", **kwargs})
+
+
+_DINOV2: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+_PRESETS = [f"raptor{k}_vit_{size}_patch14_reg4_dinov2" for size in ("small", "base") for k in (2, 3, 4)]
+
+default_cfgs = generate_default_cfgs(image_cfgs({name: _cfg(**_DINOV2) for name in ("raptor", *_PRESETS)}))
+
+
+def _create(variant: str, pretrained: bool, **kwargs: Any) -> Any:
+    feature_cfg = {"feature_cls": "getter", "out_indices": kwargs.pop("out_indices", 3)}
+    teacher = kwargs.get("teacher")
+    overlay: dict[str, Any] = _preparation(teacher) if isinstance(teacher, str) else {}
+    if kwargs.get("img_size") is not None:
+        size = kwargs["img_size"]
+        overlay["input_size"] = (kwargs.get("in_chans", 3), *(size if isinstance(size, Sequence) else (size, size)))
+    if teacher is not None and kwargs.get("global_pool") != "token_avg":
+        overlay["classifier"] = "vit.head"
+    overlay |= kwargs.pop("pretrained_cfg_overlay", None) or {}
+    return build_model(
+        Raptor, variant, pretrained, feature_cfg=feature_cfg, pretrained_cfg_overlay=overlay or None, **kwargs
+    )
+
+
+def _preparation(teacher: str) -> dict[str, Any]:
+    """How images are prepared for a timm model."""
+    cfg = timm.get_pretrained_cfg(teacher.removeprefix("timm:"))
+    keys = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
+    return {key: getattr(cfg, key) for key in keys} if cfg is not None else {}
+
+
+def _published(size: str, blocks: int, pretrained: bool, **kwargs: Any) -> Any:
+    teacher = f"vit_{size}_patch14_reg4_dinov2"
+    own: dict[str, Any] = {"teacher": teacher, "boundaries": PUBLISHED[blocks]}
+    own |= {"global_pool": "token_avg", "num_classes": 1000}
+    kwargs["pretrained_cfg_overlay"] = {"input_size": (3, 224, 224), **(kwargs.get("pretrained_cfg_overlay") or {})}
+    return _create(f"raptor{blocks}_{teacher}", pretrained, **{**own, **kwargs})
+
+
+@register_model
+def raptor(pretrained: bool = False, **kwargs: Any) -> Raptor:
+    """A Raptor of any teacher, see `blockzoo.raptor.Raptor`; by default 2 blocks of width 384 for 12 layers."""
+    return _create("raptor", pretrained, **kwargs)
+
+
+@register_model
+def raptor2_vit_base_patch14_reg4_dinov2(pretrained: bool = False, **kwargs: Any) -> Raptor:
+    """2 blocks for DINOv2-B with registers: 22.0 M parameters (20.5 M without classifier), 30.9 GMAC at 224 px."""
+    return _published("base", 2, pretrained, **kwargs)
+
+
+@register_model
+def raptor3_vit_base_patch14_reg4_dinov2(pretrained: bool = False, **kwargs: Any) -> Raptor:
+    """3 blocks for DINOv2-B with registers: 31.5 M parameters, 30.9 GMAC at 224 px."""
+    return _published("base", 3, pretrained, **kwargs)
+
+
+@register_model
+def raptor4_vit_base_patch14_reg4_dinov2(pretrained: bool = False, **kwargs: Any) -> Raptor:
+    """4 blocks for DINOv2-B with registers: 41.0 M parameters, 30.9 GMAC at 224 px."""
+    return _published("base", 4, pretrained, **kwargs)
+
+
+@register_model
+def raptor2_vit_small_patch14_reg4_dinov2(pretrained: bool = False, **kwargs: Any) -> Raptor:
+    """2 blocks for DINOv2-S with registers, the phases of DINOv2-B: 8.1 GMAC at 224 px."""
+    return _published("small", 2, pretrained, **kwargs)
+
+
+@register_model
+def raptor3_vit_small_patch14_reg4_dinov2(pretrained: bool = False, **kwargs: Any) -> Raptor:
+    """3 blocks for DINOv2-S with registers, the phases of DINOv2-B: 8.1 GMAC at 224 px."""
+    return _published("small", 3, pretrained, **kwargs)
+
+
+@register_model
+def raptor4_vit_small_patch14_reg4_dinov2(pretrained: bool = False, **kwargs: Any) -> Raptor:
+    """4 blocks for DINOv2-S with registers, the phases of DINOv2-B: 8.1 GMAC at 224 px."""
+    return _published("small", 4, pretrained, **kwargs)
