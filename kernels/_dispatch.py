@@ -123,7 +123,8 @@ def launch_config(kernel: str, x: torch.Tensor, sizes: Mapping[str, int], defaul
 
 def dot_precision(x: torch.Tensor) -> str:
     """How kernels multiply matrices of float32: by three TF32 products, about as exact as float32, or, where
-    `torch.set_float32_matmul_precision` allows it, by one. The interpreter knows no products of bfloat16."""
+    `torch.set_float32_matmul_precision` allows it, by one. The interpreter knows no products of bfloat16.
+    """
     if INTERPRETED and x.dtype == torch.bfloat16:
         return "upcast"
     return "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"

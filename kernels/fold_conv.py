@@ -171,7 +171,13 @@ def _launch(
         return out
     w = w.contiguous()
     block_f = min(next_power(w.shape[3]), 128)
-    default = {"BLOCK_S": 64, "BLOCK_C": min(next_power(chans), 64), "BLOCK_F": block_f, "num_warps": 4, "num_stages": 3}
+    default = {
+        "BLOCK_S": 64,
+        "BLOCK_C": min(next_power(chans), 64),
+        "BLOCK_F": block_f,
+        "num_warps": 4,
+        "num_stages": 3,
+    }
     sizes = {"length": length, "in_chans": chans, "out_chans": w.shape[3], "images": batch * count}
     config = launch_config("fold_conv", x, sizes, default)
     grid = (batch * count * triton.cdiv(length, config["BLOCK_S"]), triton.cdiv(w.shape[3], config["BLOCK_F"]))

@@ -20,7 +20,7 @@ a scale y is not read): bound by memory. The separate operations move 9 and more
 import torch
 import torch.nn.functional as F
 
-from blockzoo.kernels._dispatch import INTERPRETED, jit, launch_config, next_power, tl, triton, use_kernel
+from blockzoo.kernels._dispatch import INTERPRETED, jit, launch_config, next_power, tl, use_kernel
 
 __all__ = ["residual_norm", "residual_norm_op", "residual_norm_ref"]
 

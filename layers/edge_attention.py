@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from blockzoo.kernels.edge_product import Segments, edge_product
-
 from blockzoo.layers.irreps import IrrepsLinear
 from blockzoo.layers.radial import RadialMLP
 from blockzoo.layers.segment import segment_softmax, segment_sum

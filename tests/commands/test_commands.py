@@ -77,6 +77,12 @@ def test_listing_filters_and_speaks_json(call):
     assert "timesnet/japanese_vowels\tTimesNet on JapaneseVowels" in out
 
 
+def test_info_says_which_kernels_run(call):
+    facts = json.loads(call("info", "timesnet_classifier", *TINY, "--json")[1])["kernels"]
+    assert facts["mode"] == "auto" and set(facts) == {"mode", "triton", "devices", "in use"}
+    assert "kernels mode\tauto" in call("info", "timesnet_classifier", *TINY)[1]
+
+
 def test_info_counts_what_is_there(call):
     _, out, _ = call("info", "timesnet_classifier", "--json")
     facts = json.loads(out)

@@ -13,7 +13,6 @@ from blockzoo.kernels.period_conv import (
     period_conv_gathered,
 )
 
-
 FORMS = [period_conv_folded, period_conv_gathered, period_conv_fused]
 
 

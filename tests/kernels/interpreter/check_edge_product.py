@@ -40,9 +40,7 @@ def test_kernels_equal_the_float64_reference(case, dtype):
             dm = edge_product_matrix(g, weight, x, *gather, *reduce, edges)
             dw = edge_product_weight(g, matrix, x, *gather, *reduce)
         ones = torch.ones(edges, case[4])
-        inputs = [
-            t.double().requires_grad_() for t in (x, matrix, ones if weight is None else weight)
-        ]
+        inputs = [t.double().requires_grad_() for t in (x, matrix, ones if weight is None else weight)]
         wide = edge_product_ref(*inputs, gather[0], reduce[0], nodes)
         _, expected_dm, expected_dw = torch.autograd.grad(wide, inputs, g.double())
         assert_near(out, wide, dtype)
@@ -71,4 +69,6 @@ def test_gradients_of_second_order_equal_those_of_the_reference():
         first = torch.autograd.grad(out.sin().sum(), inputs, create_graph=True)
         results.append([*first, *torch.autograd.grad(sum(t.square().sum() for t in first), inputs)])
     for ours, reference in zip(*results, strict=True):
-        torch.testing.assert_close(ours.double(), reference, rtol=1e-4, atol=1e-4 * float(reference.detach().abs().max()))
+        torch.testing.assert_close(
+            ours.double(), reference, rtol=1e-4, atol=1e-4 * float(reference.detach().abs().max())
+        )

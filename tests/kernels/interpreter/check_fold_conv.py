@@ -6,6 +6,7 @@ import torch
 from blockzoo.kernels._testing import assert_near, poisoned_empty
 from blockzoo.kernels.fold_conv import fold_conv, fold_conv_ref, fold_conv_weight, fold_conv_weight_ref
 
+
 def draw(steps, size, length, chans, out_chans, kernel, periods, dtype):
     batch, k = periods.shape
     x = torch.randn(batch, k, size, chans).to(dtype)
