@@ -4,7 +4,7 @@ The environment variable BLOCKZOO_KERNELS, read when blockzoo is imported, decid
 
 | value | on a CUDA device | on a CPU |
 | --- | --- | --- |
-| auto (default) | a Triton kernel where `tuned.json` records that it beat the compiled reference on that device | torch |
+| auto (default) | Triton where `tuned.json` records that the kernel won on that device, else torch | torch |
 | triton | every Triton kernel, measured or not | the same operators, whose CPU form is the reference |
 | torch | the reference | torch |
 
@@ -40,8 +40,8 @@ except ImportError:  # kernels are then defined, and never launched
 
 
 __all__ = [
-    "HAS_TRITON", "INTERPRETED", "MODES", "autocast_dtype", "describe", "dot", "dot_precision", "jit", "kernel_mode",
-    "kernels_as", "launch_config", "next_power", "tl", "triton", "use_kernel",
+    "HAS_TRITON", "INTERPRETED", "MODES", "autocast_dtype", "config_trial", "describe", "dot", "dot_precision", "jit",
+    "kernel_mode", "kernels_as", "launch_config", "next_power", "set_tuned", "tl", "triton", "use_kernel",
 ]  # fmt: skip
 
 HAS_TRITON = triton is not None
@@ -49,6 +49,7 @@ INTERPRETED = HAS_TRITON and os.environ.get("TRITON_INTERPRET") == "1"
 MODES = ("auto", "triton", "torch")
 
 _mode = os.environ.get("BLOCKZOO_KERNELS", "auto")
+_trials: dict[str, dict[str, Any]] = {}
 _tuned: dict[str, Any] = json.loads(files("blockzoo.kernels").joinpath("tuned.json").read_text())
 
 
@@ -76,6 +77,22 @@ def kernels_as(mode: str) -> Iterator[None]:
         yield
     finally:
         _mode = before
+
+
+def set_tuned(table: Mapping[str, Any]) -> None:
+    """Use another table of configurations than the shipped one, in this process."""
+    global _tuned
+    _tuned = dict(table)
+
+
+@contextmanager
+def config_trial(kernel: str, config: Mapping[str, int]) -> Iterator[dict[str, Any]]:
+    """Launch a kernel with a given configuration for a while; "sizes" of what is yielded are those it was asked for."""
+    trial = _trials[kernel] = {"config": dict(config), "sizes": {}}
+    try:
+        yield trial
+    finally:
+        del _trials[kernel]
 
 
 @torch.compiler.assume_constant_result
@@ -109,6 +126,9 @@ def launch_config(kernel: str, x: torch.Tensor, sizes: Mapping[str, int], defaul
         sizes: What the choice depends on.
         default: Configuration where nothing was measured; its names are those of the kernel's parameters.
     """
+    if kernel in _trials:
+        _trials[kernel]["sizes"] = dict(sizes)
+        return {**default, **_trials[kernel]["config"]}
     if x.device.type != "cuda":
         return dict(default)
     found = _tuned.get(torch.cuda.get_device_name(x.device), {}).get(kernel, {}).get("configs", [])

@@ -1,8 +1,8 @@
 """What tests of kernels share: poisoned memory, and compiling the launches of an operator without a GPU.
 
 Correctness is tested in Triton's interpreter, which runs the body of a kernel on CPU tensors. What it cannot see, such
-as products whose shapes no tensor core has or blocks that do not fit shared memory, the compiler does: `compiled_launches`
-records the launches that an operator makes for CPU tensors and compiles each to machine code.
+as products whose shapes no tensor core has or blocks that do not fit shared memory, the compiler does:
+`compiled_launches` records the launches that an operator makes for CPU tensors and compiles each to machine code.
 """
 
 from collections.abc import Callable, Iterator

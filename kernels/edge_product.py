@@ -63,7 +63,7 @@ def _rows(x: torch.Tensor, index: Optional) -> torch.Tensor:
 def edge_product_ref(
     x: torch.Tensor, matrix: torch.Tensor, weight: Optional, gather: Optional, reduce: Optional, num_nodes: int
 ) -> torch.Tensor:
-    """The definition in plain torch; differentiable. See `edge_product`; `reduce` is an index with `num_nodes` nodes."""
+    """The definition in plain torch; differentiable. See `edge_product`; both ends are given by their index."""
     out = torch.bmm(matrix, _rows(x, gather))
     if weight is not None:
         out = out * weight.unsqueeze(1)
