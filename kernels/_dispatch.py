@@ -108,6 +108,8 @@ def use_kernel(kernel: str, x: torch.Tensor) -> bool:
         x: Its main input, for device and type.
     """
     mode = kernel_mode()
+    if isinstance(x, torch.fx.Proxy):
+        return False
     if mode == "torch" or x.dtype == torch.float64 or torch.jit.is_tracing() or torch.compiler.is_exporting():
         return False
     if torch._C._functorch.peek_interpreter_stack() is not None:

@@ -27,14 +27,15 @@ _OPTIONS = ("num_warps", "num_stages", "num_ctas")
 @contextmanager
 def poisoned_empty() -> Iterator[None]:
     """Fill what `torch.empty` and its relatives give with NaN, so that elements nobody wrote show."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+    deterministic: Any = torch.utils.deterministic
+    before = torch.are_deterministic_algorithms_enabled(), deterministic.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[misc]
+    deterministic.fill_uninitialized_memory = True
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before[0])
-        torch.utils.deterministic.fill_uninitialized_memory = before[1]  # type: ignore[misc]
+        deterministic.fill_uninitialized_memory = before[1]
 
 
 def assert_near(ours: torch.Tensor, reference: torch.Tensor, dtype: torch.dtype) -> None:

@@ -39,12 +39,12 @@ class Segments(NamedTuple):
     """Which node each edge has at one of its ends, and the edges of each node.
 
     Attributes:
-        index: Node of each edge, (E,), int64.
+        node: Node of each edge, (E,), int64.
         order: Edges sorted by node, edges of one node by number, (E,), int64.
         offsets: Where the edges of each node start in `order`, and E at the end, (N + 1,), int64.
     """
 
-    index: torch.Tensor
+    node: torch.Tensor
     order: torch.Tensor
     offsets: torch.Tensor
 
@@ -360,5 +360,5 @@ def edge_product(
         ends = [*(gather or (None, None, None)), *(reduce or (None, None, None))]
         return edge_product_op(x, matrix, weight, *ends)
     nodes = 0 if reduce is None else reduce.offsets.shape[0] - 1
-    indices = [None if ends is None else ends.index for ends in (gather, reduce)]
-    return edge_product_ref(x, matrix, weight, *indices, nodes)
+    source, target = (None if ends is None else ends.node for ends in (gather, reduce))
+    return edge_product_ref(x, matrix, weight, source, target, nodes)

@@ -136,10 +136,13 @@ def low_rank_product(
     Returns:
         (..., K, C).
     """
-    same = x1.shape[:-2] == x2.shape[:-2] and x1.shape[-1] == x2.shape[-1] and x1.dtype == x2.dtype
-    constant = not (a.requires_grad or b.requires_grad or c.requires_grad)
-    if same and constant and use_kernel("low_rank_product", x1):
+    if use_kernel("low_rank_product", x1) and _fits(x1, x2) and not any(f.requires_grad for f in (a, b, c)):
         factors = (factor.to(x1.dtype) for factor in (a, b, c))
         flat = x1.reshape(-1, *x1.shape[-2:]), x2.reshape(-1, *x2.shape[-2:])
         return low_rank_product_op(*flat, *factors).reshape(*x1.shape[:-2], c.shape[0], x1.shape[-1])
     return low_rank_product_ref(x1, x2, a.to(x1.dtype), b.to(x2.dtype), c.to(torch.promote_types(x1.dtype, x2.dtype)))
+
+
+def _fits(x1: torch.Tensor, x2: torch.Tensor) -> bool:
+    """Whether nothing is broadcast or converted."""
+    return x1.shape[:-2] == x2.shape[:-2] and x1.shape[-1] == x2.shape[-1] and x1.dtype == x2.dtype

@@ -293,7 +293,7 @@ def residual_norm(
     Returns:
         The sum and its norm, each as x.
     """
-    if x.dtype == y.dtype and x.ndim > 1 and x.shape == y.shape and use_kernel("residual_norm", x):
+    if use_kernel("residual_norm", x) and x.dtype == y.dtype and x.ndim > 1 and x.shape == y.shape:
         z, out, _, _ = residual_norm_op(x, y, scale, keep, weight, bias, eps)
         return z, out
     return residual_norm_ref(x, y, scale, keep, weight, bias, eps)

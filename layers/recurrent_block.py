@@ -129,8 +129,9 @@ class RecurrentBlock(nn.Module):
 
     def apply_scaled(self, x: torch.Tensor, scales: torch.Tensor | None) -> torch.Tensor:
         """Apply to tokens (B, N, dim) with scales (1 or B, 3, dim), see `scales`; None for an autonomous block."""
-        if (scales is None or scales.shape[0] == 1) and use_kernel("residual_norm", x):
-            return self._apply_fused(x, None if scales is None else scales[0])
+        if not torch.jit.is_scripting() and use_kernel("residual_norm", x):
+            if scales is None or scales.shape[0] == 1:
+                return self._apply_fused(x, None if scales is None else scales[0])
         if scales is None:
             x = x + self.ls1(self.attn(self.norm1(x)))
             return x + self.ls2(self.mlp(self.norm2(x)))
@@ -141,7 +142,7 @@ class RecurrentBlock(nn.Module):
 
     def _apply_fused(self, x: torch.Tensor, scales: torch.Tensor | None) -> torch.Tensor:
         """The same with scales (3, dim), the first sum and the norm behind it in one pass."""
-        gains = [layer.gamma if isinstance(layer, LayerScale) else None for layer in (self.ls1, self.ls2)]
+        gains: list[torch.Tensor | None] = [layer.gamma if isinstance(layer, LayerScale) else None for layer in (self.ls1, self.ls2)]
         if scales is not None:
             gains = [scales[i] if gain is None else scales[i] * gain for i, gain in enumerate(gains)]
         branch = self.attn(self.norm1(x)).to(x.dtype)
@@ -207,7 +208,7 @@ class DeployedRecurrentBlock(nn.Module):
         q, k, v = _heads(self.qkv(F.layer_norm(x, width, None, None, EPS)), self.num_heads)
         y = F.scaled_dot_product_attention(q, k, v, scale=1.0)
         y = self.proj(y.transpose(1, 2).flatten(2))
-        if use_kernel("residual_norm", x):
+        if not torch.jit.is_scripting() and use_kernel("residual_norm", x):
             table = self.table[depth - self.first] if self.depth_scale else None
             x, normed = residual_norm(x, y.to(x.dtype), None if table is None else table[0], eps=EPS)
             y = self.fc2(self.act(self.fc1(normed)))

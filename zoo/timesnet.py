@@ -141,7 +141,7 @@ class TimesNet(ZooModel):
             else:
                 y = block(x)
             y = drop_path(y)
-            if use_kernel("residual_norm", x):
+            if not torch.jit.is_scripting() and use_kernel("residual_norm", x):
                 x = residual_norm(x, y.to(x.dtype), None, None, self.norm.weight, self.norm.bias, self.norm.eps)[1]
             else:
                 x = self.norm(x + y)

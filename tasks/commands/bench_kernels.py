@@ -155,7 +155,7 @@ def _linear_attention(batch: int, heads: int, tokens: int, keys: int, device: st
     v, g = _draw(batch, heads, tokens, 2 * keys, device=device), _draw(batch, heads, tokens, keys, device=device)
     inputs = [q, k, v, torch.nn.functional.logsigmoid(g) / 16]
 
-    def ours(*inputs: torch.Tensor) -> torch.Tensor:
+    def ours(*inputs: Any) -> torch.Tensor:
         return gated_linear_attention(*inputs)[0]
 
     def recurrent(*inputs: torch.Tensor) -> torch.Tensor:
@@ -326,7 +326,7 @@ def _environment(device: str) -> dict[str, Any]:
     if device == "cuda":
         query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
         driver = subprocess.run(query, capture_output=True, text=True, check=False).stdout.split()
-        facts |= {"device": torch.cuda.get_device_name(), "cuda": torch.version.cuda, "driver": (driver or [None])[0]}
+        facts |= {"device": torch.cuda.get_device_name(), "cuda": torch.version.cuda, "driver": " ".join(driver)}
     return {**facts, "threads": torch.get_num_threads()}
 
 

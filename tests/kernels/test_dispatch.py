@@ -10,6 +10,8 @@ import torch
 import blockzoo
 from blockzoo.kernels import _dispatch
 from blockzoo.kernels._dispatch import kernel_mode, kernels_as, launch_config, use_kernel
+from blockzoo.kernels.residual_norm import residual_norm
+from blockzoo.layers.recurrent_block import DeployedRecurrentBlock, RecurrentBlock
 
 
 def test_a_bad_value_is_named_and_triton_may_be_missing():
@@ -45,6 +47,15 @@ def test_cpu_tensors_stay_with_torch_unless_asked_otherwise():
         pass
 
 
+def test_symbolic_traces_hold_torch_operators():
+    def function(x):
+        return residual_norm(x, x)[1]
+
+    with kernels_as("triton"):
+        graph = torch.fx.symbolic_trace(function).graph
+    assert not any("blockzoo" in str(node.target) for node in graph.nodes)
+
+
 def test_auto_takes_a_kernel_where_the_table_says_that_it_won(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "Card")
     monkeypatch.setattr(_dispatch, "_tuned", {"Card": {"fold_conv": {"use": True}, "edge_product": {"use": False}}})
@@ -74,6 +85,23 @@ MODELS = {
     "timesnet_forecast": {"seq_len": 24, "pred_len": 8, "d_model": 8, "d_ff": 8, "num_kernels": 2, "top_k": 2},
     "tdn": {"l_max": 1, "hidden_channels": 8, "depth": 1, "radial_hidden": 8, "num_heads": 2},
 }
+
+
+@pytest.mark.parametrize("depth_scale", [True, False])
+@pytest.mark.parametrize("init_values", [0.1, None])
+def test_recurrent_blocks_give_the_same_with_operators(depth_scale, init_values):
+    block = RecurrentBlock(8, 2, depth_scale=depth_scale, init_values=init_values)
+    x = torch.randn(2, 5, 8)
+    results = []
+    for mode in ("torch", "triton"):
+        with kernels_as(mode):
+            block.zero_grad()
+            y = block(x, 2)
+            y.square().sum().backward()
+            deployed = DeployedRecurrentBlock(block, 1, 3)(x, 2)
+            results.append([y, deployed, *(p.grad.clone() for p in block.parameters() if p.grad is not None)])
+    for ours, reference in zip(*results, strict=True):
+        torch.testing.assert_close(ours, reference, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", MODELS)

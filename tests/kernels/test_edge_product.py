@@ -29,7 +29,7 @@ def test_edges_are_summed_at_their_receivers():
     x, matrix, weight, gather, reduce = arguments()
     out = edge_product(x, matrix, weight, gather, reduce)
     expected = torch.zeros(3, 3, 2, dtype=torch.float64)
-    for edge, (s, r) in enumerate(zip(gather.index.tolist(), reduce.index.tolist(), strict=True)):
+    for edge, (s, r) in enumerate(zip(gather.node.tolist(), reduce.node.tolist(), strict=True)):
         expected[r] += weight[edge] * (matrix[edge] @ x[s])
     torch.testing.assert_close(out, expected)
     assert reduce.offsets.tolist() == [0, 1, 4, 4]
@@ -94,9 +94,9 @@ def test_launches_compile_for_hopper(dtype, rows):
     weight = torch.zeros(3, 128, dtype=dtype)
 
     def call():
-        module._launch(x, matrix, weight, ends.index, ends.order, ends.offsets)
-        module._launch_matrix(x, weight, x, ends.index, ends.index, 3)
-        module._launch_weight(x, matrix, x, ends.index, ends.index)
+        module._launch(x, matrix, weight, ends.node, ends.order, ends.offsets)
+        module._launch_matrix(x, weight, x, ends.node, ends.node, 3)
+        module._launch_weight(x, matrix, x, ends.node, ends.node)
 
     names = ["_edge_product_kernel", "_edge_product_matrix_kernel", "_edge_product_weight_kernel"]
     for name, compiled in compiled_launches(module, names, call):
