@@ -142,7 +142,9 @@ class RecurrentBlock(nn.Module):
 
     def _apply_fused(self, x: torch.Tensor, scales: torch.Tensor | None) -> torch.Tensor:
         """The same with scales (3, dim), the first sum and the norm behind it in one pass."""
-        gains: list[torch.Tensor | None] = [layer.gamma if isinstance(layer, LayerScale) else None for layer in (self.ls1, self.ls2)]
+        gains: list[torch.Tensor | None] = [
+            layer.gamma if isinstance(layer, LayerScale) else None for layer in (self.ls1, self.ls2)
+        ]
         if scales is not None:
             gains = [scales[i] if gain is None else scales[i] * gain for i, gain in enumerate(gains)]
         branch = self.attn(self.norm1(x)).to(x.dtype)
