@@ -142,17 +142,27 @@ class EdgeAttention(nn.Module):
         scalar = scalar.squeeze(1) * weight.to(message.dtype)
         others = others * weight.unsqueeze(1).to(message.dtype)
 
-        into_logits, gates = self.scalars(scalar).chunk(2, -1)
-        into_logits = smooth_leaky_relu(into_logits).unflatten(1, self.alpha.shape)
-        logits = (into_logits * self.alpha).sum(-1)
+        maps = torch.cat([self.scalars.weight, self.value.weight]), torch.cat([self.scalars.bias, self.value.bias])
+        into_logits, gates, scalar = F.linear(scalar, *maps).chunk(3, -1)
+        logits = self._logits(into_logits)
         attention = self.drop(segment_softmax(logits, receiver, count, edges.envelope))
         # The weights of the second product, the attention and the gates are factors of channels: one pass applies all.
         weight = (weight.unflatten(1, self.alpha.shape) * attention.unsqueeze(-1)).flatten(1)
         others = F.linear(others, self.value.weight)
         others = others * (gates.sigmoid() * weight).unsqueeze(1).to(others.dtype)
-        scalar = (F.silu(self.value(scalar)) * weight).unsqueeze(1).to(others.dtype)
+        scalar = (F.silu(scalar) * weight).unsqueeze(1).to(others.dtype)
         matrix = edges.matrix[:, :1] if self.scalars_only else edges.matrix
         matrix, message = matrix.to(others.dtype), torch.cat([scalar, others], 1)
         if edges.incoming is not None:
             return self.proj(edge_product(message, matrix, reduce=edges.incoming))
         return self.proj(segment_sum(torch.bmm(matrix, message), receiver, count))
+
+    def _logits(self, x: torch.Tensor) -> torch.Tensor:
+        """Products of `smooth_leaky_relu(x)`, slope 0.2, with the heads' vectors: (E, C) -> (E, H).
+
+        That activation is a sum of x and SiLU, so two narrow matrices take the place of products and sums over (E, C).
+        """
+        heads = self.alpha.shape[0]
+        eye = torch.eye(heads, dtype=self.alpha.dtype, device=self.alpha.device)
+        matrix = (eye.unsqueeze(2) * self.alpha).flatten(1)  # (H, C), each head's vector in its own channels
+        return F.linear(F.silu(x), 0.8 * matrix) + F.linear(x, 0.2 * matrix)

@@ -27,8 +27,8 @@ class FNOBlock(nn.Module):
     """Spectral convolution and channel MLP, each with a skip connection.
 
     With a = skip(x), b = mlp_skip(x): h = act(norm1(spectral(x)) + a), y = act(norm2(mlp(h) + b)). The last block of a
-    model has no activations; inside the MLP it is always GELU. With `preactivation`, x = norm1(act(x)) comes first, norm2 stands in front of the MLP, and
-    nothing behind it.
+    model has no activations; inside the MLP it is always GELU. With `preactivation`, x = norm1(act(x)) comes first,
+    norm2 stands in front of the MLP, and nothing behind it.
 
     Args:
         spectral: The convolution.

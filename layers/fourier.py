@@ -95,12 +95,17 @@ def _make_table(kind: str, n: int, band: Band, half: bool, dtype: torch.dtype, d
     return torch.cat([real, imag]).flatten(1).transpose(0, 1).contiguous().to(dtype)
 
 
+_LIMIT, _TRAINING_LIMIT = 180, 300
+
+
 def uses_dft(size: Sequence[int], bands: Sequence[Band], x: torch.Tensor, is_complex: bool = False) -> bool:
     """The rule behind backend "auto".
 
-    Matrices, while their multiplications for each value of the field stay below what fast transforms cost on a CPU:
-    about as much as 32 multiplications for each axis, more on large fields that leave the caches, and half as much
-    again in training, where fast transforms run backward over all frequencies. GPUs multiply matrices faster still.
+    Matrices, while their multiplications for each value of the field are no more than `_LIMIT` for each axis, or
+    `_TRAINING_LIMIT` where gradients are recorded: there fast transforms run backward over all frequencies. Between 16
+    and 4096 points an axis and 1 to 3 axes, both forms take about the same time at these numbers, on one thread of a
+    CPU with 512-bit vectors (`blockzoo bench fno` measures both). Matrices alone work in other types, under autocast
+    and in ONNX.
 
     Args:
         size: Points along each axis.
@@ -117,10 +122,7 @@ def uses_dft(size: Sequence[int], bands: Sequence[Band], x: torch.Tensor, is_com
         real = axis == len(size) - 1 and not is_complex
         cost += share * (2 if real else 4) * bands[axis].count
         share *= bands[axis].count / size[axis]
-    limit = 32 * len(size) * max(1.0, math.sqrt(math.prod(size) / 32768))
-    if torch.is_grad_enabled():
-        limit *= 1.5
-    return cost <= (limit if x.device.type == "cpu" else 4 * limit)
+    return cost <= len(size) * (_TRAINING_LIMIT if torch.is_grad_enabled() else _LIMIT)
 
 
 def analyse(
@@ -219,7 +221,7 @@ def synthesise(
     """
     batch, chans = z.shape[0], z.shape[-1]
     if backend == "dft" or (backend == "auto" and uses_dft(size, bands, z, is_complex)):
-        rest = math.prod(band.count for band in bands)
+        rest = math.prod([band.count for band in bands])
         for axis, (n, band) in enumerate(zip(size, bands, strict=True)):
             half = axis == len(bands) - 1 and not is_complex
             rest = rest // band.count

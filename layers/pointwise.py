@@ -248,8 +248,8 @@ def _backward(block: PointBlock, grad: torch.Tensor, tensors: Weights, needed: S
     """Gradients, piece by piece."""
     s, x, skip, w1, b1, w2, _, mlp_skip = tensors
     assert s is not None
-    found = [torch.zeros_like(t) if t is not None and need else None for t, need in zip(tensors, needed, strict=True)][
-        2:
+    found = [
+        torch.zeros_like(t) if t is not None and need else None for t, need in zip(tensors[2:], needed[2:], strict=True)
     ]
     of_skip, of_w1, of_b1, of_w2, of_b2, of_mlp_skip = found
     of_h = torch.empty_like(s) if needed[0] else None

@@ -1,10 +1,10 @@
 """Pseudo-3-D convolutions: 1x3x3 over space and 3x1x1 over time instead of 3x3x3, in the three orders of P3D.
 
-Source: "Learning Spatio-Temporal Representation with Pseudo-3D Residual Networks" (2017), section 3.1, equations 2 to 5.
+Source: "Learning Spatio-Temporal Representation with Pseudo-3D Residual Networks" (2017), section 3.1.
 
 A clip is (B, C, T, H, W). All convolutions here are 2-D: those over space see frames (B * T, C, H, W), those over time
-see (B, C, T, H * W). With the memory order (B, T, H, W, C), PyTorch's `channels_last_3d`, both are views of the clip and
-nothing is ever rearranged; a clip in another order is copied once and stays in this one.
+see (B, C, T, H * W). With the memory order (B, T, H, W, C), PyTorch's `channels_last_3d`, both are views of the clip
+and nothing is ever rearranged; a clip in another order is copied once and stays in this one.
 """
 
 from typing import Any, Literal

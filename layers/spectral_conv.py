@@ -31,6 +31,10 @@ _MOVE = 4
 """What writing and reading a built weight costs, in multiplications for each entry."""
 
 
+_TYPICAL_BATCH = 16
+"""The batch that graphs are made for: one that is recorded must not depend on the batch of the day."""
+
+
 class SpectralWeight(nn.Module):
     """What the modes of one or of several layers are multiplied by.
 
@@ -114,7 +118,8 @@ class SpectralWeight(nn.Module):
         x = x.permute(*range(2, 2 + order), 1, 0, 2 + order)  # (*modes, 2, B, C)
         batch = x.shape[-2]
         if implementation == "auto":
-            implementation = "factorized" if self._factors_are_cheaper(batch, count) else "reconstructed"
+            batch_or_typical = _TYPICAL_BATCH if torch.compiler.is_compiling() else batch
+            implementation = "factorized" if self._factors_are_cheaper(batch_or_typical, count) else "reconstructed"
         if self.separable:
             weight = self.dense(layer, where)
             y = complex_times(x.movedim(-3, 0), weight.movedim(-1, 0).unsqueeze(-2)).movedim(0, -3)

@@ -26,6 +26,10 @@ __all__ = ["main"]
 _PREPROCESSING = ("mean", "std", "label_names", "input_size", "series")
 
 
+_PREPROCESSING = ("mean", "std", "label_names", "input_size", "frame_stride")
+"""Entries of a run's configuration that go into the manifest."""
+
+
 def _spread(path: str, key: str, unit: str, factor: float) -> str:
     """One table row's cells: median and range of several seeds."""
     report = json.loads(Path(path).read_text())

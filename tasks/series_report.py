@@ -5,6 +5,10 @@
 Each run is tested again. The figures show the forecasts of all of them, with their median and spread, for the test
 series at the quantiles 0.1 to 0.9 of the error (`forecasts.png`); or what the first run fills into gaps
 (`imputations.png`) or gives as scores (`anomalies.png`); and the images that it sees (`periods.png`).
+
+    python -m blockzoo.tasks.series_report runs/timesnet_m4_*/version_0
+
+For runs on different frequencies of M4, their scores are combined as in the competition instead.
 """
 
 import argparse
@@ -16,13 +20,14 @@ import torch
 
 from blockzoo.tasks.callbacks.series_plots import save_figure
 from blockzoo.tasks.cli import run
+from blockzoo.tasks.commands.output import print_table
 from blockzoo.tasks.series_anomaly import SeriesAnomaly
 from blockzoo.tasks.series_figures import draw_anomalies, draw_forecasts, draw_imputations, draw_periods, typical
 from blockzoo.tasks.series_imputation import SeriesImputation
-from blockzoo.tasks.series_metrics import seasonal_naive, smape
+from blockzoo.tasks.series_metrics import grouped_scores, seasonal_naive, smape
 from blockzoo.tasks.series_short_term import SeriesShortTerm
 
-__all__ = ["main"]
+__all__ = ["m4_table", "main"]
 
 QUIET = ("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false")
 
@@ -66,6 +71,18 @@ def _anomalies(tasks: list[Any], data: Any, folder: Path) -> list[Path]:
     return [folder / "anomalies.png", folder / "periods.png"]
 
 
+def m4_table(finished: list[Any]) -> list[list[str]]:
+    """Rows of group, sMAPE, MASE and OWA for tested runs on different frequencies of M4."""
+    scores = {}
+    for one in finished:
+        found = one.trainer.callback_metrics
+        names = ("smape", "mase", "naive2_smape", "naive2_mase")
+        a, b, c, d = (float(found[f"test/{name}"]) for name in names)
+        scores[one.datamodule.frequency] = (a, b, c, d, len(one.datamodule.datasets["test"]))
+    table = grouped_scores(scores)
+    return [[group, *(f"{row[name]:.3f}" for name in ("smape", "mase", "owa"))] for group, row in table.items()]
+
+
 def main(argv: list[str] | None = None) -> list[Path]:
     """Run the command; returns the figures' files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -75,6 +92,9 @@ def main(argv: list[str] | None = None) -> list[Path]:
     folder = Path(args.out)
     folder.mkdir(parents=True, exist_ok=True)
     finished = [run(["test", path, *QUIET]) for path in args.runs]
+    if len({getattr(one.datamodule, "frequency", None) for one in finished}) > 1:
+        print_table(["series", "sMAPE", "MASE", "OWA"], m4_table(finished))
+        return []
     tasks, data = [one.model for one in finished], finished[0].datamodule
     kinds: dict[type, Callable[[list[Any], Any, Path], list[Path]]]
     kinds = {SeriesShortTerm: _short_term, SeriesImputation: _imputation, SeriesAnomaly: _anomalies}

@@ -17,9 +17,9 @@ class SeriesShortTerm(SeriesTask):
     """Forecast the horizon of many series of one frequency.
 
     Batches are those of `blockzoo.tasks.data.competition.ManySeries`. Logged in evaluation are `smape` (per cent),
-    `mase` and `owa` (against Naive 2), means over all series of a stage at once; series whose past never changes have
-    no MASE and are left out of it and of OWA's MASE part. `blockzoo.tasks.series_metrics.grouped_scores` combines
-    frequencies.
+    `mase`, the same of Naive 2 as `naive2_smape` and `naive2_mase`, and `owa` against these, means over all series of a
+    stage at once; series whose past never changes have no MASE and are left out of it and of OWA's MASE part.
+    `blockzoo.tasks.series_report` combines the frequencies of M4.
 
     Args:
         loss: "smape", its denominator without gradient, as published; "mase", the absolute error over the mean absolute
@@ -87,7 +87,7 @@ class SeriesShortTerm(SeriesTask):
         means = [float(getattr(self, f"{stage}_{name}").compute()) for name in _MEANS]
         for name in _MEANS:
             getattr(self, f"{stage}_{name}").reset()
-        found = {"smape": means[0], "mase": means[1], "owa": owa(*means)}
+        found = {**dict(zip(_MEANS, means, strict=True)), "owa": owa(*means)}
         for name, value in found.items():
             self.log(f"{stage}/{name}", value, prog_bar=name == "smape", rank_zero_only=True)
 

@@ -20,8 +20,8 @@ class VideoClassification(ImageClassification):
 
     Args:
         *args: See `Task`.
-        **kwargs: See `ImageClassification`; `cutmix`, which pastes rectangles of pictures, and `channels_last`, which is
-            an order of pictures, are not for clips.
+        **kwargs: See `ImageClassification`; `cutmix`, which pastes rectangles of pictures, and `channels_last`, an
+            order of pictures, are not for clips.
 
     Raises:
         ValueError: One of the two is given.

@@ -22,7 +22,7 @@ class ZooCfg(PretrainedCfg):
         model_args: Constructor arguments that belong to the weights; the caller's own come before them.
         checkpoint: Key of the weights in the checkpoint manifest; None when there are none.
         series: How a table of series is read for the weights: names of `columns`, `features`, `target`, `time_freq`.
-        frame_stride: Distance of a clip's frames in the videos that the weights were trained on; None where there is none.
+        frame_stride: Distance of a clip's frames in a video.
         none_args: Constructor arguments for which None is a value; elsewhere None means the default, as in timm.
     """
 

@@ -49,7 +49,7 @@ class FNO(ZooModel):
         lifting_channel_ratio: Hidden channels of the MLP in front over the width; 0 for a single linear map.
         projection_channel_ratio: The same for the MLP behind.
         positional_embedding: "grid" appends coordinates in [0, 1) to the input, None does not.
-        non_linearity: Activation: its name in `torch.nn.functional`, or a function. Inside the blocks' MLPs it is always
+        non_linearity: Activation: its name in `torch.nn.functional`, or a function. In the MLPs of blocks it is always
             GELU, as published.
         norm: None, "instance_norm", "group_norm", "batch_norm" or "ada_in", see
             `blockzoo.layers.field_ops.FieldNorm`.
@@ -379,7 +379,7 @@ class FNO(ZooModel):
         grid = coordinate_grid(size, x)
         if self.complex_data:
             grid = torch.stack([grid, torch.zeros_like(grid)], -2)
-        return torch.cat([x, grid.expand(len(x), *grid.shape)], -1)
+        return torch.cat([x, grid.expand(x.shape[0], *grid.shape)], -1)
 
     def _padding(self, size: Sequence[int]) -> list[int]:
         return [round(share * n) for share, n in zip(self.domain_padding, size, strict=True)]
@@ -544,7 +544,7 @@ class MGTFNO(FNO):
         return torch.cat([patches, self.patching.patch(self._coordinates(x), levels=0)], 1)
 
     def _coordinates(self, x: torch.Tensor) -> torch.Tensor:
-        return coordinate_grid(x.shape[2:], x).movedim(-1, 0).expand(len(x), len(self.n_modes), *x.shape[2:])
+        return coordinate_grid(x.shape[2:], x).movedim(-1, 0).expand(x.shape[0], len(self.n_modes), *x.shape[2:])
 
     def forward_random_patch(
         self, x: torch.Tensor, y: torch.Tensor, generator: torch.Generator | None = None

@@ -17,8 +17,8 @@ So tags with published weights are built with `semantics="caffe"` and `mean_c=Tr
 and weights of those who trained with the port expect it.
 
 What differs from the port: any number of frames and any size, where the port mixes samples of a batch if more than one
-frame reaches the last stage, and pools a fixed window of 5 x 5. Here frames that are left go through the last stage each
-by itself, and the mean over them and over space is classified.
+frame reaches the last stage, and pools a fixed window of 5 x 5. Here frames that are left go through the last stage
+each by itself, and the mean over them and over space is classified.
 """
 
 import re
@@ -45,6 +45,9 @@ from blockzoo.layers.squeeze_excite import create_se
 __all__ = ["P3D", "inflate_resnet"]
 
 Semantics = Literal["port", "caffe"]
+
+_PIXELS_AT_ONCE = 16 * 160 * 160
+"""Pixels of the clips that go through a deployed model's first stages together."""
 
 
 @register_notrace_function
@@ -170,6 +173,7 @@ class P3D(ImageModel):
     """
 
     modality = "video"
+    cache_stages = 2
 
     def __init__(
         self,
@@ -270,7 +274,17 @@ class P3D(ImageModel):
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """Output of the last stage, (B, num_features, T', H', W')."""
-        return self.stages(self.stem(x))
+        return super().forward_features(x)
+
+    def _early(self, x: torch.Tensor) -> torch.Tensor:
+        """See `ImageModel._early`; by the size of clips."""
+        at_once = max(1, _PIXELS_AT_ONCE // x[0, 0].numel())
+        early = self.stages[: self.cache_stages]
+        return (
+            torch.cat([early(self.stem(part)) for part in x.split(at_once)])
+            if len(x) > at_once
+            else early(self.stem(x))
+        )
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
         """Pool and classify the output of the last stage; with `pre_logits`, stop before the classifier."""

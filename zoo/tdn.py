@@ -270,8 +270,8 @@ class TDN(ZooModel):
                 f"positions {tuple(positions.shape)} and atomic_numbers {tuple(atomic_numbers.shape)} must be (N, 3) "
                 "and (N,)"
             )
-        if not known or not len(atomic_numbers):
-            return
+        if not known or type(atomic_numbers) is not torch.Tensor or not len(atomic_numbers):
+            return  # what tracing puts in place of tensors has no values
         low, high = int(atomic_numbers.min()), int(atomic_numbers.max())
         if low < 0 or high >= self.num_elements:
             raise ValueError(f"atomic_numbers from {low} to {high} must be in 0 .. {self.num_elements - 1}")

@@ -502,6 +502,11 @@ def _cfg(task: str, input_size: tuple[int, int], **kwargs: Any) -> ZooCfg:
     )
 
 
+def _shipped(task: str, name: str) -> ZooCfg:
+    entries = from_manifest(name)
+    return _cfg(task, entries.pop("input_size"), **entries)
+
+
 def _create(cls: type[TimesNet], variant: str, pretrained: bool, **kwargs: Any) -> Any:
     feature_cfg = {"feature_cls": "getter", "output_fmt": "NLC", "out_indices": None}
     return build_model(cls, variant, pretrained, feature_cfg=feature_cfg, **kwargs)
@@ -510,7 +515,9 @@ def _create(cls: type[TimesNet], variant: str, pretrained: bool, **kwargs: Any) 
 default_cfgs = generate_default_cfgs(
     {
         "timesnet_forecast": _cfg("forecast", (96, 7)),
+        "timesnet_forecast.m3_monthly": _shipped("forecast", "timesnet_forecast.m3_monthly"),
         "timesnet_imputation": _cfg("imputation", (96, 7)),
+        "timesnet_imputation.daphnet": _shipped("imputation", "timesnet_imputation.daphnet"),
         "timesnet_anomaly": _cfg("anomaly", (100, 38)),
         "timesnet_classifier.japanese_vowels": _cfg(
             "classification",

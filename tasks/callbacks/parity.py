@@ -20,12 +20,14 @@ def draw_parity(predictions: dict[str, torch.Tensor], figure: Any) -> None:
         figure: A matplotlib figure.
     """
     energies, forces, angles = figure.subplots(1, 3)
+    usual = _means_of_formulas(predictions)
+    shown = {**predictions, **{key: predictions[key] - usual for key in ("energy", "predicted_energy")}}
     pairs = (
-        (energies, "energy", "energy per atom (eV)", "meV/atom", 8),
+        (energies, "energy", "energy per atom − mean of the formula (eV)", "meV/atom", 4),
         (forces, "forces", "force components (eV/Å)", "meV/Å", 2),
     )
     for axis, key, label, unit, size in pairs:
-        true, predicted = predictions[key].flatten(), predictions[f"predicted_{key}"].flatten()
+        true, predicted = shown[key].flatten(), shown[f"predicted_{key}"].flatten()
         low, high = float(torch.minimum(true, predicted).min()), float(torch.maximum(true, predicted).max())
         axis.plot([low, high], [low, high], color="#888888", linewidth=0.8)
         axis.plot(true, predicted, ".", color="#0072B2", markersize=size, alpha=0.4, markeredgewidth=0, rasterized=True)
@@ -37,6 +39,16 @@ def draw_parity(predictions: dict[str, torch.Tensor], figure: Any) -> None:
     angles.set(xlabel="true force (eV/Å)", ylabel="angle (degrees)", yscale="log", title=f"mean {found.mean():.3g}°")
     for axis in (energies, forces, angles):
         axis.grid(alpha=0.3)
+
+
+def _means_of_formulas(predictions: dict[str, torch.Tensor]) -> torch.Tensor:
+    """For each structure the mean true energy per atom of those with its formula, (B,)."""
+    parts = predictions["atomic_numbers"].split(predictions["num_atoms"].tolist())
+    formulas = [tuple(sorted(part.tolist())) for part in parts]
+    places = {formula: place for place, formula in enumerate(sorted(set(formulas)))}
+    group = torch.tensor([places[formula] for formula in formulas])
+    sums = torch.zeros(len(places), dtype=torch.double).index_add(0, group, predictions["energy"].double())
+    return (sums / torch.bincount(group, minlength=len(places)))[group]
 
 
 class ParityPlot(Callback):

@@ -9,6 +9,11 @@ model where timm has one; `blockzoo bench p3d` P3D against the plain formulation
 (`blockzoo.tasks.commands.bench_p3d`), at batch 1 and 4; `blockzoo bench conv_norm` the memory and time of training in
 the modes train, eval and tune.
 
+`blockzoo bench fno` measures Fourier layers and models against the plain formulation and neuraloperator, and
+`blockzoo bench multigrid` the memory of one large field, see `blockzoo.tasks.commands.bench_fno`.
+
+`blockzoo bench equivariant` measures equivariant products and TDN, see `blockzoo.tasks.commands.bench_equivariant`.
+
 `blockzoo bench kernels [--device cuda]` measures kernels, see `blockzoo.tasks.commands.bench_kernels`.
 
 Examples:
@@ -28,7 +33,7 @@ from typing import Any
 import torch
 
 import blockzoo
-from blockzoo.tasks.commands import bench_images, bench_kernels
+from blockzoo.tasks.commands import bench_equivariant, bench_fno, bench_images, bench_kernels
 from blockzoo.tasks.commands.bench_reference import PlainPeriodBlock
 from blockzoo.tasks.commands.output import add_model_args, parse_model_args, print_json, print_table
 
@@ -51,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="DIR", help="write results and a picture of kernels there")
     parser.add_argument("--tune", action="store_true", help="find launch configurations of kernels first")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    bench_equivariant.add_arguments(parser)
     add_model_args(parser)
 
 
@@ -120,8 +126,12 @@ def run(args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads)
     if args.name == "kernels":
         return bench_kernels.run(args)
+    if args.name == "equivariant":
+        return bench_equivariant.run(args)
     if args.name in bench_images.SUITES:
         return bench_images.run(args)
+    if args.name in bench_fno.SUITES:
+        return bench_fno.run(args)
     extra = parse_model_args(args.arg)
     compare = args.name == "timesnet"
     cases = TIMESNET if compare else {args.name: (args.name, args.batch_size or 8, {})}

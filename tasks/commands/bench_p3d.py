@@ -133,7 +133,7 @@ def rows(batches: list[int], runs: int, compiled: bool) -> list[dict[str, Any]]:
                     )
                 forward = interleaved({key: partial(variant, x) for key, variant in variants.items()}, runs)
             both = {key: variants[key].train() for key in ("plain", "as built")}
-            steps = {key: partial(_training, variant, x) for key, variant in both.items()}
+            steps: dict[str, Any] = {key: partial(_training, variant, x) for key, variant in both.items()}
             training = interleaved(steps, max(1, runs // 3))
             for variant in both.values():
                 variant.eval()

@@ -24,6 +24,7 @@ TOLERANCE = 1e-6
 
 EVALUATORS = {
     "CIFAR-10": "demo_images:evaluate_cifar10",
+    "CameraMoves": "demo_video:evaluate_camera_moves",
     "Daphnet S06R02E0": "demo_timesnet:evaluate_daphnet",
     "InternalBleeding16": "demo_timesnet:evaluate_internal_bleeding",
     "Darcy flow": "demo_fields:evaluate_darcy",

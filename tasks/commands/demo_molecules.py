@@ -39,6 +39,7 @@ def evaluate_molecules(model: Any) -> tuple[float, list[tuple[str, str]]]:
         count = batch["num_atoms"]
         row = {"energy": batch["energy"] / count, "predicted_energy": found["energy"].detach().double() / count}
         row |= {"forces": batch["forces"], "predicted_forces": found["forces"].detach(), "num_atoms": count}
+        row["atomic_numbers"] = batch["atomic_numbers"]
         for key, value in row.items():
             kept.setdefault(key, []).append(value)
     predictions = {key: torch.cat(values) for key, values in kept.items()}
@@ -143,7 +144,7 @@ def _draw_molecule(axis: Any, structure: Structure, forces: torch.Tensor) -> Non
     axis.axis("off")
 
 
-def _trajectory(model: Any, structure: Structure, steps: int = 400) -> str:
+def _trajectory(model: Any, structure: Structure, steps: int = 240) -> str:
     record = velocity_verlet(model, structure, steps)
     total = record["potential"] + record["kinetic"]
     count = len(structure.positions)

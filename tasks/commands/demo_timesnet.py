@@ -10,7 +10,12 @@ from blockzoo.tasks.commands.pictures import picture
 from blockzoo.tasks.data.anomaly import InternalBleeding
 from blockzoo.tasks.data.competition import M3Monthly
 from blockzoo.tasks.data.csv_series import Daphnet
-from blockzoo.tasks.series_baselines import anomaly_baselines, imputation_baselines, many_series_baselines
+from blockzoo.tasks.series_baselines import (
+    anomaly_baselines,
+    imputation_baselines,
+    many_series_baselines,
+    strongest_period,
+)
 from blockzoo.tasks.series_figures import draw_anomalies, draw_forecasts, draw_imputations, draw_periods, typical
 from blockzoo.tasks.series_imputation import hide
 from blockzoo.tasks.series_metrics import (
@@ -96,7 +101,8 @@ def evaluate_daphnet(model: Any) -> tuple[float, list[tuple[str, str]]]:
     assert example is not None
     everything = torch.cat(errors)
     measured = float(everything.square().mean())
-    simple = imputation_baselines(windows, x.shape[2], list(RATES), 0, 33)
+    period = strongest_period(windows.values[: data.rows["train"].stop].numpy())
+    simple = imputation_baselines(windows, x.shape[2], list(RATES), 0, period)
     rows = [["this model", f"{measured:.4f}", f"{float(everything.abs().mean()):.4f}"]]
     rows[0] += [f"{float(part.square().mean()):.4f}" for part in errors]
     keys = ["test/mse", "test/mae", *(f"test/mse_{rate:g}" for rate in RATES)]
@@ -129,7 +135,8 @@ def evaluate_internal_bleeding(model: Any) -> tuple[float, list[tuple[str, str]]
     step, score = found["test"]
     ranked = ranking_scores(score, data.label)
     limit = float(np.quantile(found["val"][1].numpy(), 0.99))
-    simple = anomaly_baselines(data, 1.0, 0.99, 33)
+    period = strongest_period(val.values[: int(val.starts[0])].numpy())
+    simple = anomaly_baselines(data, 1.0, 0.99, period)
     rows = [["this model", f"{ranked['auroc']:.4f}", f"{ranked['auprc']:.4f}"]]
     rows += [[name, f"{one['test/auroc']:.4f}", f"{one['test/auprc']:.4f}"] for name, one in simple.items()]
     values = test.values

@@ -1,17 +1,19 @@
-"""Apply pretrained weights to your own files: classify images and series, forecast or repair series, map fields.
+"""Apply pretrained weights to your own files: classify images, videos, series; forecast or repair series; map fields.
 
-Images are files, or folders of them; they are resized, cropped and scaled as the weights want it. A series file to
-classify is a UEA `.ts` file, or a CSV file with a header: one row a step, a column `series` that numbers the series,
-and one column for each channel. Models that forecast, fill gaps or find anomalies read a CSV table: a row for each
-step, a column for each channel, perhaps a column `date`; empty cells are missing values. Fields are the array `x`
-(N, C, *size) of an .npz, .safetensors or .pt file, on any grid; the predicted ones are written to a file. Values are in
-the units of the training data; the checkpoint's own standardisation and padding are applied. Predictions of a config or
-of a run's folder are Lightning's: blockzoo predict --config ...
+Images are files, or folders of them; they are resized, cropped and scaled as the weights want it. So are videos: five
+clips of each are seen and their probabilities averaged; they need the extra `video`. A series file to classify is a
+UEA `.ts` file, or a CSV file with a header: one row a step, a column `series` that numbers the series, and one column
+for each channel. Models that forecast, fill gaps or find anomalies read a CSV table: a row for each step, a column for
+each channel, perhaps a column `date`; empty cells are missing values. Fields are the array `x` (N, C, *size) of an
+.npz, .safetensors or .pt file, on any grid; the predicted ones are written to a file. Values are in the units of the
+training data; the checkpoint's own standardisation and padding are applied. Predictions of a config or of a run's
+folder are Lightning's: blockzoo predict --config ...
 
 Examples:
   blockzoo predict timesnet_classifier.japanese_vowels vowels.ts
   blockzoo predict timesnet_classifier.japanese_vowels vowels.csv --json
   blockzoo predict emov2_cifar.cifar10 photo.jpg holiday/
+  blockzoo predict p3d_tiny.camera_moves pan.mp4
   blockzoo predict local-dir:runs/timesnet_forecast/version_0 load.csv --out forecast.csv
   blockzoo predict tfno2d.darcy media.npz --out pressure.safetensors
 """
@@ -28,6 +30,7 @@ from blockzoo.tasks.commands.output import print_json, print_table
 from blockzoo.tasks.commands.predict_fields import predict_fields
 from blockzoo.tasks.commands.predict_series import add_table_arguments, predict_table
 from blockzoo.tasks.data.uea import SeriesSet, read_ts
+from blockzoo.tasks.data.video_io import VIDEO_SUFFIXES
 
 __all__ = ["add_arguments", "classify", "image_files", "prepare", "read_csv", "run"]
 
@@ -37,7 +40,7 @@ IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".we
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("name", help="model.tag")
-    parser.add_argument("file", nargs="+", help="images or folders; or one file of series or fields")
+    parser.add_argument("file", nargs="+", help="images, videos or folders of them; or one file of series or fields")
     parser.add_argument("--cache-dir", help="cache folder for downloads")
     parser.add_argument("--json", action="store_true", help="print JSON with all probabilities")
     parser.add_argument("--out", help="write the result to this file: .csv for tables, .safetensors for fields")
@@ -93,20 +96,25 @@ def classify(model: Any, x: torch.Tensor, mask: torch.Tensor, batch_size: int = 
     return torch.cat([model(*part).softmax(-1) for part in parts])
 
 
-def image_files(paths: list[str]) -> list[Path]:
+def image_files(paths: list[str], kind: str = "image", suffixes: tuple[str, ...] = IMAGE_SUFFIXES) -> list[Path]:
     """The images that are named, and those in the folders that are named, in order.
 
+    Args:
+        paths: Files and folders.
+        kind: What the files are, for messages.
+        suffixes: Endings of files that are taken from folders.
+
     Raises:
-        ValueError: A path is missing, or there is no image.
+        ValueError: A path is missing, or there is no such file.
     """
     found = []
     for path in map(Path, paths):
         if not path.exists():
             raise ValueError(f"{path}: no such file or folder")
         inside = sorted(path.rglob("*")) if path.is_dir() else [path]
-        found += [file for file in inside if not path.is_dir() or file.suffix.lower() in IMAGE_SUFFIXES]
+        found += [file for file in inside if not path.is_dir() or file.suffix.lower() in suffixes]
     if not found:
-        raise ValueError(f"no image in {', '.join(paths)}; they end in {', '.join(IMAGE_SUFFIXES)}")
+        raise ValueError(f"no {kind} in {', '.join(paths)}; they end in {', '.join(suffixes)}")
     return found
 
 
@@ -117,24 +125,38 @@ def _classify_images(model: Any, files: list[Path], as_json: bool) -> int:
     from blockzoo.tasks.data.images import load_image
 
     cfg = model.pretrained_cfg
-    labels = cfg.get("label_names") or [str(i) for i in range(model.num_classes)]
     keys = ("input_size", "interpolation", "mean", "std", "crop_pct")
     transform: Any = create_transform(**{key: cfg[key] for key in keys})
-    rows = []
-    for file in files:
-        best = model(transform(load_image(str(file)))[None]).softmax(-1)[0].topk(min(5, len(labels)))
+    scores = {file: model(transform(load_image(str(file)))[None]).softmax(-1)[0] for file in files}
+    return _print_likeliest("image", scores, model, as_json)
+
+
+def _print_likeliest(kind: str, scores: dict[Path, torch.Tensor], model: Any, as_json: bool) -> int:
+    """Print the likeliest classes of each file from its class probabilities (num_classes,)."""
+    labels = model.pretrained_cfg.get("label_names") or [str(i) for i in range(model.num_classes)]
+    rows: list[dict[str, Any]] = []
+    for file, probabilities in scores.items():
+        best = probabilities.topk(min(5, len(labels)))
         top = {labels[int(i)]: float(p) for p, i in zip(best.values, best.indices, strict=True)}
-        rows.append({"image": str(file), "label": next(iter(top)), "top": top})
+        rows.append({kind: str(file), "label": next(iter(top)), "top": top})
     if as_json:
         print_json(rows)
     else:
-        cells = [(row["image"], ", ".join(f"{name} {p:.4f}" for name, p in row["top"].items())) for row in rows]
-        print_table(("image", "likeliest classes"), cells)
+        cells = [(row[kind], ", ".join(f"{name} {p:.4f}" for name, p in row["top"].items())) for row in rows]
+        print_table((kind, "likeliest classes"), cells)
     return 0
 
 
+@torch.no_grad()
+def _classify_videos(model: Any, files: list[Path], as_json: bool) -> int:
+    from blockzoo.tasks.data.video import test_clips
+
+    scores = {file: model(test_clips(file, model.pretrained_cfg)).softmax(-1).mean(0) for file in files}
+    return _print_likeliest("video", scores, model, as_json)
+
+
 def run(args: argparse.Namespace) -> int:
-    """Print the likeliest class of each image or series."""
+    """Print the likeliest class of each image, video or series."""
     model = blockzoo.create_model(args.name, pretrained=True, cache_dir=args.cache_dir).eval()
     if model.modality == "series" and model.task != "classification":
         return predict_table(model, args)
@@ -142,10 +164,12 @@ def run(args: argparse.Namespace) -> int:
         if len(args.file) > 1:
             raise ValueError(f"fields are read from one file, not {len(args.file)}")
         return predict_fields(model, args.file[0], args.out, args.json)
-    if model.task != "classification" or model.modality not in ("image", "series"):
+    if model.task != "classification" or model.modality not in ("image", "series", "video"):
         raise ValueError(f"{args.name} is a model for {model.task}; predict reads files for classification so far")
     if model.modality == "image":
         return _classify_images(model, image_files(args.file), args.json)
+    if model.modality == "video":
+        return _classify_videos(model, image_files(args.file, "video", VIDEO_SUFFIXES), args.json)
     if len(args.file) > 1:
         raise ValueError(f"series are read from one file, not {len(args.file)}")
     path = args.file[0]

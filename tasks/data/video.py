@@ -13,7 +13,7 @@ from blockzoo.tasks.data.clips import crop_boxes, dense_indices, span_of, unifor
 from blockzoo.tasks.data.images import IMAGENET_MEAN, IMAGENET_STD
 from blockzoo.tasks.data.video_io import VIDEO_SUFFIXES, probe, read_frames
 
-__all__ = ["ClipNormalize", "VideoFolder", "VideoList", "clip_augmentation"]
+__all__ = ["ClipNormalize", "VideoFolder", "VideoList", "clip_augmentation", "test_clips"]
 
 Sampling = Literal["dense", "uniform"]
 
@@ -58,6 +58,37 @@ def clip_augmentation(
     if color_jitter:
         steps.append(v2.ColorJitter(color_jitter, color_jitter, color_jitter))
     return v2.Compose(steps)
+
+
+def test_clips(path: str | Path, cfg: dict[str, Any], num_clips: int = 5) -> torch.Tensor:
+    """Clips of a video as some weights want them: spread evenly over it, the centre of each frame.
+
+    Args:
+        path: The file.
+        cfg: The model's `pretrained_cfg`.
+        num_clips: Clips; fewer if the video is short.
+
+    Returns:
+        (num_clips, C, T, H, W), float32.
+
+    Raises:
+        ValueError: The weights want something else than RGB; or the video cannot be read or is shorter than a clip.
+    """
+    chans, num_frames, height, width = cfg["input_size"]
+    if chans != 3:
+        raise ValueError(f"these weights want {chans} channels, of optical flow; only RGB is read from {path}")
+    stride = cfg.get("frame_stride", 1)
+    info, span = probe(path), span_of(num_frames, stride)
+    if info.frames < span:
+        raise ValueError(f"{path} has {info.frames} frames, a clip needs {span}")
+    starts = sorted(set(view_starts(info.frames, span, num_clips)))
+    indices = torch.cat([dense_indices(info.frames, num_frames, stride, start) for start in starts])
+    frames = read_frames(path, indices).permute(0, 3, 1, 2)
+    share = max(height / info.height, width / info.width) / cfg.get("crop_pct", 1.0)
+    size = [max(height, round(info.height * share)), max(width, round(info.width * share))]
+    frames = v2.functional.center_crop(v2.functional.resize(frames, size, antialias=True), [height, width])
+    normalize = ClipNormalize(cfg["mean"], cfg["std"])
+    return torch.stack([normalize(clip) for clip in frames.split(num_frames)])
 
 
 class _Clips(Dataset[dict[str, torch.Tensor]]):
@@ -205,7 +236,8 @@ class VideoFolder(_Videos):
     ) -> None:
         views = (num_frames, stride, sampling, num_clips, num_crops)
         pixels = (img_size, resize, scale, flip, color_jitter, pad_short, mean, std)
-        super().__init__(*views, *pixels, batch_size, num_workers)
+        options: Any = (*views, *pixels, batch_size, num_workers)
+        super().__init__(*options)
         self.root = Path(root)
 
     def setup(self, stage: str) -> None:
@@ -277,7 +309,8 @@ class VideoList(_Videos):
     ) -> None:
         views = (num_frames, stride, sampling, num_clips, num_crops)
         pixels = (img_size, resize, scale, flip, color_jitter, pad_short, mean, std)
-        super().__init__(*views, *pixels, batch_size, num_workers)
+        options: Any = (*views, *pixels, batch_size, num_workers)
+        super().__init__(*options)
         self.lists = {"train": train, "val": val, **({} if test is None else {"test": test})}
         self.root = root
 

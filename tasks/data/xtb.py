@@ -200,10 +200,19 @@ def main(args: Sequence[str] | None = None) -> None:
     for part in PARTS:
         help_ = f"trajectories and frames in each of the {part} part"
         parser.add_argument(f"--{part}", nargs=2, type=int, default=list(getattr(XTBSettings, part)), help=help_)
+    parser.add_argument("--interval", type=int, default=XTBSettings.interval, help="steps of 0.5 fs between frames")
+    parser.add_argument("--equilibration", type=int, default=XTBSettings.equilibration, help="steps before the first")
     parser.add_argument("--seed", type=int, default=0)
     known = parser.parse_args(args)
     counts: Any = {part: tuple(getattr(known, part)) for part in PARTS}
-    settings = XTBSettings(tuple(known.molecules), tuple(known.temperatures), seed=known.seed, **counts)
+    settings = XTBSettings(
+        tuple(known.molecules),
+        tuple(known.temperatures),
+        interval=known.interval,
+        equilibration=known.equilibration,
+        seed=known.seed,
+        **counts,
+    )
     frames = generate(settings, known.cache_dir)
     metadata = {"method": "GFN2-xTB (tblite)", "settings": json.dumps(asdict(settings))}
     save_state_dict(frames, known.out, metadata)

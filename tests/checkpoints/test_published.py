@@ -73,7 +73,7 @@ def test_the_manifest_lists_the_official_weights_of_every_image_family():
     assert {"nextvit", "emov2", "nasnetalarge", "nasnetamobile"} <= families and len(official) >= 20
     for name, item in official.items():
         cfg = blockzoo.get_pretrained_cfg(name)
-        assert cfg.has_weights and cfg.checkpoint == name and 0.7 < item.metric["value"] < 0.9
+        assert cfg.has_weights and cfg.checkpoint == name and 0.7 < item.metric["value"] < 0.95
     assert blockzoo.get_pretrained_cfg("nasnetalarge.cadene_in1k").model_args == {"pool_count": "real"}
     assert blockzoo.get_pretrained_cfg("emov2_5m.in1k_kd_512").input_size == (3, 512, 512)
 

@@ -56,8 +56,8 @@ def test_every_command_explains_itself(call, name):
         (["demo", "--only", "nothing"], "not a shipped checkpoint"),
         (["predict", SHIPPED, "none.csv"], "No such file"),
         (
-            ["predict", "timesnet_forecast", "none.csv"],
-            "no pretrained weights for timesnet_forecast; names with weights: none",
+            ["predict", "fno3d", "none.csv"],
+            "no pretrained weights for fno3d; names with weights: none",
         ),
         (["info", "timesnet_forecast", "--arg", "d_model"], "--arg 'd_model' must be NAME=VALUE"),
         (["export", "timesnet_forecast", "--format", "safetensors", "--out", "no/such/folder/x"], "No such file"),

@@ -172,3 +172,29 @@ def test_reports_and_baselines_of_packaged_sets(tmp_path, monkeypatch, capsys):
     report = json.loads((tmp_path / "base" / "seasonal_naive.json").read_text())
     assert report["last"]["median"] == scores["seasonal naive"]["test/mse"] and report["metric"] == "test/mse"
     assert "season: " in capsys.readouterr().out
+
+
+def test_frequencies_of_m4_are_combined_as_in_the_competition(tmp_path, monkeypatch, capsys):
+    from blockzoo.tasks import series_report
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PL_GLOBAL_SEED", "0")
+    monkeypatch.setenv("PL_SEED_WORKERS", "0")
+    rng, rows = np.random.default_rng(0), {}
+    for frequency, count, horizon in (("Yearly", 3, 6), ("Weekly", 2, 13)):
+        series = (50 + rng.normal(0, 1, (count, 40)).cumsum(1)).round(2)
+        for part, values in (("train", series[:, :-horizon]), ("test", series[:, -horizon:])):
+            lines = [",".join([f"{frequency[0]}{i}", *map(str, row)]) for i, row in enumerate(values.tolist())]
+            header = ",".join(f"V{i + 1}" for i in range(values.shape[1] + 1))
+            (tmp_path / f"{frequency}-{part}.csv").write_text("\n".join([header, *lines]))
+        small = [f"--model.model_kwargs.{pair}" for pair in SMALL]
+        config = f"timesnet/m4_{frequency.lower()}"
+        fitted = run(["fit", "--config", config, "--data.path=.", "--trainer.max_epochs=1",
+                      "--trainer.log_every_n_steps=1", *QUIET, *small])  # fmt: skip
+        rows[frequency] = {key: float(value) for key, value in fitted.trainer.callback_metrics.items()}
+    assert series_report.main([str(path) for path in sorted(tmp_path.glob("runs/timesnet_m4_*/version_0"))]) == []
+    printed = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    average = next(line for line in printed if line[0] == "Average")
+    for place, name in ((1, "smape"), (2, "mase")):
+        expected = (3 * rows["Yearly"][f"test/{name}"] + 2 * rows["Weekly"][f"test/{name}"]) / 5
+        assert float(average[place]) == pytest.approx(expected, abs=2e-3)

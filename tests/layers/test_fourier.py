@@ -51,10 +51,11 @@ def test_resampling_keeps_the_values_of_every_second_point():
 
 
 def test_the_form_is_chosen_by_cost_type_and_autocast():
-    x = torch.zeros(1, 64, 64, 4)
+    x, size = torch.zeros(1, 256, 256, 1), (256, 256)
+    few, many, all_of_them = (kept_bands(size, (m, m)) for m in (64, 192, 256))
+    assert uses_dft(size, many, x) and not uses_dft(size, all_of_them, x)  # training
     with torch.no_grad():
-        few, all_of_them = (kept_bands((64, 64), (m, m)) for m in (8, 64))
-        assert uses_dft((64, 64), few, x) and not uses_dft((64, 64), all_of_them, x)
-        assert uses_dft((64, 64), all_of_them, x.bfloat16())
+        assert uses_dft(size, few, x) and not uses_dft(size, many, x)
+        assert uses_dft(size, all_of_them, x.bfloat16())
         with torch.autocast("cpu"):
-            assert uses_dft((64, 64), all_of_them, x)
+            assert uses_dft(size, all_of_them, x)

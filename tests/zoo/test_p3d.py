@@ -7,6 +7,7 @@ import timm
 import torch
 
 import blockzoo
+from blockzoo import p3d
 from blockzoo.layers.conv_norm_act import set_conv_norm_mode
 from blockzoo.p3d import inflate_resnet
 from blockzoo.tasks.commands.bench_p3d import PlainP3D
@@ -131,6 +132,18 @@ def test_deploy_and_float64(kwargs):
     after = model.deploy()(x)
     torch.testing.assert_close(after, before, rtol=1e-9, atol=1e-9)
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules())
+
+
+@torch.no_grad()
+def test_large_clips_go_through_the_first_stages_one_by_one(monkeypatch):
+    model = small().deploy()
+    x = torch.randn(5, 3, 9, 33, 20)
+    wanted = model(x)
+    seen = []
+    model.stem.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
+    monkeypatch.setattr(p3d, "_PIXELS_AT_ONCE", 2 * 9 * 33 * 20)
+    assert close(model(x), wanted)
+    assert seen == [2, 2, 1]
 
 
 @torch.no_grad()
@@ -277,7 +290,7 @@ def test_errors_name_the_argument():
 
 @torch.no_grad()
 def test_compile_and_export():
-    model = small(depths=(1, 2, 1, 1))
+    model = small(depths=(1, 1, 1, 1))
     x = torch.randn(2, 3, 8, 24, 24)
     wanted = model(x)
     exported = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim("batch", min=2, max=8)},))
@@ -290,7 +303,7 @@ def test_compile_and_export():
 def test_onnx(tmp_path):
     pytest.importorskip("onnxscript", reason="needs the extra 'export'")
     runtime = pytest.importorskip("onnxruntime", reason="needs the extra 'export'")
-    model = small(depths=(1, 2, 1, 1)).deploy()
+    model = small(depths=(1, 1, 1, 1)).deploy()
     x = torch.randn(1, 3, 8, 24, 24)
     path = str(tmp_path / "p3d.onnx")
     torch.onnx.export(model, (x,), path, dynamo=True, verbose=False)

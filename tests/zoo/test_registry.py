@@ -34,7 +34,7 @@ def test_listing_follows_filters():
 def test_configurations_are_copies_that_serialise():
     cfg = blockzoo.get_pretrained_cfg("timesnet_forecast")
     cfg.input_size = (1, 1)
-    assert blockzoo.get_pretrained_cfg("timesnet_forecast").input_size == (96, 7)
+    assert blockzoo.get_pretrained_cfg("timesnet_forecast").input_size == (36, 1)  # of the tag with weights
     assert json.loads(json.dumps(cfg.to_dict()))["input_axes"] == "TC"
 
 
@@ -48,7 +48,7 @@ def test_configurations_are_copies_that_serialise():
         ("org/name", {}, ValueError, "hf-hub:org/name"),
         ("ftp:org/name", {}, ValueError, "Unknown model source 'ftp'"),
         ("timesnet_forecast", {"d_modle": 3}, TypeError, "'d_modle'; did you mean 'd_model'.*it takes seq_len"),
-        ("timesnet_forecast", {"pretrained": True}, RuntimeError, "no pretrained weights for timesnet_forecast"),
+        ("fno3d", {"pretrained": True}, RuntimeError, "no pretrained weights for fno3d"),
         ("timesnet_forecast", {"pretrained_cfg_overlay": {"foo": 1}}, TypeError, "unknown entry 'foo'"),
     ],
 )  # fmt: skip

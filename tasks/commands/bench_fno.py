@@ -1,0 +1,267 @@
+"""Fourier neural operators against the plain formulation and neuraloperator: `blockzoo bench fno` and `multigrid`.
+
+`fno` times the spectral layer and the whole model, forward and training step, and measures the memory of each at its
+peak. The plain formulation is "rfftn, einsum with complex weights, irfftn" on fields with channels first, written here;
+neuraloperator's own code is measured too where it is installed. All variants have the same weights, their outputs are
+compared first, and they run turn by turn in one process; memory is that of a fresh process for each.
+
+`multigrid` measures a training step on one field of 1024 x 1024 points, whole and on 4 x 4 multi-grid patches.
+"""
+
+import argparse
+import importlib.util
+import json
+import resource
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import blockzoo
+from blockzoo.layers.spectral_conv import SpectralConv
+from blockzoo.tasks.commands.output import parse_model_args, print_json, print_table
+
+__all__ = ["SUITES", "PlainFNO", "plain_spectral_conv", "run"]
+
+SUITES = ("fno", "multigrid")
+
+LAYERS = [(n, m) for n in (64, 128, 256, 512) for m in (8, 16, 32, 64)]
+MODELS = [(64, 16), (128, 16), (128, 32), (256, 16), (256, 32)]
+POINTS = 65536
+"""Points of all samples of a batch together, as near as whole samples allow."""
+
+
+def plain_spectral_conv(conv: SpectralConv, x: torch.Tensor) -> torch.Tensor:
+    """The function of a layer with dense weights for 2-D fields (B, C, H, W), step by step with complex numbers."""
+    assert conv.weight is not None and conv.bias is not None
+    weight = torch.view_as_complex(conv.weight.tensor.tensor.permute(2, 3, 0, 1, 4).contiguous())
+    rows, columns = weight.shape[2:]
+    spectrum = torch.fft.fftshift(torch.fft.rfftn(x, dim=(2, 3), norm="forward"), dim=2)
+    first = x.shape[2] // 2 - rows // 2
+    kept = torch.zeros(len(x), weight.shape[1], *spectrum.shape[2:], dtype=spectrum.dtype)
+    kept[:, :, first : first + rows, :columns] = torch.einsum(
+        "bixy,ioxy->boxy", spectrum[:, :, first : first + rows, :columns], weight
+    )
+    y = torch.fft.irfftn(torch.fft.ifftshift(kept, dim=2), s=x.shape[2:], dim=(2, 3), norm="forward")
+    return y + conv.bias[:, None, None]
+
+
+def _pointwise(layer: nn.Linear, x: torch.Tensor) -> torch.Tensor:
+    """A linear map over channels as a convolution of width 1."""
+    return F.conv1d(x.flatten(2), layer.weight[..., None], layer.bias).unflatten(2, x.shape[2:])
+
+
+class PlainFNO(nn.Module):
+    """A 2-D FNO with default options, layer by layer, on the weights of one of ours."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) -> (B, C', H, W)."""
+        axes = [torch.arange(n) / n for n in x.shape[2:]]
+        grid = torch.stack(torch.meshgrid(*axes, indexing="ij")).expand(len(x), 2, *x.shape[2:])
+        x = self._mlp(self.model.lifting, torch.cat([x, grid], 1))
+        last = self.model.blocks[-1]
+        for block in self.model.blocks:
+            skip, gate = _pointwise(block.fno_skip, x), block.mlp_skip.weight[:, None, None] * x
+            x = plain_spectral_conv(block.spectral, x) + skip
+            x = x if block is last else F.gelu(x)
+            x = self._mlp(block.mlp, x) + gate
+            x = x if block is last else F.gelu(x)
+        return self._mlp(self.model.projection, x)
+
+    @staticmethod
+    def _mlp(mlp: Any, x: torch.Tensor) -> torch.Tensor:
+        return _pointwise(mlp.layers[1], F.gelu(_pointwise(mlp.layers[0], x)))
+
+
+def has_neuraloperator() -> bool:
+    """Whether its package is there."""
+    return importlib.util.find_spec("neuralop") is not None
+
+
+def make_layers(modes: int, width: int) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
+    """The spectral layer in each formulation, on the same weights."""
+    torch.manual_seed(0)
+    ours = SpectralConv(width, width, (modes, modes))
+    layers: dict[str, Any] = {"plain": partial(plain_spectral_conv, ours)}
+    if has_neuraloperator():
+        from neuralop.layers.spectral_convolution import SpectralConv as Theirs
+
+        theirs = Theirs(width, width, (modes, modes))
+        assert ours.weight is not None and ours.bias is not None
+        with torch.no_grad():
+            theirs.weight.tensor.copy_(
+                torch.view_as_complex(ours.weight.tensor.tensor.permute(2, 3, 0, 1, 4).contiguous())
+            )
+            theirs.bias.copy_(ours.bias[:, None, None])
+        layers["neuraloperator"] = theirs
+    layers["blockzoo"] = ours
+    layers["blockzoo, channels last"] = ours.channels_last
+    for backend in ("dft", "fft"):
+        other = SpectralConv(width, width, (modes, modes), backend=backend)
+        other.load_state_dict(ours.state_dict())
+        layers[f"blockzoo, {backend}"] = other
+    return layers
+
+
+def make_models(modes: int, width: int, options: dict[str, Any]) -> dict[str, nn.Module]:
+    """The whole model in each formulation, on the same weights."""
+    torch.manual_seed(0)
+    options = {"n_modes": (modes, modes), "hidden_channels": width, **options}
+    ours = blockzoo.create_model("fno2d", **options)
+    models: dict[str, nn.Module] = {}
+    if not options.get("factorization"):
+        models["plain"] = PlainFNO(ours)
+    if has_neuraloperator():
+        from neuralop.models import FNO, TFNO
+
+        cls = TFNO if options.get("factorization") else FNO
+        models["neuraloperator"] = cls(in_channels=1, out_channels=1, **options)
+        ours.load_state_dict(blockzoo.convert_state_dict(ours, models["neuraloperator"].state_dict()))
+    return {**models, "blockzoo": ours}
+
+
+def _step(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> None:
+    x.grad = None
+    if isinstance(function, nn.Module):
+        function.zero_grad()
+    function(x).square().mean().backward()
+
+
+def _forward(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return function(x)
+
+
+def _rows(
+    what: str, variants: dict[str, Any], x: torch.Tensor, runs: int, about: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Compare outputs, time every variant, and give a row for each."""
+    from blockzoo.tasks.commands.bench import interleaved
+
+    last = x.movedim(1, -1).contiguous()
+    inputs = {name: last if name.endswith("channels last") else x for name in variants}
+    reference = _forward(variants["blockzoo"], x)
+    for name, variant in variants.items():
+        y = _forward(variant, inputs[name])
+        y = y.movedim(-1, 1) if name.endswith("channels last") else y
+        scale = float(reference.std())
+        torch.testing.assert_close(y, reference, rtol=0, atol=1e-3 * scale, msg=f"{name} differs")
+    times = {"forward": interleaved({k: partial(_forward, v, inputs[k]) for k, v in variants.items()}, runs)}
+    if what == "layer":
+        inputs = {name: value.clone().requires_grad_() for name, value in inputs.items()}
+    times["training"] = interleaved({k: partial(_step, v, inputs[k]) for k, v in variants.items()}, runs)
+    rows = []
+    base = "neuraloperator" if "neuraloperator" in variants else "plain"
+    for phase, found in times.items():
+        middle = {name: statistics.median(values) for name, values in found.items()}
+        for name, ms in middle.items():
+            rows.append(
+                {"what": what, **about, "phase": phase, "variant": name, "ms": ms, "speedup": middle[base] / ms}
+            )
+    return rows
+
+
+def peak_megabytes(job: dict[str, Any]) -> float:
+    """Memory at its peak of one pass in this process, above what it had before."""
+    torch.set_num_threads(1)
+    x = torch.randn(job["batch"], 1, job["n"], job["n"])
+    if job["variant"].startswith("multigrid"):
+        options = {"levels": 2, "padding_fraction": 0.0625, "factorization": None}
+        model = blockzoo.create_model(
+            "mg_tfno2d", n_modes=(job["modes"],) * 2, hidden_channels=job["width"], **options, **job["options"]
+        )
+    else:
+        model = make_models(job["modes"], job["width"], job["options"])[job["variant"]]
+    function = _step if job["phase"] == "training" else _forward
+    small = x[..., :64, :64]
+    function(model, small)  # libraries load what they need
+    before = _memory(reset=True)
+    function(model, x)
+    return (_memory() - before) / 1e6
+
+
+def _memory(reset: bool = False) -> int:
+    """Bytes of this process at the peak since the last reset; where that cannot be reset, since its start."""
+    status, clear = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    if reset:
+        clear.write_text("5")
+    line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
+
+
+def _measured(job: dict[str, Any]) -> dict[str, Any]:
+    """Peak memory and time of a job in a fresh process."""
+    command = [sys.executable, "-m", __name__, json.dumps(job)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise RuntimeError(f"measuring {job} failed:\n{result.stderr[-2000:]}")
+    shown = {key: job[key] for key in ("n", "modes", "width", "batch", "phase", "variant")}
+    return {"what": "peak memory", **shown, "MB": float(result.stdout.split()[-1])}
+
+
+def _fno(args: argparse.Namespace, options: dict[str, Any]) -> list[dict[str, Any]]:
+    width = int(options.pop("hidden_channels", 32))
+    rows = []
+    for n, modes in LAYERS:
+        batch = args.batch_size or max(1, POINTS // n**2)
+        about = {"n": n, "modes": modes, "width": width, "batch": batch}
+        x = torch.randn(batch, width, n, n)
+        rows += _rows("layer", make_layers(modes, width), x, args.runs, about)
+    for n, modes in MODELS:
+        batch = args.batch_size or max(1, POINTS // n**2)
+        about = {"n": n, "modes": modes, "width": width, "batch": batch}
+        x = torch.randn(batch, 1, n, n)
+        rows += _rows("model", make_models(modes, width, options), x, args.runs, about)
+    for n, modes in MODELS[1:4:2]:
+        batch = args.batch_size or max(1, POINTS // n**2)
+        for phase in ("forward", "training"):
+            for variant in make_models(modes, width, options):
+                job = {"n": n, "modes": modes, "width": width, "batch": batch, "phase": phase, "variant": variant}
+                rows.append(_measured({**job, "options": options}))
+    return rows
+
+
+def _multigrid(options: dict[str, Any]) -> list[dict[str, Any]]:
+    width = int(options.pop("hidden_channels", 32))
+    rows = []
+    base = {"n": 1024, "modes": 16, "width": width, "batch": 1, "phase": "training"}
+    for variant, more in (
+        ("blockzoo", {}),
+        ("multigrid, all patches at once", {}),
+        ("multigrid, 4 patches at a time", {"patches_per_step": 4}),
+        ("multigrid, 1 patch at a time", {"patches_per_step": 1}),
+    ):
+        rows.append(_measured({**base, "variant": variant, "options": {**options, **more}}))
+    return rows
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure and print."""
+    options = parse_model_args(args.arg)
+    rows = _multigrid(options) if args.name == "multigrid" else _fno(args, options)
+    if args.json:
+        print_json({"torch": torch.__version__, "threads": torch.get_num_threads(), "rows": rows})
+        return 0
+    for what in dict.fromkeys(row["what"] for row in rows):
+        chosen = [row for row in rows if row["what"] == what]
+        cells = [[f"{v:.2f}" if isinstance(v, float) else v for v in row.values()] for row in chosen]
+        title = f"{what}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+        print_table(list(chosen[0]), cells, title=title)
+    return 0
+
+
+if __name__ == "__main__":
+    print(peak_megabytes(json.loads(sys.argv[1])))
