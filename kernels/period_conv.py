@@ -11,7 +11,7 @@ last row takes part in the second convolution with its non-zero intermediate val
     x: (B, T, C) float, periods: (k,) or (B, k) int64, weights: (B, k), w1: (F, C, K, K), w2: (C, F, K, K) -> (B, T, C)
 
 Cost of one period: 2 K^2 C F multiply-adds per step; bytes: x, y and the weights once, and the (B, F, T) intermediate
-twice. Two forms compute it:
+twice. Three forms compute it:
 
 * `period_conv_folded` really folds. The periods become Python integers, so that each image has its true shape and
   kernel taps that can only meet zero padding are cut off: |row| >= n or |column| >= p. It is for a CPU,
@@ -20,6 +20,8 @@ twice. Two forms compute it:
   them, the K rows around each position are gathered, and one convolution with stride K over that axis does the rest for
   all periods together. No value of `periods` reaches the host, so it neither synchronises a device nor breaks a
   `torch.compile` or `torch.export` graph.
+* `period_conv_fused` convolves the series itself, by the Triton kernels of `blockzoo.kernels.fold_conv`: one launch for
+  each of the two convolutions, whatever the periods.
 
 Source: "TimesNet: Temporal 2D-Variation Modeling for General Time Series Analysis" (2023), section 3.2.
 """
@@ -27,7 +29,10 @@ Source: "TimesNet: Temporal 2D-Variation Modeling for General Time Series Analys
 import torch
 import torch.nn.functional as F
 
-__all__ = ["period_candidates", "period_conv", "period_conv_folded", "period_conv_gathered"]
+from blockzoo.kernels._dispatch import autocast_dtype, use_kernel
+from blockzoo.kernels.fold_conv import fold_conv
+
+__all__ = ["period_candidates", "period_conv", "period_conv_folded", "period_conv_fused", "period_conv_gathered"]
 
 
 def period_candidates(num_steps: int) -> list[int]:
@@ -59,6 +64,8 @@ def period_conv(
     Returns:
         (B, T, C), in the dtype of the convolutions.
     """
+    if use_kernel("fold_conv", x):
+        return period_conv_fused(x, periods, weights, w1, b1, w2, b2)
     host_periods = x.device.type == "cpu" and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
     form = period_conv_folded if host_periods else period_conv_gathered
     return form(x, periods, weights, w1, b1, w2, b2)
@@ -158,6 +165,30 @@ def period_conv_gathered(
     slot_of_time = time // p * (p + half) + time % p
     index = slot_of_time[:, None].expand(batch, image.shape[1], -1, -1)
     return torch.einsum("bckt,bk->btc", image.gather(3, index), weights.to(image.dtype))
+
+
+def period_conv_fused(
+    x: torch.Tensor,
+    periods: torch.Tensor,
+    weights: torch.Tensor,
+    w1: torch.Tensor,
+    b1: torch.Tensor,
+    w2: torch.Tensor,
+    b2: torch.Tensor,
+) -> torch.Tensor:
+    """`period_conv` by the operator `fold_conv`; shapes depend on the length of the series alone.
+
+    Memory: the intermediate, (B, k, S, F) for images of up to S < 2 T slots, and nothing of the kernel's size.
+    """
+    batch, steps, _ = x.shape
+    slots = max(-(-steps // period) * period for period in period_candidates(steps))
+    periods = periods.expand(batch, -1)
+    dtype = autocast_dtype(x)
+    x, w1, b1, w2, b2 = (tensor.to(dtype) for tensor in (x, w1, b1, w2, b2))
+    series = x.unsqueeze(1).expand(-1, periods.shape[1], -1, -1)
+    hidden = F.gelu(fold_conv(series, w1.permute(2, 3, 1, 0), b1, periods, steps, slots))
+    image = fold_conv(hidden, w2.permute(2, 3, 1, 0), b2, periods, steps, steps)
+    return torch.einsum("bktc,bk->btc", image, weights.to(dtype))
 
 
 def _gather_conv(x: torch.Tensor, source: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:

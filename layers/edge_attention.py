@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from blockzoo.kernels.edge_product import Segments, edge_product
 from blockzoo.layers.irreps import IrrepsLinear
 from blockzoo.layers.radial import RadialMLP
 from blockzoo.layers.segment import segment_softmax, segment_sum
@@ -28,6 +29,7 @@ class Edges(NamedTuple):
         radial: Radial basis, (E, K).
         envelope: Smooth cutoff, (E, 1), or None.
         num_nodes: Number of nodes.
+        incoming: The edges sorted by receiver, for kernels; None where none is used.
     """
 
     sender: torch.Tensor
@@ -36,6 +38,7 @@ class Edges(NamedTuple):
     radial: torch.Tensor
     envelope: torch.Tensor | None
     num_nodes: int
+    incoming: Segments | None = None
 
 
 def _edge_weight(mlp: RadialMLP, edges: Edges) -> torch.Tensor:
@@ -149,8 +152,10 @@ class EdgeAttention(nn.Module):
         others = others * (gates.sigmoid() * weight).unsqueeze(1).to(others.dtype)
         scalar = (F.silu(scalar) * weight).unsqueeze(1).to(others.dtype)
         matrix = edges.matrix[:, :1] if self.scalars_only else edges.matrix
-        value = torch.bmm(matrix.to(others.dtype), torch.cat([scalar, others], 1))
-        return self.proj(segment_sum(value, receiver, count))
+        matrix, message = matrix.to(others.dtype), torch.cat([scalar, others], 1)
+        if edges.incoming is not None:
+            return self.proj(edge_product(message, matrix, reduce=edges.incoming))
+        return self.proj(segment_sum(torch.bmm(matrix, message), receiver, count))
 
     def _logits(self, x: torch.Tensor) -> torch.Tensor:
         """Products of `smooth_leaky_relu(x)`, slope 0.2, with the heads' vectors: (E, C) -> (E, H).

@@ -16,6 +16,9 @@ import torch.nn.functional as F
 from timm.layers import LayerScale
 from torch import nn
 
+from blockzoo.kernels._dispatch import use_kernel
+from blockzoo.kernels.residual_norm import residual_norm
+
 __all__ = ["DeployedRecurrentBlock", "RecurrentBlock", "SwiGLU"]
 
 EPS = 1e-5
@@ -126,6 +129,9 @@ class RecurrentBlock(nn.Module):
 
     def apply_scaled(self, x: torch.Tensor, scales: torch.Tensor | None) -> torch.Tensor:
         """Apply to tokens (B, N, dim) with scales (1 or B, 3, dim), see `scales`; None for an autonomous block."""
+        if not torch.jit.is_scripting() and use_kernel("residual_norm", x):
+            if scales is None or scales.shape[0] == 1:
+                return self._apply_fused(x, None if scales is None else scales[0])
         if scales is None:
             x = x + self.ls1(self.attn(self.norm1(x)))
             return x + self.ls2(self.mlp(self.norm2(x)))
@@ -133,6 +139,19 @@ class RecurrentBlock(nn.Module):
         x = x + s1 * self.ls1(self.attn(self.norm1(x)))
         x = x + s2 * self.ls2(self.mlp(self.norm2(x)))
         return s3 * x
+
+    def _apply_fused(self, x: torch.Tensor, scales: torch.Tensor | None) -> torch.Tensor:
+        """The same with scales (3, dim), the first sum and the norm behind it in one pass."""
+        gains: list[torch.Tensor | None] = [
+            layer.gamma if isinstance(layer, LayerScale) else None for layer in (self.ls1, self.ls2)
+        ]
+        if scales is not None:
+            gains = [scales[i] if gain is None else scales[i] * gain for i, gain in enumerate(gains)]
+        branch = self.attn(self.norm1(x)).to(x.dtype)
+        x, normed = residual_norm(x, branch, gains[0], None, self.norm2.weight, self.norm2.bias, EPS)
+        branch = self.mlp(normed)
+        x = x + (branch if gains[1] is None else gains[1] * branch)
+        return x if scales is None else scales[2] * x
 
 
 class DeployedRecurrentBlock(nn.Module):
@@ -192,6 +211,11 @@ class DeployedRecurrentBlock(nn.Module):
         q, k, v = _heads(self.qkv(F.layer_norm(x, width, None, None, self.eps)), self.num_heads)
         y = F.scaled_dot_product_attention(q, k, v, scale=1.0)
         y = self.proj(y.transpose(1, 2).flatten(2))
+        if not torch.jit.is_scripting() and use_kernel("residual_norm", x):
+            table = self.table[depth - self.first] if self.depth_scale else None
+            x, normed = residual_norm(x, y.to(x.dtype), None if table is None else table[0], eps=EPS)
+            y = self.fc2(self.act(self.fc1(normed)))
+            return x + y if table is None else torch.addcmul(x * table[2], y, table[1])
         if self.depth_scale:
             table = self.table[depth - self.first]
             x = torch.addcmul(x, y, table[0])

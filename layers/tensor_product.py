@@ -19,6 +19,8 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from blockzoo.kernels._dispatch import use_kernel
+from blockzoo.kernels.low_rank_product import low_rank_product
 from blockzoo.layers.constants import ExactConstants
 from blockzoo.layers.coupling import Parity, clebsch_gordan_tensor, paths, sphere_grid
 from blockzoo.layers.cp_factors import cp_factors
@@ -182,6 +184,8 @@ class LowRankProduct(ExactConstants):
     def forward(self, x1: torch.Tensor, x2: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
         """Couple two features; see `ClebschGordanProduct.forward`."""
         _check_inputs(x1, x2, (self.a.shape[0], self.b.shape[0]), self.mode)
+        if self.mode == "uuu" and weight is None and use_kernel("low_rank_product", x1):
+            return low_rank_product(x1, x2, self.a, self.b, self.c)
         f, g = self.a.T.to(x1.dtype) @ x1, self.b.T.to(x2.dtype) @ x2
         product = _connect(f, g, self.mode, weight)
         return self.c.to(product.dtype) @ product

@@ -75,8 +75,8 @@ class RaptorDistillation(Task):
     - "joint", the second: all layers in a free run from the embedded tokens.
 
     Logged are `loss` (that of the stage; evaluation has r = 0), and in evaluation `r2_last` and `r2_mean`, the R² of a
-    free run (`LayerR2`), and, for a model with a classifier and batches with labels, `acc` with the teacher's head as it
-    is and `acc_teacher`.
+    free run (`LayerR2`), and, for a model with a classifier and batches with labels, `acc` with the teacher's head as
+    it is and `acc_teacher`.
 
     Args:
         stage: "blocks" or "joint".

@@ -28,6 +28,8 @@ from blockzoo._cfg import ZooCfg, from_manifest, graph_cfg, tags_of
 from blockzoo._model import ZooModel
 from blockzoo._registry import register_model
 from blockzoo._tdn_layout import from_official
+from blockzoo.kernels._dispatch import use_kernel
+from blockzoo.kernels.edge_product import make_segments
 from blockzoo.layers.coupling import Parity, clebsch_gordan_tensor, gaunt_tensor
 from blockzoo.layers.cp_factors import cp_factors
 from blockzoo.layers.edge_attention import EdgeAttention, EdgeDegree, Edges
@@ -282,7 +284,9 @@ class TDN(ZooModel):
         distance = vectors.square().sum(-1).clamp_min(1e-20).sqrt()
         matrix = self.product.matrix(spherical_harmonics(vectors, self.l_max))
         envelope = polynomial_envelope(distance, self.cutoff).unsqueeze(1) if self.smooth_cutoff else None
-        return Edges(edge_index[0], edge_index[1], matrix, self.basis(distance), envelope, num_nodes)
+        sender, receiver = edge_index.unbind(0)
+        incoming = make_segments(receiver, num_nodes) if use_kernel("edge_product", matrix) else None
+        return Edges(sender, receiver, matrix, self.basis(distance), envelope, num_nodes, incoming)
 
     def _nodes(self, atomic_numbers: torch.Tensor, edges: Edges) -> torch.Tensor:
         """Features (N, d, C) behind the last norm; (N, 1, C) if only scalars are read."""

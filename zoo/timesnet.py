@@ -26,6 +26,8 @@ from blockzoo._builder import build_model
 from blockzoo._cfg import ZooCfg, from_manifest, series_cfg
 from blockzoo._model import ZooModel
 from blockzoo._registry import register_model
+from blockzoo.kernels._dispatch import use_kernel
+from blockzoo.kernels.residual_norm import residual_norm
 from blockzoo.layers.period import PeriodBlock, PeriodScope
 from blockzoo.layers.series_embed import SeriesEmbedding
 from blockzoo.layers.series_norm import standardize_series
@@ -138,7 +140,11 @@ class TimesNet(ZooModel):
                 y = checkpoint(block, x, use_reentrant=False)
             else:
                 y = block(x)
-            x = self.norm(x + drop_path(y))
+            y = drop_path(y)
+            if not torch.jit.is_scripting() and use_kernel("residual_norm", x):
+                x = residual_norm(x, y.to(x.dtype), None, None, self.norm.weight, self.norm.bias, self.norm.eps)[1]
+            else:
+                x = self.norm(x + y)
             outputs.append(x)
         return outputs
 

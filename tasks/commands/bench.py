@@ -15,9 +15,11 @@ the modes train, eval and tune.
 `blockzoo bench equivariant` measures equivariant products and TDN, see `blockzoo.tasks.commands.bench_equivariant`.
 
 `blockzoo bench raptor` measures Raptors against their teachers.
+`blockzoo bench kernels [--device cuda]` measures kernels, see `blockzoo.tasks.commands.bench_kernels`.
 
 Examples:
   blockzoo bench timesnet
+  blockzoo bench kernels --device cuda --tune --out runs/kernels
   blockzoo bench timesnet_forecast --batch-size 8 --arg d_model=64 --compile
 """
 
@@ -32,7 +34,7 @@ from typing import Any
 import torch
 
 import blockzoo
-from blockzoo.tasks.commands import bench_equivariant, bench_fno, bench_images, bench_raptor
+from blockzoo.tasks.commands import bench_equivariant, bench_fno, bench_images, bench_kernels, bench_raptor
 from blockzoo.tasks.commands.bench_reference import PlainPeriodBlock
 from blockzoo.tasks.commands.output import add_model_args, parse_model_args, print_json, print_table
 
@@ -50,6 +52,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runs", type=int, default=15, help="timed runs of each variant (default: 15)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's own choice)")
     parser.add_argument("--compile", action="store_true", help="also time the model under torch.compile")
+    parser.add_argument("--device", help="cpu or cuda, for kernels (default: cpu)")
+    parser.add_argument("--kernel", help="of kernels, this one only")
+    parser.add_argument("--out", metavar="DIR", help="write results and a picture of kernels there")
+    parser.add_argument("--tune", action="store_true", help="find launch configurations of kernels first")
     parser.add_argument("--json", action="store_true", help="print JSON")
     bench_equivariant.add_arguments(parser)
     add_model_args(parser)
@@ -119,6 +125,8 @@ def run(args: argparse.Namespace) -> int:
     """Measure and print."""
     if args.threads:
         torch.set_num_threads(args.threads)
+    if args.name == "kernels":
+        return bench_kernels.run(args)
     if args.name == "equivariant":
         return bench_equivariant.run(args)
     if args.name in bench_images.SUITES:

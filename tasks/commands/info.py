@@ -26,6 +26,7 @@ def describe(name: str, model_args: dict[str, Any]) -> dict[str, Any]:
 
     import blockzoo
     from blockzoo._registry import family_of
+    from blockzoo.kernels._dispatch import describe as describe_kernels
 
     model = blockzoo.create_model(name, **model_args).eval()
     cfg = blockzoo.get_pretrained_cfg(name)
@@ -43,6 +44,7 @@ def describe(name: str, model_args: dict[str, Any]) -> dict[str, Any]:
         "output": tuple(output.shape) if isinstance(output, torch.Tensor) else str(type(output).__name__),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "macs": counter.get_total_flops() // 2,
+        "kernels": describe_kernels(),
         "arguments": {key: repr(value.default) for key, value in signature.items()},
         "paper": cfg.paper_name,
         "code": cfg.origin_url,
@@ -76,12 +78,13 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json(facts)
         return 0
-    nested = ("arguments", "weights", "inputs")
+    nested = ("arguments", "weights", "inputs", "kernels")
     rows = [
         (key, f"{value:,}" if isinstance(value, int) else value) for key, value in facts.items() if key not in nested
     ]
     rows += [(f"input {key}", shape) for key, shape in facts["inputs"].items()]
     rows += [(f"argument {key}", default) for key, default in facts["arguments"].items()]
+    rows += [(f"kernels {key}", value) for key, value in facts["kernels"].items()]
     for weights in facts["weights"]:
         rows += [(f"weights {weights['tag']}", f"{key}: {value}") for key, value in weights.items() if key != "tag"]
     print_table(("fact", "value"), rows)

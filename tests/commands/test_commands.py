@@ -12,7 +12,7 @@ import torch
 
 from blockzoo.__main__ import COMMANDS, main
 from blockzoo.checkpoints import load_manifest
-from blockzoo.tasks.commands import bench, demo
+from blockzoo.tasks.commands import bench, bench_kernels, demo
 from blockzoo.tasks.commands.output import parse_model_args
 
 SHIPPED = "timesnet_classifier.japanese_vowels"
@@ -75,6 +75,49 @@ def test_listing_filters_and_speaks_json(call):
     assert SHIPPED in [line.split("\t")[0] for line in out.splitlines()]
     _, out, _ = call("list", "--configs")
     assert "timesnet/japanese_vowels\tTimesNet on JapaneseVowels" in out
+
+
+def test_bench_measures_kernels_after_checking_them(call, tmp_path, monkeypatch):
+    out = tmp_path / "kernels"
+    code, text, _ = call("bench", "kernels", "--kernel", "residual_norm", "--runs", "2", "--out", str(out))
+    result = json.loads((out / "kernels.json").read_text())
+    assert code == 0 and "residual_norm" in text
+    assert {(row["phase"], row["variant"]) for row in result["rows"]} == {
+        (phase, variant) for phase in ("forward", "training") for variant in ("eager", "ours")
+    }
+    assert all(row["min"] <= row["ms"] <= row["max"] and row["error"] < 1e-5 for row in result["rows"])
+    assert (out / "kernels.png").stat().st_size > 1000 and not list(out.glob(".*"))
+
+    wrong = bench_kernels._residual_norm(1, 2, 3, "cpu")
+    wrong.ours = lambda *inputs: (inputs[0], inputs[0])
+    clock = bench_kernels._Clock("cpu")
+    with pytest.raises(RuntimeError, match="ours is wrong"):
+        list(bench_kernels.measure(wrong, clock, {"rate": 1, "bandwidth": 1}, 1, False))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--device", "tpu"], "--device 'tpu' must be cpu or cuda"),
+        (["--kernel", "softmax"], "--kernel 'softmax' must be one of fold_conv"),
+        (["--tune"], "--tune needs --device cuda and --out"),
+    ],
+)
+def test_bench_of_kernels_names_bad_options(call, options, message):
+    code, _, error = call("bench", "kernels", *options)
+    assert code == 2 and message in error
+
+
+def test_kernels_win_where_they_beat_the_compiled_reference():
+    rows = [("a", 1.3), ("a", 1.0), ("b", 1.5), ("b", 0.9), ("c", 1.1)]
+    rows = [{"kernel": kernel, "variant": "ours", "speedup": ratio} for kernel, ratio in rows]
+    assert bench_kernels.winners(rows) == {"a": True, "b": False, "c": False}
+
+
+def test_info_says_which_kernels_run(call):
+    facts = json.loads(call("info", "timesnet_classifier", *TINY, "--json")[1])["kernels"]
+    assert facts["mode"] == "auto" and set(facts) == {"mode", "triton", "devices", "in use"}
+    assert "kernels mode\tauto" in call("info", "timesnet_classifier", *TINY)[1]
 
 
 def test_info_counts_what_is_there(call):

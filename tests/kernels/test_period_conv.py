@@ -4,7 +4,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from blockzoo.kernels.period_conv import period_candidates, period_conv_folded, period_conv_gathered
+from blockzoo.kernels._dispatch import kernels_as
+from blockzoo.kernels.period_conv import (
+    period_candidates,
+    period_conv,
+    period_conv_folded,
+    period_conv_fused,
+    period_conv_gathered,
+)
+
+FORMS = [period_conv_folded, period_conv_gathered, period_conv_fused]
 
 
 def definition(x, periods, weights, w1, b1, w2, b2):
@@ -35,7 +44,7 @@ def arguments(steps, size, scope, k=3, batch=3):
     return draw(batch, steps, 3), periods, draw(batch, k).softmax(1), *weights
 
 
-@pytest.mark.parametrize("form", [period_conv_folded, period_conv_gathered])
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("scope", ["batch", "sample"])
 @pytest.mark.parametrize(("steps", "size"), [(2, 3), (3, 11), (29, 11), (30, 1), (64, 5), (97, 11)])
 def test_forms_equal_the_definition(form, scope, steps, size):
@@ -43,7 +52,7 @@ def test_forms_equal_the_definition(form, scope, steps, size):
     torch.testing.assert_close(form(*args), definition(*args), rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("form", [period_conv_folded, period_conv_gathered])
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("scope", ["batch", "sample"])
 def test_gradients(form, scope):
     x, periods, weights, *parameters = arguments(9, 3, scope, k=2, batch=2)
@@ -54,3 +63,20 @@ def test_gradients(form, scope):
 def test_candidates_are_all_periods_of_all_frequencies():
     assert period_candidates(10) == [2, 3, 5, 10]
     assert period_candidates(2) == [2]
+
+
+@pytest.mark.parametrize("mode", ["auto", "torch", "triton"])
+def test_any_dispatch_compiles_exports_and_gives_the_same(mode):
+    class Layer(torch.nn.Module):
+        def forward(self, *args):
+            return period_conv(*args)
+
+    args = [a.float() if a.is_floating_point() else a for a in arguments(11, 3, "sample", k=2, batch=2)]
+    expected = period_conv_gathered(*args)
+    with kernels_as(mode):
+        torch.testing.assert_close(period_conv(*args), expected)
+        compiled = torch.compile(Layer(), fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(compiled(*args), expected)
+        program = torch.export.export(Layer(), tuple(args))
+        torch.testing.assert_close(program.module()(*args), expected)
+    assert not any("blockzoo" in str(node.target) for node in program.graph.nodes)
