@@ -94,7 +94,7 @@ def _row(result: Result) -> str:
 def _checkpoint(result: Result) -> str:
     name = result.artifact.name
     snippet = f'import blockzoo\n\nmodel = blockzoo.create_model("{name}", pretrained=True).eval()\n'
-    snippet += "logits = model(**model.example_inputs(batch_size=4))"
+    snippet += "outputs = model(**model.example_inputs(batch_size=4))"
     sections = "".join(f"<h3>{html.escape(title)}</h3>{content}" for title, content in result.sections)
     return f"""<section id="{html.escape(name)}">
 <h2>{html.escape(name)}</h2>
