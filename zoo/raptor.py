@@ -80,8 +80,8 @@ class Raptor(ZooModel):
     """See the module's docstring.
 
     Args:
-        teacher: Name of a timm ViT (`VisionTransformer` and subclasses) or such a model, whose embedding, final norm and
-            head are copied; None to build them from the arguments below, in the form of DINOv2.
+        teacher: Name of a timm ViT (`VisionTransformer` and subclasses) or such a model, whose embedding, final norm
+            and head are copied; None to build them from the arguments below, in the form of DINOv2.
         teacher_kwargs: Further arguments for building the teacher by name.
         teacher_pretrained: Start from the teacher's published weights.
         teacher_checkpoint: Or from the weights in this file.

@@ -123,9 +123,7 @@ class DarcyFlow(FieldData):
         ValueError: `val_size` leaves no training samples.
     """
 
-    def __init__(
-        self, val_size: int = 0, transpose: bool = False, batch_size: int = 32, num_workers: int = 0
-    ) -> None:
+    def __init__(self, val_size: int = 0, transpose: bool = False, batch_size: int = 32, num_workers: int = 0) -> None:
         super().__init__(batch_size, num_workers)
         if not 0 <= val_size < 1000:
             raise ValueError(f"val_size={val_size} must be from 0 to 999")

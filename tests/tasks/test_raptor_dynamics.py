@@ -62,7 +62,8 @@ def test_all_quantities_have_their_stored_values(golden, runs):
     found["r2_per_layer_variance_weighted"] = dynamics.layer_r2(x, y, weighted=True)
     assert {name for name in case.meta["outputs"] if "overcomplete" not in name} == set(found)
     for name, value in found.items():
-        torch.testing.assert_close(value.double(), torch.from_numpy(case.arrays[f"out_{name}"]).double().reshape(value.shape), rtol=1e-5, atol=1e-6)  # fmt: skip
+        stored = torch.from_numpy(case.arrays[f"out_{name}"]).double().reshape(value.shape)
+        torch.testing.assert_close(value.double(), stored, rtol=1e-5, atol=1e-6)
 
 
 def test_a_rotation_has_its_angle_as_speed_and_its_phases_as_eigenvalues():
