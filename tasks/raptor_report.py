@@ -1,7 +1,7 @@
-"""A report on a vision transformer, and on a Raptor of it, as dynamical systems: numbers, figures and a page.
+r"""A report on a vision transformer, and on a Raptor of it, as dynamical systems: numbers, figures and a page.
 
     python -m blockzoo.tasks.raptor_report --teacher vit_small_patch16_224 --pretrained --out report
-    python -m blockzoo.tasks.raptor_report --teacher vit_tiny_patch16_224 --teacher-kwargs '{"img_size": 32}' \\
+    python -m blockzoo.tasks.raptor_report --teacher vit_tiny_patch16_224 --teacher-kwargs '{"img_size": 32}' \
         --checkpoint runs/teacher/version_0/model.safetensors --student runs/raptor/version_0 --out report
 
 Images are those of a folder (`ROOT/CLASS/IMAGE`), or else 200 packaged test images of CIFAR-10, resized to what the
