@@ -278,7 +278,7 @@ class LinearProbe(ImageClassification):
         **kwargs: See `ImageClassification`.
 
     Raises:
-        ValueError: The file lacks weights of the model, or the model has no classifier.
+        ValueError: The file lacks weights of the model.
     """
 
     def __init__(self, *args: Any, backbone_checkpoint: str | None = None, **kwargs: Any) -> None:
@@ -286,8 +286,6 @@ class LinearProbe(ImageClassification):
         heads = self.model.get_classifier()
         heads = heads if isinstance(heads, tuple) else (heads,)
         kept = {id(parameter) for head in heads for parameter in head.parameters()}
-        if not kept:
-            raise ValueError("the model has no classifier: set num_classes in model_kwargs")
         names = [name for name, parameter in self.model.named_parameters() if id(parameter) in kept]
         if backbone_checkpoint:
             content = checkpoints.load_state_dict(backbone_checkpoint)
