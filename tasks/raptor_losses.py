@@ -33,8 +33,8 @@ class TokenLoss:
     """Distance of states from their targets, both (B, tokens, dim).
 
     "mse" is the mean over everything; "weighted" sums the mean squared errors of class token, registers and patches
-    with their weights; "mse_cosine" is half the mean squared error minus half the mean cosine; "cosine" is minus the mean
-    cosine. "cosine_published" has the plus of the authors' code, which pushes states apart; no model was trained so.
+    with their weights; "mse_cosine" is half the mean squared error minus half the mean cosine; "cosine" is minus the
+    mean cosine. "cosine_published" has the plus of the authors' code, which pushes states apart; no model was trained so.
 
     Groups that a teacher lacks are left out of "weighted", and the other weights raised to the same sum.
 
