@@ -34,7 +34,8 @@ class TokenLoss:
 
     "mse" is the mean over everything; "weighted" sums the mean squared errors of class token, registers and patches
     with their weights; "mse_cosine" is half the mean squared error minus half the mean cosine; "cosine" is minus the
-    mean cosine. "cosine_published" has the plus of the authors' code, which pushes states apart; no model was trained so.
+    mean cosine. "cosine_published" has the plus of the authors' code, which pushes states apart; no model was trained
+    so.
 
     Groups that a teacher lacks are left out of "weighted", and the other weights raised to the same sum.
 
