@@ -9,7 +9,7 @@ parameter names and initial values these are. With l the one-based index of the 
 where g1 and g2 are layer scales and s3 scales the whole residual stream. Layer norms have an epsilon of 1e-5.
 """
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -72,6 +72,15 @@ class RecurrentBlock(nn.Module):
     Raises:
         ValueError: `num_heads` is no divisor of `dim`, or `mlp` is unknown.
     """
+
+    if TYPE_CHECKING:  # TorchScript would read these as types of its own
+        norm1: Any
+        norm2: Any
+        attn: Any
+        ls1: Any
+        ls2: Any
+        mlp: Any
+        t_proj: Any
 
     def __init__(
         self,
@@ -168,6 +177,10 @@ class DeployedRecurrentBlock(nn.Module):
         first: First depth at which it is applied, counted from 1.
         last: Last one.
     """
+
+    if TYPE_CHECKING:  # likewise
+        table: torch.Tensor
+        act: Any
 
     def __init__(self, block: RecurrentBlock, first: int, last: int) -> None:
         super().__init__()

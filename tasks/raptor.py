@@ -71,7 +71,7 @@ class RaptorDistillation(Task):
 
     - "blocks", the first stage: every block alone on its own phase, from the teacher's state before it, by
       r * teacher-forced + (1 - r) * free-running loss, where r falls linearly from 1 to 0. Blocks do not meet: training
-      several in one run is training them apart, and gradients are clipped for each alone.
+      several in one run is training them apart, and gradients clipped for each alone.
     - "joint", the second: all layers in a free run from the embedded tokens.
 
     Logged are `loss` (that of the stage; evaluation has r = 0), and in evaluation `r2_last` and `r2_mean`, the R² of a
@@ -119,7 +119,10 @@ class RaptorDistillation(Task):
         self.train_blocks = list(places) if train_blocks is None or stage == "joint" else list(train_blocks)
         if not self.train_blocks or not set(self.train_blocks) <= set(places):
             raise ValueError(f"train_blocks={train_blocks} must be some of {list(places)}")
-        common = {"num_prefix_tokens": model.num_prefix_tokens, "class_token": bool(model.vit.has_class_token)}
+        common: dict[str, Any] = {
+            "num_prefix_tokens": model.num_prefix_tokens,
+            "class_token": bool(model.vit.has_class_token),
+        }
         weights = (token_weights[0], token_weights[1], token_weights[2])
         self.token_loss = TokenLoss(loss, weights, **common)
         self.first_loss = TokenLoss("mse", weights, **common) if last_weighted else self.token_loss
@@ -131,10 +134,10 @@ class RaptorDistillation(Task):
         model.requires_grad_(False)
         for index in self.train_blocks:
             model.blocks[index].requires_grad_(True)
-        self.r2 = nn.ModuleDict(
+        self.r2: Any = nn.ModuleDict(
             {name: LayerR2(model.depth, model.embed_dim) for name in ("val_", "test_")}  # "val" is a method's name
         )
-        self.acc = nn.ModuleDict()
+        self.acc: Any = nn.ModuleDict()
         if model.num_classes > 1:
             args_: dict[str, Any] = {"num_classes": model.num_classes, "average": "micro"}
             names = [f"{stage_}{who}" for stage_ in ("val_", "test_") for who in ("student", "teacher")]

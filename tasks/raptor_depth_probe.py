@@ -87,7 +87,11 @@ class DepthProbe(nn.Module):
         self.register_buffer("centres", (edges[:-1] + edges[1:]) / 2, persistent=False)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Logits (B, num_bins, upsample * rows, upsample * columns) of tokens (B, N, dim), class token first."""
+        """Logits (B, num_bins, upsample * rows, upsample * columns).
+
+        Args:
+            tokens: (B, N, dim), class token first, patches last.
+        """
         rows, columns = self.grid_size
         if tokens.shape[1] <= rows * columns:
             raise ValueError(
@@ -107,7 +111,8 @@ class DepthProbe(nn.Module):
 def depth_loss(prediction: torch.Tensor, depth: torch.Tensor, logits: torch.Tensor, bins: torch.Tensor) -> torch.Tensor:
     """Scale-invariant error of log depth, times 10, plus cross entropy of the bins.
 
-    With d = log(prediction + 0.001) - log(depth + 0.001) over pixels of positive depth, 10 (mean d² - 0.85 (mean d)²).
+    It is 10 (mean d² - 0.85 (mean d)²), d = log(prediction + 0.001) - log(depth + 0.001) over pixels with a depth above
+    0, plus the entropy.
 
     Args:
         prediction: (B, 1, H, W) in metres; resized to the size of `depth`.

@@ -171,7 +171,7 @@ def _summary(found: dict[str, Any]) -> list[str]:
     lines.append("| --- | --- | --- | --- | --- |")
     for name, speeds in found["phase_speed"].items():
         rank = float(found["ranks"][name]["effective_rank"][-1])
-        cells = (found["half_rise"][name], speeds["inside"], speeds["boundary"], rank)
+        cells: tuple[float, ...] = (found["half_rise"][name], speeds["inside"], speeds["boundary"], rank)
         lines.append(f"| {name} | " + " | ".join(f"{cell:.3f}" for cell in cells) + " |")
     lines += ["", "| perturbed at layer | angle at the end over angle then |", "| --- | --- |"]
     lines += [f"| {layer} | {float(value['ratio'][-1]):.3f} |" for layer, value in found["correction"].items()]

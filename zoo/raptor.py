@@ -19,7 +19,7 @@ interpolate with another kernel away from 518 px, which timm does not reproduce,
 
 import copy
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import timm
 import torch
@@ -118,6 +118,13 @@ class Raptor(ZooModel):
     task: ClassVar[str] = "classification"
     modality: ClassVar[str] = "image"
 
+    if TYPE_CHECKING:  # TorchScript would read these as types of its own
+        vit: Any
+        blocks: Any
+        head: Any
+        depth: int
+        embed_dim: int
+
     def __init__(
         self,
         teacher: str | nn.Module | None = None,
@@ -199,7 +206,7 @@ class Raptor(ZooModel):
             {"module": f"layers.{i}", "num_chs": self.embed_dim, "reduction": reduction} for i in range(self.depth)
         ]
         self.head_drop = nn.Dropout(drop_rate)
-        self.head: nn.Module = nn.Identity()
+        self.head = nn.Identity()
         self.joint_pool = False
         self.grad_checkpointing = False
         self.deployed = False
