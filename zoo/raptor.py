@@ -167,11 +167,16 @@ class Raptor(ZooModel):
         if teacher is None:
             if blocks is None and boundaries is None:
                 blocks = 2
-            own = {"patch_size": patch_size, "class_token": class_token, "reg_tokens": reg_tokens, "fc_norm": False}
+            own: dict[str, Any] = {
+                "patch_size": patch_size,
+                "class_token": class_token,
+                "reg_tokens": reg_tokens,
+                "fc_norm": False,
+            }
             own |= {"embed_dim": embed_dim or 384, "num_heads": num_heads or 6, "no_embed_class": reg_tokens > 0}
             own |= {"global_pool": "token" if class_token else "avg"}
-            vit: nn.Module = VisionTransformer(**{**own, **shell}, depth=0)
-            found = (depth or 12, vit.embed_dim, own["num_heads"])
+            vit: Any = VisionTransformer(**{**own, **shell}, depth=0)
+            found: tuple[int, int, int] = (depth or 12, own["embed_dim"], own["num_heads"])
             classes = 1000 if num_classes is None else num_classes
         else:
             if isinstance(teacher, nn.Module):
@@ -184,7 +189,8 @@ class Raptor(ZooModel):
                 raise TypeError(f"teacher={teacher!r} is a {type(vit).__name__}, not a timm VisionTransformer")
             if isinstance(teacher, nn.Module) and (num_classes is not None or global_pool is not None) and not joint:
                 vit.reset_classifier(vit.num_classes if num_classes is None else num_classes, global_pool)
-            found = (len(vit.blocks), vit.embed_dim, vit.blocks[0].attn.num_heads)
+            layers: Any = vit.blocks
+            found = (len(layers), vit.embed_dim, layers[0].attn.num_heads)
             classes = vit.num_classes if num_classes is None else num_classes
             self._check_teacher(str(teacher), found, (depth, embed_dim, num_heads))
         vit.blocks = nn.Sequential()

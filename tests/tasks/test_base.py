@@ -146,7 +146,7 @@ def test_checkpoints_of_the_command_line_bring_their_optimiser_back(zoo):
 def test_a_compiled_model_trains_and_keeps_its_names(fit, monkeypatch):
     # Tracing is the model's part of it; code generation takes a minute and is tested by torch.
     compile_with = torch.nn.Module.compile
-    monkeypatch.setattr(TimesNetClassifier, "compile", lambda model: compile_with(model, backend="eager"))
+    monkeypatch.setattr(TimesNetClassifier, "compile", lambda model, **kwargs: compile_with(model, backend="eager"))
     module = task(compile=True, lr=0.01)
     fit(module, limit_train_batches=2)
     assert set(module.model.state_dict()) == set(task().model.state_dict()) and module.model._compiled_call_impl
