@@ -167,11 +167,16 @@ class Raptor(ZooModel):
         if teacher is None:
             if blocks is None and boundaries is None:
                 blocks = 2
-            own = {"patch_size": patch_size, "class_token": class_token, "reg_tokens": reg_tokens, "fc_norm": False}
+            own: dict[str, Any] = {
+                "patch_size": patch_size,
+                "class_token": class_token,
+                "reg_tokens": reg_tokens,
+                "fc_norm": False,
+            }
             own |= {"embed_dim": embed_dim or 384, "num_heads": num_heads or 6, "no_embed_class": reg_tokens > 0}
             own |= {"global_pool": "token" if class_token else "avg"}
-            vit: nn.Module = VisionTransformer(**{**own, **shell}, depth=0)
-            found = (depth or 12, vit.embed_dim, own["num_heads"])
+            vit: Any = VisionTransformer(**{**own, **shell}, depth=0)
+            found: tuple[int, int, int] = (depth or 12, vit.embed_dim, own["num_heads"])
             classes = 1000 if num_classes is None else num_classes
         else:
             if isinstance(teacher, nn.Module):
