@@ -15,14 +15,15 @@ With TRITON_INTERPRET=1 operators run their kernels on CPU tensors, in Triton's 
 This is the only file that imports Triton; kernels take `triton`, `tl` and `jit` from here.
 """
 
+import functools
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.resources import files
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -41,10 +42,12 @@ except ImportError:  # kernels are then defined, and never launched
 
 __all__ = [
     "HAS_TRITON", "INTERPRETED", "MODES", "autocast_dtype", "config_trial", "describe", "dot", "dot_precision", "jit",
-    "kernel_mode", "kernels_as", "launch_config", "next_power", "set_tuned", "tl", "triton", "use_kernel",
+    "kernel_mode", "kernels_as", "launch_config", "next_power", "on_its_device", "set_tuned", "tl", "triton",
+    "use_kernel",
 ]  # fmt: skip
 
 HAS_TRITON = triton is not None
+Launched = TypeVar("Launched")
 INTERPRETED = HAS_TRITON and os.environ.get("TRITON_INTERPRET") == "1"
 MODES = ("auto", "triton", "torch")
 
@@ -141,6 +144,17 @@ def launch_config(kernel: str, x: torch.Tensor, sizes: Mapping[str, int], defaul
         return sum(abs(math.log((sizes[name] + 1) / (entry["sizes"].get(name, 0) + 1))) for name in sizes)
 
     return {**default, **min(found, key=distance)["config"]}
+
+
+def on_its_device(launcher: Callable[..., Launched]) -> Callable[..., Launched]:
+    """Make a launcher run on the device of its first argument, which need not be the current one."""
+
+    @functools.wraps(launcher)
+    def launch(x: torch.Tensor, *args: Any, **kwargs: Any) -> Launched:
+        with torch.cuda.device_of(x):
+            return launcher(x, *args, **kwargs)
+
+    return launch
 
 
 def dot_precision(x: torch.Tensor) -> str:

@@ -28,7 +28,16 @@ from typing import NamedTuple
 
 import torch
 
-from blockzoo.kernels._dispatch import INTERPRETED, jit, launch_config, next_power, tl, triton, use_kernel
+from blockzoo.kernels._dispatch import (
+    INTERPRETED,
+    jit,
+    launch_config,
+    next_power,
+    on_its_device,
+    tl,
+    triton,
+    use_kernel,
+)
 
 __all__ = ["Segments", "edge_product", "edge_product_ref", "make_segments"]
 
@@ -166,6 +175,7 @@ def _config(kernel: str, x: torch.Tensor, rows_out: int) -> dict[str, int]:
     return launch_config(kernel, x, sizes, {"BLOCK_C": block_c, "num_warps": 4 if rows_out > 16 else 2})
 
 
+@on_its_device
 def _launch(
     x: torch.Tensor, matrix: torch.Tensor, weight: Optional, gather: Optional, order: Optional, offsets: Optional
 ) -> torch.Tensor:
@@ -186,6 +196,7 @@ def _launch(
     return out
 
 
+@on_its_device
 def _launch_matrix(
     g: torch.Tensor, weight: Optional, x: torch.Tensor, gather: Optional, reduce: Optional, edges: int
 ) -> torch.Tensor:
@@ -204,6 +215,7 @@ def _launch_matrix(
     return out
 
 
+@on_its_device
 def _launch_weight(
     g: torch.Tensor, matrix: torch.Tensor, x: torch.Tensor, gather: Optional, reduce: Optional
 ) -> torch.Tensor:

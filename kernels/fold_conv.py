@@ -24,7 +24,17 @@ are three TF32 products unless `torch.set_float32_matmul_precision` allows one; 
 
 import torch
 
-from blockzoo.kernels._dispatch import INTERPRETED, dot, dot_precision, jit, launch_config, next_power, tl, triton
+from blockzoo.kernels._dispatch import (
+    INTERPRETED,
+    dot,
+    dot_precision,
+    jit,
+    launch_config,
+    next_power,
+    on_its_device,
+    tl,
+    triton,
+)
 
 __all__ = ["fold_conv", "fold_conv_ref", "fold_conv_weight", "fold_conv_weight_ref"]
 
@@ -162,6 +172,7 @@ def _fold_conv_weight_kernel(
     tl.store(p_out, acc, mask=m_c[:, None] & m_f[None, :])
 
 
+@on_its_device
 def _launch(
     x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None, periods: torch.Tensor, steps: int, length: int
 ) -> torch.Tensor:
@@ -191,6 +202,7 @@ def _launch(
     return out
 
 
+@on_its_device
 def _launch_weight(x: torch.Tensor, g: torch.Tensor, periods: torch.Tensor, steps: int, size: int) -> torch.Tensor:
     batch, count, slots, chans = x.shape
     g = g.contiguous()

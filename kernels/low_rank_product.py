@@ -25,6 +25,7 @@ from blockzoo.kernels._dispatch import (
     jit,
     launch_config,
     next_power,
+    on_its_device,
     tl,
     triton,
     use_kernel,
@@ -72,6 +73,7 @@ def _low_rank_product_kernel(
     tl.store(p_out, acc.to(out_ptr.dtype.element_ty), mask=m_k[:, None] & m_c[None, :])
 
 
+@on_its_device
 def _launch(x1: torch.Tensor, x2: torch.Tensor, a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
     x1, x2, a, b, c = (tensor.contiguous() for tensor in (x1, x2, a, b, c))
     (rows, rows_1, chans), rows_2, (rows_out, rank) = x1.shape, x2.shape[1], c.shape

@@ -20,7 +20,7 @@ a scale y is not read): bound by memory. The separate operations move 9 and more
 import torch
 import torch.nn.functional as F
 
-from blockzoo.kernels._dispatch import INTERPRETED, jit, launch_config, next_power, tl, use_kernel
+from blockzoo.kernels._dispatch import INTERPRETED, jit, launch_config, next_power, on_its_device, tl, use_kernel
 
 __all__ = ["residual_norm", "residual_norm_op", "residual_norm_ref"]
 
@@ -130,6 +130,7 @@ def _flags(scale: Optional, keep: Optional, weight: Optional, bias: Optional) ->
     return {name: part is not None for name, part in parts.items()}
 
 
+@on_its_device
 def _launch(
     x: torch.Tensor, y: torch.Tensor, scale: Optional, keep: Optional, weight: Optional, bias: Optional, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -147,6 +148,7 @@ def _launch(
     return z, out, mean, rstd
 
 
+@on_its_device
 def _launch_backward(
     gz: torch.Tensor, gout: torch.Tensor, z: torch.Tensor, y: torch.Tensor, scale: Optional, keep: Optional,
     weight: Optional, biased: bool, mean: torch.Tensor, rstd: torch.Tensor,
