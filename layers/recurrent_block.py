@@ -138,8 +138,8 @@ class RecurrentBlock(nn.Module):
 
     def apply_scaled(self, x: torch.Tensor, scales: torch.Tensor | None) -> torch.Tensor:
         """Apply to tokens (B, N, dim) with scales (1 or B, 3, dim), see `scales`; None for an autonomous block."""
-        if not torch.jit.is_scripting() and use_kernel("residual_norm", x):
-            if scales is None or scales.shape[0] == 1:
+        if not torch.jit.is_scripting():  # alone: scripting reads what stands beside it
+            if use_kernel("residual_norm", x) and (scales is None or scales.shape[0] == 1):
                 return self._apply_fused(x, None if scales is None else scales[0])
         if scales is None:
             x = x + self.ls1(self.attn(self.norm1(x)))
@@ -224,11 +224,12 @@ class DeployedRecurrentBlock(nn.Module):
         q, k, v = _heads(self.qkv(F.layer_norm(x, width, None, None, self.eps)), self.num_heads)
         y = F.scaled_dot_product_attention(q, k, v, scale=1.0)
         y = self.proj(y.transpose(1, 2).flatten(2))
-        if not torch.jit.is_scripting() and use_kernel("residual_norm", x):
-            table = self.table[depth - self.first] if self.depth_scale else None
-            x, normed = residual_norm(x, y.to(x.dtype), None if table is None else table[0], eps=EPS)
-            y = self.fc2(self.act(self.fc1(normed)))
-            return x + y if table is None else torch.addcmul(x * table[2], y, table[1])
+        if not torch.jit.is_scripting():
+            if use_kernel("residual_norm", x):
+                table = self.table[depth - self.first] if self.depth_scale else None
+                x, normed = residual_norm(x, y.to(x.dtype), None if table is None else table[0], eps=EPS)
+                y = self.fc2(self.act(self.fc1(normed)))
+                return x + y if table is None else torch.addcmul(x * table[2], y, table[1])
         if self.depth_scale:
             table = self.table[depth - self.first]
             x = torch.addcmul(x, y, table[0])
