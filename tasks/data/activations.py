@@ -244,7 +244,7 @@ class TeacherActivations(ZooData):
         if name not in self.datasets:
             return []
         rows = self.datasets[name]
-        return DataLoader(rows, batch_size=None, shuffle=name == "train", num_workers=self.num_workers)
+        return DataLoader(dataset=rows, batch_size=None, shuffle=name == "train", num_workers=self.num_workers)
 
     @property
     def preprocessing(self) -> dict[str, Any]:
