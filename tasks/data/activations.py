@@ -234,7 +234,9 @@ class TeacherActivations(ZooData):
         about |= {"dataset": self.source.description["dataset"], "images": len(images)}
         cache = ActivationCache(self.cache_dir / part, shape, self.dtype, about, self.max_gb)
         rest = Subset(images, order[cache.done :].tolist())
-        for batch in DataLoader(rest, batch_size=self.batch_size, num_workers=self.num_workers) if len(rest) else ():
+        for batch in (
+            DataLoader(dataset=rest, batch_size=self.batch_size, num_workers=self.num_workers) if len(rest) else ()
+        ):
             states = torch.stack(teacher_trajectory(teacher, batch["x"].to(self.device)), 1)
             cache.append(states.float(), batch["label"], batch["index"])
         teacher.cpu()
