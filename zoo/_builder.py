@@ -162,7 +162,7 @@ def build_model(
     described: dict[str, Any] = {**model.pretrained_cfg, "file": cfg.file}
     if cfg.modality != "image":
         described["input_size"] = built.input_size
-    if "num_classes" in described and hasattr(built, "num_classes"):
+    if ("num_classes" in described or cfg.modality == "image") and hasattr(built, "num_classes"):
         described["num_classes"] = built.num_classes
     model.pretrained_cfg = model.default_cfg = {key: value for key, value in described.items() if value is not None}
     return model

@@ -35,7 +35,7 @@ from blockzoo import checkpoints
 from blockzoo._builder import build_model
 from blockzoo._image_model import get_device_dtype, image_cfg, image_cfgs
 from blockzoo._model import ZooModel
-from blockzoo._registry import register_model
+from blockzoo._registry import register_model, resolve_cfg
 from blockzoo.layers.recurrent_block import DeployedRecurrentBlock, RecurrentBlock
 
 __all__ = ["Raptor", "embed_tokens", "equal_boundaries", "teacher_trajectory"]
@@ -500,6 +500,13 @@ def _create(variant: str, pretrained: bool, **kwargs: Any) -> Any:
         overlay["input_size"] = (kwargs.get("in_chans", 3), *(size if isinstance(size, Sequence) else (size, size)))
     if teacher is not None and kwargs.get("global_pool") != "token_avg":
         overlay["classifier"] = "vit.head"
+    given = resolve_cfg(variant, kwargs.get("pretrained_cfg"))
+    if given.num_classes is not None:
+        overlay.pop("num_classes", None)
+    elif "num_classes" in given.model_args:
+        overlay["num_classes"] = given.model_args["num_classes"]
+    if kwargs.get("pretrained_cfg"):  # weights that bring how their images were prepared
+        overlay = {key: value for key, value in overlay.items() if key in ("num_classes", "classifier")}
     overlay |= kwargs.pop("pretrained_cfg_overlay", None) or {}
     return build_model(
         Raptor, variant, pretrained, feature_cfg=feature_cfg, pretrained_cfg_overlay=overlay or None, **kwargs
@@ -507,9 +514,9 @@ def _create(variant: str, pretrained: bool, **kwargs: Any) -> Any:
 
 
 def _preparation(teacher: str) -> dict[str, Any]:
-    """How images are prepared for a timm model."""
+    """How images are prepared for a timm model, and how many classes its weights have."""
     cfg = timm.get_pretrained_cfg(teacher.removeprefix("timm:"))
-    keys = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
+    keys = ("num_classes", "input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
     return {key: getattr(cfg, key) for key in keys} if cfg is not None else {}
 
 

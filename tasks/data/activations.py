@@ -125,8 +125,9 @@ class ActivationCache:
 class _Rows(Dataset[dict[str, torch.Tensor]]):
     """Whole batches of consecutive rows, which a disk reads at once."""
 
-    def __init__(self, cache: ActivationCache, batch_size: int) -> None:
+    def __init__(self, cache: ActivationCache, batch_size: int, layers: list[int] | None = None) -> None:
         self.cache, self.batch_size = cache, batch_size
+        self.layers: Any = slice(None) if layers is None else layers
 
     def __len__(self) -> int:
         return -(-self.cache.done // self.batch_size)
@@ -136,7 +137,7 @@ class _Rows(Dataset[dict[str, torch.Tensor]]):
             raise IndexError(f"batch {batch} of {len(self)}")
         rows = slice(batch * self.batch_size, min((batch + 1) * self.batch_size, self.cache.done))
         labels = torch.from_numpy(self.cache.labels[rows].copy())
-        states = torch.from_numpy(self.cache.states[rows].astype(np.float32))
+        states = torch.from_numpy(self.cache.states[rows][:, self.layers].astype(np.float32))
         return {"states": states, "label": labels[:, 0], "index": labels[:, 1]}
 
 
@@ -168,12 +169,14 @@ class TeacherActivations(ZooData):
         dtype: "float32" or "float16" of the file.
         num_images: Only the first of each part, after shuffling; all by default.
         order_seed: Of the shuffling.
+        layers: Which states a batch has, 0 being the embedded tokens; all by default. A student of fewer layers, for
+            example a shallow network that jumps from phase to phase, learns from these.
         batch_size: Images in a batch, on each device.
         num_workers: Processes that read batches.
         device: Where the teacher runs; a GPU where there is one by default.
 
     Raises:
-        ValueError: See `ActivationCache`.
+        ValueError: See `ActivationCache`; or `layers` do not increase from 0 to at most the teacher's depth.
     """
 
     def __init__(
@@ -188,6 +191,7 @@ class TeacherActivations(ZooData):
         dtype: Literal["float32", "float16"] = "float32",
         num_images: int | None = None,
         order_seed: int = 42,
+        layers: list[int] | None = None,
         batch_size: int = 64,
         num_workers: int = 0,
         device: str | None = None,
@@ -196,8 +200,12 @@ class TeacherActivations(ZooData):
         if num_images is not None and num_images < 1:
             raise ValueError(f"num_images={num_images} must be at least 1")
         self.source = source
-        self.teacher_name = teacher
+        self.teacher_name, self.teacher_kwargs = teacher, dict(teacher_kwargs or {})
         self.teacher = load_vit(teacher, teacher_kwargs, teacher_pretrained, teacher_checkpoint)
+        depth = len(self.teacher.blocks)
+        if layers is not None and (not layers or layers != sorted(set(layers)) or layers[0] < 0 or layers[-1] > depth):
+            raise ValueError(f"layers={layers} must increase, from 0 on and to at most {depth}, the teacher's depth")
+        self.layers = layers
         self.cache_dir = Path(cache_dir)
         self.max_gb, self.dtype, self.num_images, self.order_seed = max_gb, dtype, num_images, order_seed
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -219,7 +227,7 @@ class TeacherActivations(ZooData):
         with FileLock(self.cache_dir / "lock"):
             for part in ("train", "val", "test"):
                 if part in self.source.datasets:
-                    self.datasets[part] = _Rows(self._part(part, weights), self.batch_size)
+                    self.datasets[part] = _Rows(self._part(part, weights), self.batch_size, self.layers)
 
     @torch.no_grad()
     def _part(self, part: str, weights: str) -> ActivationCache:

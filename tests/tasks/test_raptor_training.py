@@ -23,6 +23,7 @@ from blockzoo.tasks.raptor_losses import (
     teacher_forced_loss,
     teacher_forcing_ratio,
 )
+from blockzoo.tasks.raptor_study import fit_probe, main
 
 ROOT = Path(__file__).parents[2]
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 4, "num_heads": 3, "num_classes": 10}
@@ -282,6 +283,53 @@ def test_wrong_arguments_of_the_task_are_named(tmp_path):
         distil(block_checkpoints=[str(tmp_path / "a.safetensors")])
     with pytest.raises(ValueError, match="backbone_checkpoint=.* lacks vit.cls_token"):
         LinearProbe("raptor", model_kwargs=STUDENT, backbone_checkpoint=str(tmp_path / "a.safetensors"))
+
+
+def test_probe_is_a_logistic_regression():
+    torch.manual_seed(0)
+    labels = torch.arange(300) % 3
+    x = torch.nn.functional.one_hot(labels, 3) * 6.0 + torch.randn(300, 3)
+    assert fit_probe((x[:200], labels[:200]), (x[200:], labels[200:])) > 0.98
+    assert fit_probe((x[:200], labels[:200]), (100 * x[200:] + 5, (labels[200:] + 1) % 3)) < 0.3
+    noise = torch.randn(300, 3)
+    assert fit_probe((noise[:200], labels[:200]), (noise[200:], labels[200:])) < 0.55
+
+
+def test_a_shallow_student_learns_the_states_at_phase_ends(cifar, tmp_path):
+    data = activations(cifar, tmp_path / "cache", layers=[0, 3, 4])
+    data.prepare_data()
+    all_states = activations(cifar, tmp_path / "cache")
+    all_states.prepare_data()
+    few, whole = data.datasets["train"][0]["states"], all_states.datasets["train"][0]["states"]
+    assert torch.equal(few, whole[:, [0, 3, 4]])
+    for layers in ([], [1, 1], [3, 2], [0, 5], [-1, 2]):
+        with pytest.raises(ValueError, match="must increase, from 0 on and to at most 4"):
+            activations(cifar, tmp_path / "cache", layers=layers)
+
+
+def test_a_study_measures_students_and_goes_on_where_it_stopped(cifar, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(2)
+    vit = {**TINY, "dynamic_img_size": True}
+    teacher = blockzoo.create_model("timm:vit_tiny_patch16_224", **vit)
+    save_file(teacher.state_dict(), tmp_path / "teacher.safetensors")
+    more = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--trainer.max_epochs=1"]
+    more += ["--trainer.enable_model_summary=false", "--trainer.log_every_n_steps=1", "--data.batch_size=50"]
+    more += [f"--data.teacher_kwargs={json.dumps(vit)}", f"--data.teacher_checkpoint={tmp_path}/teacher.safetensors"]
+    more += [f"--data.source.init_args.root={cifar}", "--data.source.init_args.val_fraction=0.2"]
+    args = ["--out", "study", "--seeds", "0", "--images", "50", *more]
+    main(["--blocks", "2", "--kinds", "raptor", *args])
+    assert capsys.readouterr().out.count("raptor2_seed0: acc") == 1
+    summary = main(["--blocks", "2", *args])
+    printed = capsys.readouterr().out
+    assert "raptor2_seed0: acc" not in printed and "| shallow | 2 |" in printed
+    raptor, shallow = summary["rows"]
+    assert (raptor["kind"], shallow["kind"]) == ("raptor", "shallow")
+    assert raptor["parameters"] > shallow["parameters"]  # the depth scales
+    run_ = blockzoo.create_model(f"local-dir:{summary['runs'][1]['folder']}", pretrained=True)
+    assert run_.depth == 2 and run_.bounds == [0, 1, 2]
+    for row in summary["runs"]:
+        assert 0 <= row["acc"] <= 1 and row["share"] == row["probe"] / summary["teacher"]["probe"]
 
 
 def test_the_packaged_configs_run_from_teacher_to_probe(cifar, tmp_path, monkeypatch):
