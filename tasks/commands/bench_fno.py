@@ -11,6 +11,7 @@ compared first, and they run turn by turn in one process; memory is that of a fr
 import argparse
 import importlib.util
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -205,7 +206,9 @@ def _memory(reset: bool = False) -> int:
 def _measured(job: dict[str, Any]) -> dict[str, Any]:
     """Peak memory and time of a job in a fresh process."""
     command = [sys.executable, "-m", __name__, json.dumps(job)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    # glibc raises by itself the size above which freed memory goes back to the system, and then counts holes as used.
+    env = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000"}
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
     if result.returncode:
         raise RuntimeError(f"measuring {job} failed:\n{result.stderr[-2000:]}")
     shown = {key: job[key] for key in ("n", "modes", "width", "batch", "phase", "variant")}
