@@ -4,6 +4,7 @@ The plain one is that of the published port, on the weights of ours: `torch.nn.C
 3x1x1, `BatchNorm3d`, `MaxPool3d`, clips in PyTorch's ordinary memory order, no merging. Outputs are compared first.
 """
 
+import copy
 import statistics
 from functools import partial
 from typing import Any
@@ -133,10 +134,11 @@ def rows(batches: list[int], runs: int, compiled: bool) -> list[dict[str, Any]]:
                     )
                 forward = interleaved({key: partial(variant, x) for key, variant in variants.items()}, runs)
             both = {key: variants[key].train() for key in ("plain", "as built")}
+            states = {key: copy.deepcopy(variant.state_dict()) for key, variant in both.items()}
             steps: dict[str, Any] = {key: partial(_training, variant, x) for key, variant in both.items()}
             training = interleaved(steps, max(1, runs // 3))
-            for variant in both.values():
-                variant.eval()
+            for key, variant in both.items():  # training has moved the statistics of the norms
+                variant.eval().load_state_dict(states[key])
             for phase, times in (("inference", forward), ("training", training)):
                 base = statistics.median(times["plain"])
                 for key, values in times.items():

@@ -63,8 +63,8 @@ def test_benchmark_compares_before_it_measures(monkeypatch):
     create = blockzoo.create_model
     monkeypatch.setattr(blockzoo, "create_model", lambda name: create(name, num_classes=3, **small))
     monkeypatch.setattr(bench_p3d, "CASES", [("p3d63", (16, 64, 64))])
-    rows = bench_p3d.rows([1], runs=1, compiled=False)
-    assert [row["variant"] for row in rows] == ["plain", "as built", "deployed", "plain", "as built"]
+    rows = bench_p3d.rows([1, 2], runs=1, compiled=False)  # training in between must not part the variants
+    assert [row["variant"] for row in rows] == ["plain", "as built", "deployed", "plain", "as built"] * 2
     assert rows[0]["speedup"] == 1.0
     monkeypatch.setattr(bench_p3d.PlainP3D, "forward", lambda self, x: torch.zeros(len(x), 3))
     with pytest.raises(AssertionError, match="differs"):
