@@ -23,16 +23,15 @@ from blockzoo.tasks.commands.demo import TOLERANCE, measure
 
 __all__ = ["main"]
 
-_PREPROCESSING = ("mean", "std", "label_names", "input_size", "series")
-
-
-_PREPROCESSING = ("mean", "std", "label_names", "input_size", "frame_stride")
+_PREPROCESSING = ("mean", "std", "label_names", "input_size", "frame_stride", "series")
 """Entries of a run's configuration that go into the manifest."""
 
 
 def _spread(path: str, key: str, unit: str, factor: float) -> str:
-    """One table row's cells: median and range of several seeds."""
+    """One table row's cells: median and range of several seeds; "either" of last epoch and best by validation."""
     report = json.loads(Path(path).read_text())
+    if key == "either":
+        key = "last" if "last" in report else "chosen"
     if key not in report:
         return f"- | - | {len(report['runs'])}"
     median, least, most = (factor * report[key][name] for name in ("median", "min", "max"))
@@ -47,7 +46,7 @@ def _card(args: argparse.Namespace, run: Path, metric: dict[str, Any], commit: s
     shown = (args.unit, args.factor)
     rows = [f"| this recipe, last epoch | {_spread(args.seeds, 'last', *shown)} |"]
     rows += [f"| this recipe, best by validation | {_spread(args.seeds, 'chosen', *shown)} |"]
-    rows += [f"| {name} | {_spread(path, 'last', *shown)} |" for name, path in args.baseline]
+    rows += [f"| {name} | {_spread(path, 'either', *shown)} |" for name, path in args.baseline]
     spread = "\n".join(
         [f"## Spread over seeds: {metric['dataset']}, {metric['split']} {metric['name']}", ""]
         + ["| recipe | median | range | seeds |", "| --- | --- | --- | --- |", *rows]

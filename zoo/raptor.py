@@ -488,7 +488,23 @@ def _cfg(**kwargs: Any) -> Any:
 _DINOV2: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 _PRESETS = [f"raptor{k}_vit_{size}_patch14_reg4_dinov2" for size in ("small", "base") for k in (2, 3, 4)]
 
-default_cfgs = generate_default_cfgs(image_cfgs({name: _cfg(**_DINOV2) for name in ("raptor", *_PRESETS)}))
+_CIFAR: dict[str, Any] = {
+    "teacher": "vit_tiny_patch16_224",
+    "teacher_kwargs": {"img_size": 32, "patch_size": 4, "embed_dim": 96, "depth": 8, "num_heads": 3},
+    "mlp": "gelu",
+    "init_values": 0.1,
+    "num_classes": 10,
+}
+"""Of the students of configs/raptor/cifar10_teacher.yaml."""
+
+default_cfgs = generate_default_cfgs(
+    image_cfgs(
+        {
+            **{name: _cfg(**_DINOV2) for name in ("raptor", *_PRESETS)},
+            "raptor_cifar": _cfg(input_size=(3, 32, 32), num_classes=10, classifier="vit.head"),
+        }
+    )
+)
 
 
 def _create(variant: str, pretrained: bool, **kwargs: Any) -> Any:
@@ -500,13 +516,11 @@ def _create(variant: str, pretrained: bool, **kwargs: Any) -> Any:
         overlay["input_size"] = (kwargs.get("in_chans", 3), *(size if isinstance(size, Sequence) else (size, size)))
     if teacher is not None and kwargs.get("global_pool") != "token_avg":
         overlay["classifier"] = "vit.head"
-    given = resolve_cfg(variant, kwargs.get("pretrained_cfg"))
-    if given.num_classes is not None:
-        overlay.pop("num_classes", None)
-    elif "num_classes" in given.model_args:
-        overlay["num_classes"] = given.model_args["num_classes"]
-    if kwargs.get("pretrained_cfg"):  # weights that bring how their images were prepared
-        overlay = {key: value for key, value in overlay.items() if key in ("num_classes", "classifier")}
+    if pretrained or kwargs.get("pretrained_cfg"):  # weights bring how their images were prepared
+        of_weights = resolve_cfg(variant, kwargs.get("pretrained_cfg"))
+        classes = of_weights.model_args.get("num_classes", overlay.get("num_classes"))
+        overlay = {key: value for key, value in overlay.items() if key == "classifier"}
+        overlay |= {"num_classes": classes} if of_weights.num_classes is None else {}
     overlay |= kwargs.pop("pretrained_cfg_overlay", None) or {}
     return build_model(
         Raptor, variant, pretrained, feature_cfg=feature_cfg, pretrained_cfg_overlay=overlay or None, **kwargs
@@ -568,3 +582,11 @@ def raptor3_vit_small_patch14_reg4_dinov2(pretrained: bool = False, **kwargs: An
 def raptor4_vit_small_patch14_reg4_dinov2(pretrained: bool = False, **kwargs: Any) -> Raptor:
     """4 blocks for DINOv2-S with registers, the phases of DINOv2-B: 8.1 GMAC at 224 px."""
     return _published("small", 4, pretrained, **kwargs)
+
+
+@register_model
+def raptor_cifar(pretrained: bool = False, **kwargs: Any) -> Raptor:
+    """3 blocks for a ViT of 8 layers and width 96 on 32 x 32 pixels, as many multiplications as the teacher's."""
+    if kwargs.get("boundaries") is None and kwargs.get("blocks") is None:
+        kwargs["blocks"] = 3
+    return _create("raptor_cifar", pretrained, **{**_CIFAR, **kwargs})

@@ -32,6 +32,7 @@ EVALUATORS = {
     "JapaneseVowels": "demo_series:evaluate_japanese_vowels",
     "M3 monthly": "demo_timesnet:evaluate_m3",
     "Navier-Stokes": "demo_fields:evaluate_navier_stokes",
+    "raptor_cifar.cifar10": "demo_raptor:evaluate_raptor",
 }
 """By checkpoint or data set: a module here, and its function from a model to its metric and the page's sections."""
 

@@ -10,39 +10,46 @@ from safetensors.torch import load_file
 from blockzoo.tasks.commands.cam import class_activation_map
 from blockzoo.tasks.commands.pictures import STYLE, picture
 
-__all__ = ["evaluate_cifar10"]
+__all__ = ["SHOWN", "cifar10_sample", "evaluate_cifar10", "prediction_grid"]
 
 SHOWN = 12
 
 
-@torch.no_grad()
-def evaluate_cifar10(model: Any) -> tuple[float, list[tuple[str, str]]]:
-    """Accuracy on 200 test images of CIFAR-10, twenty of each class, and sections (heading, HTML) about it."""
+def cifar10_sample(model: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """200 test images of CIFAR-10, twenty of each class: bytes (B, 3, 32, 32), as the model takes them, labels (B,)."""
     sample = load_file(str(files("blockzoo.tasks.data") / "cifar10_sample.safetensors"))
-    images, labels = sample["images"], sample["labels"]
     cfg = model.pretrained_cfg
     mean, std = (torch.tensor(cfg[key]).reshape(1, -1, 1, 1) for key in ("mean", "std"))
-    x = (images.float() / 255 - mean) / std
+    return sample["images"], (sample["images"].float() / 255 - mean) / std, sample["labels"]
+
+
+@torch.no_grad()
+def evaluate_cifar10(model: Any) -> tuple[float, list[tuple[str, str]]]:
+    """Accuracy on 200 test images of CIFAR-10, and sections (heading, HTML) about it."""
+    images, x, labels = cifar10_sample(model)
     probabilities = model(x).float().softmax(-1)
     chosen = torch.arange(SHOWN) * (len(images) // SHOWN)
-    names = cfg["label_names"]
-    sections = [
-        ("What it sees, and where it looks", _grid(model, images, x, labels, probabilities, chosen, names)),
-        ("By class", _bars(labels, probabilities, names)),
-    ]
+    names = model.pretrained_cfg["label_names"]
+    heat = class_activation_map(model, x[chosen])
+    words = (
+        "Test images with the likeliest class and its probability (red: wrong), and below each the parts that speak "
+        "for that class (Grad-CAM; bright is strong)."
+    )
+    grid = prediction_grid(images, labels, probabilities, chosen, names, heat, words)
+    sections = [("What it sees, and where it looks", grid), ("By class", _bars(labels, probabilities, names))]
     return (probabilities.argmax(1) == labels).double().mean().item(), sections
 
 
-def _grid(
-    model: Any,
+def prediction_grid(
     images: torch.Tensor,
-    x: torch.Tensor,
     labels: torch.Tensor,
     probabilities: torch.Tensor,
     chosen: torch.Tensor,
     names: list[str],
+    heat: torch.Tensor,
+    words: str,
 ) -> str:
-    heat = class_activation_map(model, x[chosen])
+    """HTML: the chosen images with predictions, below each its map (H, W) in [0, 1], and what that is in words."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(4, SHOWN // 2, figsize=(9, 6.6))
         said = []
@@ -62,11 +69,7 @@ def _grid(
         for axis in axes.flat:
             axis.axis("off")
         figure.tight_layout()
-    grid = picture(figure, f"Test images with predictions and class activation maps: {'; '.join(said)}")
-    return (
-        "<p>Test images with the likeliest class and its probability (red: wrong), and below each the parts that speak "
-        f"for that class (Grad-CAM; bright is strong).</p>{grid}"
-    )
+    return f"<p>{words}</p>" + picture(figure, f"Test images with predictions and maps: {'; '.join(said)}")
 
 
 def _bars(labels: torch.Tensor, probabilities: torch.Tensor, names: list[str]) -> str:
