@@ -2,7 +2,8 @@
 
 Three tables. "edge product": features of 128 channels with the harmonics of 10,000 edges (`--edges`, `--chans`), all
 paths with one weight a channel, against e3nn's `TensorProduct` for the same function, outputs compared first.
-"uuu product": channel by channel, feature with feature, where exact, CP and Gaunt forms cross. "model": energy and
+"uuu product": channel by channel, feature with feature, where exact, CP and Gaunt forms cross. "powers": a feature's first three
+powers as a function on the sphere (the product basis of MACE), by the coupling tensor twice and on a grid. "model": energy and
 gradient forces of TDN at the paper's sizes for a molecule of 40 atoms, against a plain version in the manner of the
 published code, from the same weights, and against that code itself where `--official PATH` names a checkout of AIRS.
 """
@@ -27,15 +28,18 @@ import torch
 from torch import nn
 
 import blockzoo
-from blockzoo.layers.coupling import clebsch_gordan_tensor, paths
+from blockzoo.layers.coupling import clebsch_gordan_tensor, gaunt_tensor, paths
 from blockzoo.layers.cp_factors import cp_factors
 from blockzoo.layers.edge_product import EdgeProduct
 from blockzoo.layers.neighbors import neighbor_list
+from blockzoo.layers.spherical_power import SphericalPower
 from blockzoo.layers.tensor_product import ClebschGordanProduct, CPTensorProduct, GauntTensorProduct
 from blockzoo.tasks.commands.bench_reference_tdn import plain_energy_forces
 from blockzoo.tasks.commands.output import print_json, print_table
 
 __all__ = ["add_arguments", "run"]
+
+_TABLES = ("edge", "uuu", "powers", "model")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--atoms", type=int, default=40, help="'equivariant': atoms of the molecule (default: 40)")
     parser.add_argument("--official", type=Path, help="'equivariant': OpenMol/TDN of a checkout of AIRS, to run beside")
     parser.add_argument(
-        "--only", nargs="+", choices=("edge", "uuu", "model"), default=("edge", "uuu", "model"), help="tables to make"
+        "--only", nargs="+", choices=_TABLES, default=_TABLES, help="tables to make"
     )
 
 
@@ -143,6 +147,28 @@ def _uuu(l_max: int, edges: int, channels: int, runs: int) -> list[dict[str, Any
         return _rows("uuu product", f"l_max {l_max}, forward", interleaved(functions, runs))
 
 
+def _powers(l_max: int, nodes: int, channels: int, runs: int) -> list[dict[str, Any]]:
+    from blockzoo.tasks.commands.bench import interleaved
+
+    x = torch.randn(nodes, (l_max + 1) ** 2, channels, generator=torch.Generator().manual_seed(0))
+    square = ClebschGordanProduct(l_max, l_max, 2 * l_max, parity="o3")
+    cube = ClebschGordanProduct(2 * l_max, l_max, l_max, parity="o3")
+    square.tensor, cube.tensor = gaunt_tensor(l_max, l_max, 2 * l_max), gaunt_tensor(2 * l_max, l_max, l_max)
+    grid = SphericalPower(l_max, 3)
+
+    def by_tensor() -> torch.Tensor:
+        second = square(x, x)
+        return torch.stack([x, second[:, : x.shape[1]], cube(second, x)])
+
+    functions: dict[str, Callable[[], torch.Tensor]] = {
+        "coupling tensor, two GEMMs": by_tensor,
+        f"grid of {len(grid.to_grid)} points": lambda: grid(x),
+    }
+    with torch.no_grad():
+        _compare(functions)
+        return _rows("powers", f"l_max {l_max}, forward", interleaved(functions, runs))
+
+
 def _molecule(atoms: int) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     side = next(n for n in range(1, 100) if n**3 >= atoms)
@@ -230,6 +256,8 @@ def run(args: argparse.Namespace) -> int:
             rows += _edge(l_max, args.edges, args.chans, runs)
         if "uuu" in args.only:
             rows += _uuu(l_max, args.edges // 4, args.chans, runs)
+        if "powers" in args.only:
+            rows += _powers(l_max, args.edges // 4, args.chans, runs)
         if "model" in args.only:
             rows += _model(l_max, args.atoms, max(3, args.runs // 3), args.official)
     if args.json:

@@ -11,6 +11,7 @@ def test_tables_compare_ours_with_e3nn_and_the_plain_model(capsys):
     rows = json.loads(capsys.readouterr().out)["rows"]
     variants = {(row["table"], row["variant"]) for row in rows}
     assert {("edge product", "e3nn uvu"), ("edge product", "EdgeProduct"), ("model", "plain")} <= variants
+    assert {table for table, _ in variants} == {"edge product", "uuu product", "powers", "model"}
     assert all(row["ms"] > 0 for row in rows)
 
 
