@@ -237,7 +237,7 @@ class RaptorDistillation(Task):
 
     def _log_r2(self, stage: str) -> None:
         metric: Any = self.r2[f"{stage}_"]
-        layers = metric.compute()
+        layers = metric.compute().reshape(-1)  # torchmetrics makes a number of one layer
         metric.reset()
         self.log_dict({f"{stage}/r2_last": layers[-1].float(), f"{stage}/r2_mean": layers.mean().float()})
 

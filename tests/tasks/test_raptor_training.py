@@ -318,16 +318,16 @@ def test_a_study_measures_students_and_goes_on_where_it_stopped(cifar, tmp_path,
     more += [f"--data.teacher_kwargs={json.dumps(vit)}", f"--data.teacher_checkpoint={tmp_path}/teacher.safetensors"]
     more += [f"--data.source.init_args.root={cifar}", "--data.source.init_args.val_fraction=0.2"]
     args = ["--out", "study", "--seeds", "0", "--images", "50", *more]
-    main(["--blocks", "2", "--kinds", "raptor", *args])
-    assert capsys.readouterr().out.count("raptor2_seed0: acc") == 1
-    summary = main(["--blocks", "2", *args])
+    main(["--blocks", "1", "--kinds", "raptor", *args])
+    assert capsys.readouterr().out.count("raptor1_seed0: acc") == 1
+    summary = main(["--blocks", "1", *args])
     printed = capsys.readouterr().out
-    assert "raptor2_seed0: acc" not in printed and "| shallow | 2 |" in printed
+    assert "raptor1_seed0: acc" not in printed and "| shallow | 1 |" in printed
     raptor, shallow = summary["rows"]
     assert (raptor["kind"], shallow["kind"]) == ("raptor", "shallow")
     assert raptor["parameters"] > shallow["parameters"]  # the depth scales
     run_ = blockzoo.create_model(f"local-dir:{summary['runs'][1]['folder']}", pretrained=True)
-    assert run_.depth == 2 and run_.bounds == [0, 1, 2]
+    assert run_.depth == 1 and run_.bounds == [0, 1]
     for row in summary["runs"]:
         assert 0 <= row["acc"] <= 1 and row["share"] == row["probe"] / summary["teacher"]["probe"]
 
