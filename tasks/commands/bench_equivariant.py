@@ -1,11 +1,12 @@
 """Equivariant products and potentials against e3nn and the published formulation: `blockzoo bench equivariant`.
 
-Three tables. "edge product": features of 128 channels with the harmonics of 10,000 edges (`--edges`, `--chans`), all
+Four tables. "edge product": features of 128 channels with the harmonics of 10,000 edges (`--edges`, `--chans`), all
 paths with one weight a channel, against e3nn's `TensorProduct` for the same function, outputs compared first.
-"uuu product": channel by channel, feature with feature, where exact, CP and Gaunt forms cross. "powers": a feature's first three
-powers as a function on the sphere (the product basis of MACE), by the coupling tensor twice and on a grid. "model": energy and
-gradient forces of TDN at the paper's sizes for a molecule of 40 atoms, against a plain version in the manner of the
-published code, from the same weights, and against that code itself where `--official PATH` names a checkout of AIRS.
+"uuu product": channel by channel, feature with feature, where exact, CP and Gaunt forms cross. "powers": a feature's
+first three powers as a function on the sphere (the product basis of MACE), by the coupling tensor twice and on a grid.
+"model": energy and gradient forces of TDN at the paper's sizes for a molecule of 40 atoms, against a plain version in
+the manner of the published code, from the same weights, and against that code itself where `--official PATH` names a
+checkout of AIRS.
 """
 
 import argparse

@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import blockzoo
+from blockzoo.layers.field_ops import PointwiseMLP
 from blockzoo.layers.spectral_conv import SpectralConv
 from blockzoo.tasks.commands.output import parse_model_args, print_json, print_table
 
@@ -144,6 +145,37 @@ def _forward(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) 
         return function(x)
 
 
+class _Arithmetic:
+    """The matrix products and GELUs of a model's pointwise maps, on a piece that stays in the cache, and nothing else.
+
+    No formulation of the model can be faster than this and the spectral layers together.
+    """
+
+    def __init__(self, model: nn.Module, points: int, training: bool) -> None:
+        self.piece, self.training = min(2048, points), training
+        self.count = points // self.piece
+        self.maps = [m for m in model.modules() if isinstance(m, nn.Linear)]
+        self.inputs = {m: torch.randn(self.piece, m.in_features) for m in self.maps}
+        blocks: Any = model.blocks
+        widths = [m.layers[0].weight.shape[0] for m in model.modules() if isinstance(m, PointwiseMLP)]
+        widths += [blocks[0].spectral.out_chans] * (2 * len(blocks) - 2)
+        self.acts = [torch.randn(self.piece, width) for width in widths]
+
+    @torch.no_grad()
+    def __call__(self) -> None:
+        for _ in range(self.count):
+            for linear in self.maps:
+                x = self.inputs[linear]
+                y = x @ linear.weight.T
+                if self.training:
+                    y @ linear.weight
+                    y.T @ x
+            for act in self.acts:
+                F.gelu(act)
+                if self.training:
+                    torch.ops.aten.gelu_backward(act, act)
+
+
 def _rows(
     what: str, variants: dict[str, Any], x: torch.Tensor, runs: int, about: dict[str, Any]
 ) -> list[dict[str, Any]]:
@@ -162,6 +194,10 @@ def _rows(
     if what == "layer":
         inputs = {name: value.clone().requires_grad_() for name, value in inputs.items()}
     times["training"] = interleaved({k: partial(_step, v, inputs[k]) for k, v in variants.items()}, runs)
+    if what == "model":
+        for phase, found in times.items():
+            least = _Arithmetic(variants["blockzoo"], x.shape[0] * x[0, 0].numel(), phase == "training")
+            found |= interleaved({"arithmetic of the pointwise maps": least}, runs)
     rows = []
     base = "neuraloperator" if "neuraloperator" in variants else "plain"
     for phase, found in times.items():
