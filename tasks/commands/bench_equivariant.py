@@ -50,9 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--l-max", type=int, nargs="+", default=[1, 2, 3], help="'equivariant': degrees (default: all)")
     parser.add_argument("--atoms", type=int, default=40, help="'equivariant': atoms of the molecule (default: 40)")
     parser.add_argument("--official", type=Path, help="'equivariant': OpenMol/TDN of a checkout of AIRS, to run beside")
-    parser.add_argument(
-        "--only", nargs="+", choices=_TABLES, default=_TABLES, help="tables to make"
-    )
+    parser.add_argument("--only", nargs="+", choices=_TABLES, default=_TABLES, help="tables to make")
 
 
 def _e3nn_product(l_max: int, channels: int, harmonics: bool) -> Any:

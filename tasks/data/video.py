@@ -94,7 +94,7 @@ def test_clips(path: str | Path, cfg: dict[str, Any], num_clips: int = 5) -> tor
 class _Clips(Dataset[dict[str, torch.Tensor]]):
     """Clips of videos: one random clip of each in training, all test views of each in evaluation."""
 
-    def __init__(self, data: "_Videos", files: list[tuple[Path, int]], train: bool) -> None:
+    def __init__(self, data: "Videos", files: list[tuple[Path, int]], train: bool) -> None:
         self.data, self.files, self.train = data, files, train
         self.views = 1 if train else data.num_clips * data.num_crops
         self.resize = v2.Resize(data.resize or data.img_size, antialias=True)
@@ -138,26 +138,44 @@ class _Clips(Dataset[dict[str, torch.Tensor]]):
         return read_frames(path, indices).permute(0, 3, 1, 2)
 
 
-class _Videos(ZooData):
-    """What folders and lists of videos share."""
+class Videos(ZooData):
+    """What folders and lists of videos share.
+
+    Args:
+        num_frames: Frames of a clip.
+        stride: Their distance, for dense sampling.
+        sampling: "dense", frames at a constant distance; or "uniform", one of each of `num_frames` equal parts.
+        num_clips: Clips of a video in evaluation, spread evenly over it.
+        num_crops: Crops of each of them: 1, the centre; or 3 along the longer side.
+        img_size: Side of the square that the model sees, in pixels.
+        resize: Size before cropping: the shorter side, or height and width; None for `img_size`.
+        scale: In training, random crops of this least and largest share of the area, resized, instead of `resize`.
+        flip: Mirror half of the training clips.
+        color_jitter: Strength of colour jitter in training.
+        pad_short: Repeat the last frame of videos shorter than a clip, instead of an error.
+        mean: Of each channel, over 255.
+        std: Likewise.
+        batch_size: Clips in a batch, on each device.
+        num_workers: Processes that decode.
+    """
 
     def __init__(
         self,
-        num_frames: int,
-        stride: int,
-        sampling: Sampling,
-        num_clips: int,
-        num_crops: int,
-        img_size: int,
-        resize: int | list[int] | None,
-        scale: tuple[float, float] | None,
-        flip: bool,
-        color_jitter: float,
-        pad_short: bool,
-        mean: tuple[float, float, float],
-        std: tuple[float, float, float],
-        batch_size: int,
-        num_workers: int,
+        num_frames: int = 16,
+        stride: int = 1,
+        sampling: Sampling = "dense",
+        num_clips: int = 1,
+        num_crops: int = 1,
+        img_size: int = 160,
+        resize: int | list[int] | None = None,
+        scale: tuple[float, float] | None = None,
+        flip: bool = True,
+        color_jitter: float = 0.0,
+        pad_short: bool = False,
+        mean: tuple[float, float, float] = IMAGENET_MEAN,
+        std: tuple[float, float, float] = IMAGENET_STD,
+        batch_size: int = 16,
+        num_workers: int = 4,
     ) -> None:
         super().__init__(batch_size, num_workers)
         counts = {"num_frames": num_frames, "stride": stride, "num_clips": num_clips}
@@ -183,7 +201,7 @@ class _Videos(ZooData):
         return {**about, "label_names": list(self.class_names)}
 
 
-class VideoFolder(_Videos):
+class VideoFolder(Videos):
     """Videos in folders by class: `root/train/CLASS/*.mp4`, `root/val/CLASS/*.mp4`, and `root/test` where there is one.
 
     Samples are `x` (3, num_frames, img_size, img_size), `label`, `index` (of the clip) and `video` (which video a clip
@@ -192,21 +210,7 @@ class VideoFolder(_Videos):
 
     Args:
         root: The folder.
-        num_frames: Frames of a clip.
-        stride: Their distance, for dense sampling.
-        sampling: "dense", frames at a constant distance; or "uniform", one of each of `num_frames` equal parts.
-        num_clips: Clips of a video in evaluation, spread evenly over it.
-        num_crops: Crops of each of them: 1, the centre; or 3 along the longer side.
-        img_size: Side of the square that the model sees, in pixels.
-        resize: Size before cropping: the shorter side, or height and width; None for `img_size`.
-        scale: In training, random crops of this least and largest share of the area, resized, instead of `resize`.
-        flip: Mirror half of the training clips.
-        color_jitter: Strength of colour jitter in training.
-        pad_short: Repeat the last frame of videos shorter than a clip, instead of an error.
-        mean: Of each channel, over 255.
-        std: Likewise.
-        batch_size: Clips in a batch, on each device.
-        num_workers: Processes that decode.
+        **kwargs: See `blockzoo.tasks.data.video.Videos`.
 
     Raises:
         FileNotFoundError: A folder is missing.
@@ -215,29 +219,8 @@ class VideoFolder(_Videos):
         ImportError: PyAV is not installed.
     """
 
-    def __init__(
-        self,
-        root: str,
-        num_frames: int = 16,
-        stride: int = 1,
-        sampling: Sampling = "dense",
-        num_clips: int = 1,
-        num_crops: int = 1,
-        img_size: int = 160,
-        resize: int | list[int] | None = None,
-        scale: tuple[float, float] | None = None,
-        flip: bool = True,
-        color_jitter: float = 0.0,
-        pad_short: bool = False,
-        mean: tuple[float, float, float] = IMAGENET_MEAN,
-        std: tuple[float, float, float] = IMAGENET_STD,
-        batch_size: int = 16,
-        num_workers: int = 4,
-    ) -> None:
-        views = (num_frames, stride, sampling, num_clips, num_crops)
-        pixels = (img_size, resize, scale, flip, color_jitter, pad_short, mean, std)
-        options: Any = (*views, *pixels, batch_size, num_workers)
-        super().__init__(*options)
+    def __init__(self, root: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.root = Path(root)
 
     def setup(self, stage: str) -> None:
@@ -267,7 +250,7 @@ class VideoFolder(_Videos):
         return {"dataset": str(self.root), "license": "unknown", "split": "folders train, val and test"}
 
 
-class VideoList(_Videos):
+class VideoList(Videos):
     """Videos named in list files, one a line: path, a space, class name. Samples and options as for `VideoFolder`.
 
     The class is the last word of a line, so that paths may contain spaces; empty lines and those beginning with `#` are
@@ -291,26 +274,9 @@ class VideoList(_Videos):
         val: str,
         test: str | None = None,
         root: str | None = None,
-        num_frames: int = 16,
-        stride: int = 1,
-        sampling: Sampling = "dense",
-        num_clips: int = 1,
-        num_crops: int = 1,
-        img_size: int = 160,
-        resize: int | list[int] | None = None,
-        scale: tuple[float, float] | None = None,
-        flip: bool = True,
-        color_jitter: float = 0.0,
-        pad_short: bool = False,
-        mean: tuple[float, float, float] = IMAGENET_MEAN,
-        std: tuple[float, float, float] = IMAGENET_STD,
-        batch_size: int = 16,
-        num_workers: int = 4,
+        **kwargs: Any,
     ) -> None:
-        views = (num_frames, stride, sampling, num_clips, num_crops)
-        pixels = (img_size, resize, scale, flip, color_jitter, pad_short, mean, std)
-        options: Any = (*views, *pixels, batch_size, num_workers)
-        super().__init__(*options)
+        super().__init__(**kwargs)
         self.lists = {"train": train, "val": val, **({} if test is None else {"test": test})}
         self.root = root
 
