@@ -1,13 +1,15 @@
-"""Apply pretrained weights to your own files: classify images, videos, series; forecast or repair series; map fields.
+"""Apply pretrained weights to your own files: classify images, videos, series; forecast or repair series; map fields;
+compute energies and forces.
 
 Images are files, or folders of them; they are resized, cropped and scaled as the weights want it. So are videos: five
 clips of each are seen and their probabilities averaged; they need the extra `video`. A series file to classify is a
 UEA `.ts` file, or a CSV file with a header: one row a step, a column `series` that numbers the series, and one column
 for each channel. Models that forecast, fill gaps or find anomalies read a CSV table: a row for each step, a column for
 each channel, perhaps a column `date`; empty cells are missing values. Fields are the array `x` (N, C, *size) of an
-.npz, .safetensors or .pt file, on any grid; the predicted ones are written to a file. Values are in the units of the
-training data; the checkpoint's own standardisation and padding are applied. Predictions of a config or of a run's
-folder are Lightning's: blockzoo predict --config ...
+.npz, .safetensors or .pt file, on any grid; the predicted ones are written to a file. So are energies (eV), forces and
+stress of the structures of an extended XYZ file or an ASE database; they need the extra `molecules`. Values are in the
+units of the training data; the checkpoint's own standardisation and padding are applied. Predictions of a config or of
+a run's folder are Lightning's: blockzoo predict --config ...
 
 Examples:
   blockzoo predict timesnet_classifier.japanese_vowels vowels.ts
@@ -16,6 +18,7 @@ Examples:
   blockzoo predict p3d_tiny.camera_moves pan.mp4
   blockzoo predict local-dir:runs/timesnet_forecast/version_0 load.csv --out forecast.csv
   blockzoo predict tfno2d.darcy media.npz --out pressure.safetensors
+  blockzoo predict tdn.gfn2 molecules.xyz --out computed.extxyz
 """
 
 import argparse
@@ -29,6 +32,7 @@ import blockzoo
 from blockzoo.tasks.commands.output import print_json, print_table
 from blockzoo.tasks.commands.predict_fields import predict_fields
 from blockzoo.tasks.commands.predict_series import add_table_arguments, predict_table
+from blockzoo.tasks.commands.predict_structures import predict_structures
 from blockzoo.tasks.data.uea import SeriesSet, read_ts
 from blockzoo.tasks.data.video_io import VIDEO_SUFFIXES
 
@@ -40,10 +44,10 @@ IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".we
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("name", help="model.tag")
-    parser.add_argument("file", nargs="+", help="images, videos or folders of them; or one file of series or fields")
+    parser.add_argument("file", nargs="+", help="images, videos or folders; or one file of series, fields, structures")
     parser.add_argument("--cache-dir", help="cache folder for downloads")
     parser.add_argument("--json", action="store_true", help="print JSON with all probabilities")
-    parser.add_argument("--out", help="write the result to this file: .csv for tables, .safetensors for fields")
+    parser.add_argument("--out", help="write the result there: .csv for tables, .safetensors for fields, .extxyz")
     add_table_arguments(parser)
 
 
@@ -160,12 +164,13 @@ def run(args: argparse.Namespace) -> int:
     model = blockzoo.create_model(args.name, pretrained=True, cache_dir=args.cache_dir).eval()
     if model.modality == "series" and model.task != "classification":
         return predict_table(model, args)
-    if model.task == "operator":
+    if model.task in ("operator", "potential"):
         if len(args.file) > 1:
-            raise ValueError(f"fields are read from one file, not {len(args.file)}")
-        return predict_fields(model, args.file[0], args.out, args.json)
+            raise ValueError(f"fields and structures are read from one file, not {len(args.file)}")
+        predict = predict_fields if model.task == "operator" else predict_structures
+        return predict(model, args.file[0], args.out, args.json)
     if model.task != "classification" or model.modality not in ("image", "series", "video"):
-        raise ValueError(f"{args.name} is a model for {model.task}; predict reads files for classification so far")
+        raise ValueError(f"{args.name} is a model for {model.task}; predict has no files for that")
     if model.modality == "image":
         return _classify_images(model, image_files(args.file), args.json)
     if model.modality == "video":

@@ -13,7 +13,7 @@ import torch
 
 from blockzoo.tasks.data.molecules import MoleculeData, Structure
 
-__all__ = ["StructureFiles", "read_structures", "to_structure"]
+__all__ = ["StructureFiles", "read_frames", "read_structures", "to_structure"]
 
 XYZ_SUFFIXES = (".xyz", ".extxyz")
 DATABASE_SUFFIXES = (".db", ".json", ".lmdb", ".aselmdb")
@@ -42,11 +42,22 @@ def read_structures(path: str | Path, energy_key: str = "energy", forces_key: st
         ValueError: A frame is broken, has an unknown element, lacks energy or forces, or holds a number that is not
             finite; the message names file, frame (from 0), and line or property.
     """
+    return [to_structure(atoms, where, energy_key, forces_key) for where, atoms in read_frames(path)]
+
+
+def read_frames(path: str | Path) -> list[tuple[str, Any]]:
+    """Each structure of a file as ASE's `Atoms`, with or without energies, and how to name it in a message.
+
+    Raises:
+        ImportError: ase is not installed.
+        FileNotFoundError: There is no such file.
+        ValueError: A frame is broken or has an unknown element, see `read_structures`; or there is none.
+    """
     _ase()
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
-    found = [to_structure(atoms, where, energy_key, forces_key) for where, atoms in _frames(path)]
+    found = list(_frames(path))
     if not found:
         raise ValueError(f"{path} holds no structure")
     return found
