@@ -9,12 +9,12 @@ import torch
 from blockzoo.__main__ import main
 
 pytest.importorskip("ase", reason="needs the extra molecules")
-import ase  # noqa: E402
-import ase.build  # noqa: E402
-import ase.io  # noqa: E402
-from ase.calculators.singlepoint import SinglePointCalculator  # noqa: E402
+import ase
+import ase.build
+import ase.io
+from ase.calculators.singlepoint import SinglePointCalculator
 
-from blockzoo.tasks.ase_calculator import ZooCalculator  # noqa: E402
+from blockzoo.tasks.ase_calculator import ZooCalculator
 
 
 def test_energies_forces_and_stress_of_every_frame_are_written(tmp_path, monkeypatch, capsys):
