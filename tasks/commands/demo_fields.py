@@ -119,6 +119,8 @@ def _spread(grids: dict[str, dict[str, torch.Tensor]]) -> str:
         figure, axis = plt.subplots(figsize=(4.8, 2.3))
         for (name, part), colour in zip(grids.items(), ("#3b6fb6", "#d0732b"), strict=False):
             axis.plot(part["errors"].sort().values.numpy(), "o", color=colour, markersize=4, label=name)
-        axis.set(xlabel="test fields, sorted", ylabel="relative L2 error", ylim=(0, None))
-        axis.legend(frameon=False)
+        axis.set(xlabel="test fields, sorted", ylabel="relative L2 error")
+        axis.set_ylim(0, 1.1 * max(float(part["errors"].max()) for part in grids.values()))
+        if len(grids) > 1:
+            axis.legend(frameon=False)
     return picture(figure, f"Relative errors of the test fields. {'; '.join(told)}.")

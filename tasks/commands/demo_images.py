@@ -70,6 +70,6 @@ def _bars(labels: torch.Tensor, probabilities: torch.Tensor, names: list[str]) -
         axis.bar(names, shares, color="#3b6fb6")
         axis.set_ylim(0, 1)
         axis.set_ylabel("share that is right")
-        axis.tick_params(axis="x", rotation=35)
+        plt.setp(axis.get_xticklabels(), rotation=35, ha="right", rotation_mode="anchor")
     told = ", ".join(f"{name} {share:.0%}" for name, share in zip(names, shares, strict=True))
     return picture(figure, f"Share of test images that are right, by class: {told}")

@@ -21,6 +21,16 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inli
 """What the browser may load: only what is in the file."""
 
 
+METRICS = {
+    "accuracy": "accuracy",
+    "auroc": "area under the ROC curve",
+    "force_mae": "mean error of forces, meV/Å",
+    "l2": "relative L2 error",
+    "mse": "mean squared error",
+    "smape": "sMAPE, %",
+}
+"""What metrics are called for people."""
+
 LISTING = "import blockzoo\n\nprint(blockzoo.list_models(pretrained=True))"
 
 
@@ -29,6 +39,7 @@ def page(chapters: list[Chapter]) -> str:
     css, js = ((files("blockzoo.tasks.commands") / f"page.{kind}").read_text("utf-8") for kind in ("css", "js"))
     libraries = ", ".join(f"{name} {version(name)}" for name in ("blockzoo", "torch"))
     results = [result for chapter in chapters for result in chapter.results]
+    agree = sum(result.agrees for result in results)
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -45,7 +56,7 @@ def page(chapters: list[Chapter]) -> str:
 <header>
 <h1>blockzoo</h1>
 <p class="lead">A model zoo for vision and science. This page was made on this machine: every shipped checkpoint was loaded
-by name and evaluated on real test data, and what was measured stands beside what its card claims.</p>
+by name and evaluated on real test data, and what was measured stands beside what its card claims. <strong>{agree} of {len(results)}</strong> agree.</p>
 </header>
 <div class="layout">
 <nav aria-label="Contents"><details open><summary>Contents</summary>{_contents(chapters)}</details></nav>
@@ -79,7 +90,7 @@ def _contents(chapters: list[Chapter]) -> str:
     items = '<li><a href="#start">Start</a></li><li><a href="#results">Claims and measurements</a></li>'
     for chapter in chapters:
         inner = "".join(
-            f'<li><a href="#{_slug(result.artifact.name)}">{html.escape(_short(result))}</a></li>'
+            f'<li><a href="#{_slug(result.artifact.name)}">{html.escape(_short(result, chapter))}</a></li>'
             for result in chapter.results
         )
         nested = f"<ul>{inner}</ul>" if inner else ""
@@ -87,8 +98,16 @@ def _contents(chapters: list[Chapter]) -> str:
     return f"<ul>{items}</ul>"
 
 
-def _short(result: Result) -> str:
-    return str(result.artifact.metric["dataset"])
+def _short(result: Result, chapter: Chapter) -> str:
+    """The data of a result, with the model where there are several of them."""
+    data = str(result.artifact.metric["dataset"])
+    several = sum(other.artifact.metric["dataset"] == data for other in chapter.results) > 1
+    return f"{data}: {result.artifact.name.partition('.')[0]}" if several else data
+
+
+def _metric(result: Result) -> str:
+    name = str(result.artifact.metric["name"])
+    return html.escape(METRICS.get(name, name))
 
 
 def _overview(results: list[Result]) -> str:
@@ -96,7 +115,7 @@ def _overview(results: list[Result]) -> str:
     for result in results:
         name, verdict = html.escape(result.artifact.name), "agrees" if result.agrees else "differs"
         link = f'<a href="#{_slug(name)}">{name.replace("_", "_<wbr>").replace(".", ".<wbr>")}</a>'
-        cells = [html.escape(result.data), html.escape(result.artifact.metric["name"])]
+        cells = [html.escape(result.data), _metric(result)]
         cells += [f"{result.claimed:.4f}", f"{result.measured:.4f}", f'<b class="{verdict}">{verdict}</b>']
         rows.append([link, *cells])
     columns = ("checkpoint", "data", "metric", "card says", "measured now", "result")
@@ -126,21 +145,24 @@ def _chapter(chapter: Chapter) -> str:
 def _snippet(name: str, pretrained: bool) -> str:
     weights = ", pretrained=True" if pretrained else ""
     return (
-        f'import blockzoo\n\nmodel = blockzoo.create_model("{name}"{weights}).eval()\n'
-        "outputs = model(**model.example_inputs(batch_size=2))"
+        f'import blockzoo\n\nname = "{name}"\nmodel = blockzoo.create_model(name{weights})\n'
+        "inputs = model.eval().example_inputs(2)\noutputs = model(**inputs)"
     )
 
 
 def _checkpoint(result: Result) -> str:
     artifact, verdict = result.artifact, "agrees" if result.agrees else "differs"
-    name, metric = html.escape(artifact.name), html.escape(str(artifact.metric["name"]))
+    name, metric = html.escape(artifact.name), artifact.metric
+    whole = ""
+    if "sample" in metric:
+        whole = f'<div><dt>card, all test data</dt><dd class="data">{float(metric["value"]):.4f}</dd></div>'
     sections = "".join(f"<h4>{html.escape(title)}</h4>{content}" for title, content in result.sections)
     return f"""<article id="{_slug(name)}">
 <h3>{name.replace("_", "_<wbr>").replace(".", ".<wbr>")}</h3>
-<dl class="claim"><div><dt>{metric}, measured now</dt><dd>{result.measured:.4f}</dd></div>
+<dl class="claim"><div><dt>{_metric(result)}, measured now</dt><dd>{result.measured:.4f}</dd></div>
 <div><dt>card says</dt><dd>{result.claimed:.4f}</dd></div>
 <div><dt>result</dt><dd class="{verdict}">{verdict}</dd></div>
-<div><dt>on</dt><dd class="data">{html.escape(result.data)}</dd></div></dl>
+<div><dt>on</dt><dd class="data">{html.escape(result.data)}</dd></div>{whole}</dl>
 {sections}
 <h4>Call it</h4>
 {code(_snippet(artifact.name, True), f"calling {artifact.name}, Python")}

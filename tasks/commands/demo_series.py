@@ -98,7 +98,7 @@ def _periods(model: Any, x: torch.Tensor, mask: torch.Tensor, series: SeriesSet)
 
 def _predictions(series: SeriesSet, probabilities: torch.Tensor) -> str:
     wrong = (probabilities.argmax(1) != series.labels).nonzero().squeeze(1).tolist()
-    right = [i for i in range(0, len(series), 61) if i not in wrong]
+    right = [i for i in range(0, len(series), 100) if i not in wrong]
     rows, marks = [], ["right"] * len(right) + ["wrong"] * len(wrong)
     for index, mark in zip(right + wrong, marks, strict=True):
         best = probabilities[index].topk(2)

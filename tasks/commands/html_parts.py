@@ -19,7 +19,8 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str, c
     body = []
     for i, row in enumerate(rows):
         first, *rest = row
-        cells = f'<th scope="row" role="rowheader">{first}</th>'
+        label = html.escape(columns[0], quote=True)
+        cells = f'<th scope="row" role="rowheader" data-label="{label}">{first}</th>'
         for name, cell in zip(columns[1:], rest, strict=True):
             cells += f'<td role="cell" data-label="{html.escape(name, quote=True)}">{cell}</td>'
         kind = f' class="{classes[i]}"' if classes else ""

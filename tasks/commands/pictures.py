@@ -58,17 +58,25 @@ def panels(figure: Any, alts: Sequence[str], size: tuple[float, float] | None = 
         figure.set_layout_engine("constrained")
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
-    boxes = [axis.get_tightbbox().transformed(figure.dpi_scale_trans.inverted()).padded(0.04) for axis in axes]
+    inches = figure.dpi_scale_trans.inverted()
+    inner = [axis.get_window_extent().transformed(inches) for axis in axes]
+    outer = [axis.get_tightbbox().transformed(inches).padded(0.04) for axis in axes]
+    margins = np.abs([(box - of) for box, of in zip(map(_corners, outer), map(_corners, inner), strict=True)]).max(0)
     parts = []
-    for axis, box, alt in zip(axes, boxes, alts, strict=True):
+    for axis, box, alt in zip(axes, inner, alts, strict=True):
         for other in figure.axes:
             other.set_visible(other is axis)
         for text in figure.texts:
             text.set_visible(False)
-        parts.append(_svg(figure, Bbox(box.get_points()), alt, box.width))
+        area = Bbox(_corners(box) + margins * [[-1], [1]])
+        parts.append(_svg(figure, area, alt, area.width))
     plt.close(figure)
-    style = f' style="--columns: {columns}"' if columns else ""
-    return f'<div class="panels"{style}>{"".join(parts)}</div>'
+    style = f"--least: {0.75 * 96 * area.width:.0f}px" + (f"; --columns: {columns}" if columns else "")
+    return f'<div class="panels" style="{style}">{"".join(parts)}</div>'
+
+
+def _corners(box: Any) -> np.ndarray:
+    return np.asarray(box.get_points())
 
 
 def _svg(figure: Any, box: Any, alt: str, inches: float) -> str:
@@ -89,7 +97,7 @@ def _svg(figure: Any, box: Any, alt: str, inches: float) -> str:
     inner = re.sub(r"\s*\n\s*", "\n", inner)
     return (
         f'<svg role="img" aria-label="{html.escape(alt, quote=True)}" viewBox="{view[1]}" '
-        f'style="max-width: {96 * inches * 1.3:.0f}px">{inner}</svg>'
+        f'style="max-width: {96 * inches * 1.2:.0f}px">{inner}</svg>'
     )
 
 
