@@ -69,8 +69,9 @@ from blockzoo.__main__ import main
 folder = Path(sys.argv[1])
 blockzoo.__path__.append(str(folder / "zoo"))
 _registry.FAMILIES = (*_registry.FAMILIES, "convseries")
+names = {"main": main}
 for path in sorted(folder.glob("step*.py")):
-    exec(compile(path.read_text(), str(path), "exec"), {"main": main})
+    exec(compile(path.read_text(), str(path), "exec"), names)
 """
 
 
