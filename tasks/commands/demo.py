@@ -1,23 +1,33 @@
-"""Evaluate every shipped checkpoint on its real test data, compare with its card, and write a page about it.
+"""Show every family: evaluate the shipped checkpoints on real test data, compare with their cards, write a page.
 
-Exit status 1 if a measured metric differs from the claimed one.
+The page is one HTML file that needs nothing from outside: for each family what it is for, inputs and outputs, metrics
+against claims, its speed against the original's on this machine, how to call it and how to train it. Exit status 1 if
+a measured metric differs from the claimed one.
 
 Examples:
   blockzoo demo
   blockzoo demo --out report.html --only timesnet_classifier.japanese_vowels
+  blockzoo demo --no-speed
 """
+
+from __future__ import annotations
 
 import argparse
 import importlib
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from blockzoo.checkpoints import Artifact, load_manifest
 from blockzoo.tasks.commands.output import print_json, print_table
 
-__all__ = ["Result", "add_arguments", "run"]
+if TYPE_CHECKING:
+    from blockzoo.tasks.commands.demo_families import Family
+    from blockzoo.tasks.commands.demo_speed import Speed
+
+__all__ = ["Chapter", "Result", "add_arguments", "run"]
 
 TOLERANCE = 1e-6
 """How far a measured metric may be from the card's, unless the manifest gives the metric a `tolerance` of its own."""
@@ -64,10 +74,20 @@ class Result:
         return abs(self.measured - self.claimed) <= self.artifact.metric.get("tolerance", TOLERANCE)
 
 
+@dataclass
+class Chapter:
+    """What the page says about a family."""
+
+    family: Family
+    results: list[Result]
+    speed: Speed | None
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("--out", default="demo.html", help="the page to write (default: demo.html)")
-    parser.add_argument("--only", metavar="MODEL.TAG", help="only this checkpoint")
+    parser.add_argument("--only", metavar="MODEL.TAG", help="only this checkpoint, and its family")
+    parser.add_argument("--no-speed", action="store_true", help="leave the comparison of speed out")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -93,6 +113,31 @@ def evaluate(artifact: Artifact) -> Result:
     return Result(artifact, measured, time.perf_counter() - start, sections)
 
 
+def _say(text: str) -> None:
+    """Tell a person who waits what is going on."""
+    if sys.stderr.isatty():
+        print(text, file=sys.stderr)
+
+
+def _chapters(results: list[Result], args: argparse.Namespace) -> list[Chapter]:
+    """What the page shows: all families, or only that of the chosen checkpoint."""
+    from blockzoo._registry import family_of
+    from blockzoo.tasks.commands.demo_families import families
+    from blockzoo.tasks.commands.demo_speed import CASES, measure_speed
+
+    chapters = []
+    for family in families():
+        own = [result for result in results if family_of(result.artifact.name) in (family.name, *family.also)]
+        if args.only and not own:
+            continue
+        speed = None
+        if not args.no_speed and family.name in CASES:
+            _say(f"timing {family.title}")
+            speed = measure_speed(family.name)
+        chapters.append(Chapter(family, own, speed))
+    return chapters
+
+
 def run(args: argparse.Namespace) -> int:
     """Evaluate, print and write the page."""
     from blockzoo.tasks.commands.demo_page import page
@@ -100,7 +145,11 @@ def run(args: argparse.Namespace) -> int:
     shipped = {name: item for name, item in load_manifest().items() if item.origin == "ours"}
     if args.only and args.only not in shipped:
         raise ValueError(f"--only {args.only}: not a shipped checkpoint; there are {', '.join(shipped)}")
-    results = [evaluate(item) for name, item in shipped.items() if args.only in (None, name)]
+    results = []
+    for name, item in shipped.items():
+        if args.only in (None, name):
+            _say(f"evaluating {name}")
+            results.append(evaluate(item))
     rows = [
         {
             "checkpoint": result.artifact.name,
@@ -115,7 +164,7 @@ def run(args: argparse.Namespace) -> int:
     ]
     out = Path(args.out)
     temporary = out.with_name(f".{out.name}.tmp")
-    temporary.write_text(page(results), encoding="utf-8")
+    temporary.write_text(page(_chapters(results, args)), encoding="utf-8")
     temporary.replace(out)
     if args.json:
         print_json(rows)

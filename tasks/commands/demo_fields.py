@@ -1,14 +1,13 @@
 """The demo's part on maps between fields: errors on packaged test fields, panels and spectra."""
 
-from collections.abc import Callable
 from importlib.resources import files
 from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
 
-from blockzoo.tasks.callbacks.field_plots import fields_figure, spectrum_figure
-from blockzoo.tasks.commands.pictures import STYLE, picture
+from blockzoo.tasks.callbacks.field_plots import spectrum_figure
+from blockzoo.tasks.commands.pictures import STYLE, bitmap, coloured, panels, picture, tiles
 from blockzoo.tasks.data.darcy import read_darcy
 from blockzoo.tasks.data.field_files import read_fields
 from blockzoo.tasks.operator_losses import LpLoss, isotropic_spectrum
@@ -70,16 +69,26 @@ def _mean_spectra(part: dict[str, torch.Tensor]) -> torch.Tensor:
     return torch.stack([isotropic_spectrum(field).mean(0) for field in fields])
 
 
-def _styled(make: Callable[[], Any], alt: str) -> str:
-    with plt.rc_context(STYLE):
-        return picture(make(), alt)
-
-
 def _panels(samples: dict[str, dict[str, torch.Tensor]]) -> str:
-    errors = {name: float(LpLoss()(sample["prediction"], sample["y"])) for name, sample in samples.items()}
-    told = "; ".join(f"{name}: relative error {error:.3f}" for name, error in errors.items())
-    shown = _styled(lambda: fields_figure(samples), f"Input, truth, prediction and error. {told}.")
-    return f'<div class="scroll wide" tabindex="0" role="group" aria-label="Fields">{shown}</div>'
+    """Input, truth, prediction and error of each sample as images, with their ranges in words."""
+    items = []
+    for name, sample in samples.items():
+        fields = {key: value[0, 0] for key, value in sample.items()}
+        error = fields["prediction"] - fields["y"]
+        relative = float(LpLoss()(sample["prediction"], sample["y"]))
+        low, high = float(fields["y"].min()), float(fields["y"].max())
+        most = float(error.abs().max())
+        own = (float(fields["x"].min()), float(fields["x"].max()))
+        for what, field, limits, caption in (
+            ("input", fields["x"], own, name),
+            ("truth", fields["y"], (low, high), f"{low:.3g} to {high:.3g}"),
+            ("prediction", fields["prediction"], (low, high), "same colours"),
+            ("error", error, (-most, most), f"±{most:.2g}; relative {relative:.3f}"),
+        ):
+            pixels = coloured(field.T.flip(0), *limits, "RdBu_r" if what == "error" else "viridis")
+            shown = bitmap(pixels, f"{name}: {what}", enlarge=max(1, 160 // len(pixels)))
+            items.append((shown, f"<b>{what}</b><br>{caption}"))
+    return tiles(items, 4, "pixels")
 
 
 def _spectra(spectra: dict[str, torch.Tensor]) -> str:
@@ -92,9 +101,10 @@ def _spectra(spectra: dict[str, torch.Tensor]) -> str:
         "<p>Energy by wavenumber, mean of all test fields: where the line of the error meets that of the truth, the "
         f"prediction knows nothing any more ({'; '.join(told)}).</p>"
     )
-    return text + _styled(
-        lambda: spectrum_figure(spectra), f"Spectra of truth, prediction and error. {'; '.join(told)}."
-    )
+    with plt.rc_context(STYLE):
+        figure = spectrum_figure(spectra)
+        alts = [f"Spectra of truth, prediction and error. {one}." for one in told]
+        return text + panels(figure, alts, size=(3.6, 2.7), columns=2)
 
 
 def _spread(grids: dict[str, dict[str, torch.Tensor]]) -> str:
@@ -105,12 +115,12 @@ def _spread(grids: dict[str, dict[str, torch.Tensor]]) -> str:
             f"{name}: {float(errors.min()):.3f} to {float(errors.max()):.3f}, median {float(errors.median()):.3f}"
         )
 
-    def make() -> Any:
-        figure, axis = plt.subplots(figsize=(6.4, 2.4))
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(4.8, 2.3))
         for (name, part), colour in zip(grids.items(), ("#3b6fb6", "#d0732b"), strict=False):
             axis.plot(part["errors"].sort().values.numpy(), "o", color=colour, markersize=4, label=name)
-        axis.set(xlabel="test fields, sorted", ylabel="relative L2 error", ylim=(0, None))
-        axis.legend(frameon=False)
-        return figure
-
-    return _styled(make, f"Relative errors of the test fields. {'; '.join(told)}.")
+        axis.set(xlabel="test fields, sorted", ylabel="relative L2 error")
+        axis.set_ylim(0, 1.1 * max(float(part["errors"].max()) for part in grids.values()))
+        if len(grids) > 1:
+            axis.legend(frameon=False)
+    return picture(figure, f"Relative errors of the test fields. {'; '.join(told)}.")

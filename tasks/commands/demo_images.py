@@ -1,14 +1,16 @@
 """The demo's part on image classifiers: evaluation on packaged test images, and pictures."""
 
+import html
 from importlib.resources import files
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 from safetensors.torch import load_file
 
 from blockzoo.tasks.commands.cam import class_activation_map
-from blockzoo.tasks.commands.pictures import STYLE, picture
+from blockzoo.tasks.commands.pictures import STYLE, bitmap, coloured, picture, tiles
 
 __all__ = ["SHOWN", "cifar10_sample", "evaluate_cifar10", "prediction_grid"]
 
@@ -32,7 +34,7 @@ def evaluate_cifar10(model: Any) -> tuple[float, list[tuple[str, str]]]:
     names = model.pretrained_cfg["label_names"]
     heat = class_activation_map(model, x[chosen])
     words = (
-        "Test images with the likeliest class and its probability (red: wrong), and below each the parts that speak "
+        "Test images with the likeliest class and its probability (red: wrong), and beside each the parts that speak "
         "for that class (Grad-CAM; bright is strong)."
     )
     grid = prediction_grid(images, labels, probabilities, chosen, names, heat, words)
@@ -49,37 +51,29 @@ def prediction_grid(
     heat: torch.Tensor,
     words: str,
 ) -> str:
-    """HTML: the chosen images with predictions, below each its map (H, W) in [0, 1], and what that is in words."""
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(4, SHOWN // 2, figsize=(9, 6.6))
-        said = []
-        for column, (index, map_) in enumerate(zip(chosen.tolist(), heat, strict=True)):
-            row, place = 2 * (column // (SHOWN // 2)), column % (SHOWN // 2)
-            pixels = images[index].permute(1, 2, 0).numpy()
-            share, guess = probabilities[index].max(0)
-            right = int(guess) == int(labels[index])
-            axes[row, place].imshow(pixels)
-            axes[row, place].set_title(
-                f"{names[int(guess)]} {float(share):.0%}" + ("" if right else f"\n(is {names[int(labels[index])]})"),
-                color="#1a7f37" if right else "#b42318",
-            )
-            axes[row + 1, place].imshow(pixels)
-            axes[row + 1, place].imshow(map_.numpy(), cmap="inferno", alpha=0.55, vmin=0, vmax=1)
-            said.append(f"{names[int(labels[index])]} taken for {names[int(guess)]}")
-        for axis in axes.flat:
-            axis.axis("off")
-        figure.tight_layout()
-    return f"<p>{words}</p>" + picture(figure, f"Test images with predictions and maps: {'; '.join(said)}")
+    """HTML: the chosen images with predictions, beside each its map (H, W) in [0, 1], and what that is in words."""
+    items = []
+    for index, map_ in zip(chosen.tolist(), heat, strict=True):
+        pixels = images[index].permute(1, 2, 0).numpy()
+        glow = 0.45 * pixels + 0.55 * coloured(map_, 0, 1, "inferno")
+        pair = np.concatenate([pixels, glow.round().astype(np.uint8)], 1)
+        share, guess = probabilities[index].max(0)
+        true, said = names[int(labels[index])], names[int(guess)]
+        shown = bitmap(pair, f"A test image of the class {true}, taken for {said}, and its map", enlarge=3)
+        mark = "right" if true == said else "wrong"
+        caption = f'<b class="{mark}">{html.escape(said)}</b> {float(share):.0%}'
+        items.append((shown, caption if mark == "right" else f"{caption}, is {html.escape(true)}"))
+    return f"<p>{words}</p>{tiles(items, 4, 'pixels')}"
 
 
 def _bars(labels: torch.Tensor, probabilities: torch.Tensor, names: list[str]) -> str:
     right = (probabilities.argmax(1) == labels).double()
     shares = [float(right[labels == i].mean()) for i in range(len(names))]
     with plt.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(6.4, 2.6))
+        figure, axis = plt.subplots(figsize=(4.8, 2.5))
         axis.bar(names, shares, color="#3b6fb6")
         axis.set_ylim(0, 1)
         axis.set_ylabel("share that is right")
-        axis.tick_params(axis="x", rotation=35)
+        plt.setp(axis.get_xticklabels(), rotation=35, ha="right", rotation_mode="anchor")
     told = ", ".join(f"{name} {share:.0%}" for name, share in zip(names, shares, strict=True))
     return picture(figure, f"Share of test images that are right, by class: {told}")

@@ -8,13 +8,14 @@ import numpy as np
 import torch
 
 from blockzoo.tasks.callbacks.parity import draw_parity
-from blockzoo.tasks.commands.pictures import STYLE, picture
+from blockzoo.tasks.commands.pictures import STYLE, panels, picture
 from blockzoo.tasks.data.elements import MASSES, SYMBOLS
 from blockzoo.tasks.data.molecules import Structure, XTBMolecules
 
 __all__ = ["evaluate_molecules", "velocity_verlet"]
 
-COLOURS = {1: "#e8e8e8", 6: "#555555", 7: "#3b6fb6", 8: "#c0392b"}
+COLOURS = {1: ("#e8e8e8", "#111111"), 6: ("#555555", "#fefefe"), 7: ("#3566a8", "#fefefe"), 8: ("#b83227", "#fefefe")}
+"""Of an atom and its symbol."""
 RADII = {1: 0.31, 6: 0.76, 7: 0.71, 8: 0.66}
 """Covalent radii in Å, "Covalent radii revisited" (2008)."""
 
@@ -92,22 +93,23 @@ def velocity_verlet(
 
 def _parity(predictions: dict[str, torch.Tensor], count: int) -> str:
     with plt.rc_context(STYLE):
-        figure = plt.figure(figsize=(11, 3.6))
+        figure = plt.figure()
         draw_parity(predictions, figure)
-        figure.tight_layout()
     energy = float((predictions["predicted_energy"] - predictions["energy"]).abs().mean()) * 1000
     force = float((predictions["predicted_forces"] - predictions["forces"]).abs().mean()) * 1000
-    alt = f"True against predicted energies and forces: errors {energy:.2f} meV per atom and {force:.1f} meV/Å."
+    alts = [f"True against predicted energies: mean error {energy:.2f} meV per atom."]
+    alts += [f"True against predicted force components: mean error {force:.1f} meV/Å."]
+    alts += ["Angle between true and predicted forces against the size of the force."]
     return (
         f"<p>{count} frames of six molecules at 300, 600 and 900 K, from trajectories that training never saw. "
-        f"Mean absolute errors: {energy:.2f} meV per atom and {force:.1f} meV/Å. Right: by how much the predicted "
-        f"force points elsewhere.</p>{picture(figure, alt)}"
+        f"Mean absolute errors: {energy:.2f} meV per atom and {force:.1f} meV/Å. Last: by how much the predicted "
+        f"force points elsewhere.</p>{panels(figure, alts, (3.2, 2.8), 3)}"
     )
 
 
 def _molecules(model: Any, chosen: dict[str, Structure]) -> str:
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, len(chosen), figsize=(11, 4))
+        figure, axes = plt.subplots(1, len(chosen), figsize=(9, 3.4))
         errors = []
         for axis, (name, structure) in zip(axes, chosen.items(), strict=True):
             owner = torch.zeros_like(structure.atomic_numbers)
@@ -115,11 +117,11 @@ def _molecules(model: Any, chosen: dict[str, Structure]) -> str:
             errors.append(float((forces - structure.forces).norm(dim=-1).max()))
             _draw_molecule(axis, structure, forces)
             axis.set_title(name)
-        figure.tight_layout()
-    alt = "; ".join(f"{name}: largest error {error:.2f} eV/Å" for name, error in zip(chosen, errors, strict=True))
+    pairs = zip(chosen, errors, strict=True)
+    alts = [f"{name}, its atoms and the forces on them: largest error {error:.2f} eV/Å." for name, error in pairs]
     return (
         "<p>Test frames, seen along the direction in which they are thinnest. Arrows are forces: wide and orange by "
-        f"GFN2-xTB, thin and blue by the model; 1 Å of arrow is 2 eV/Å.</p>{picture(figure, f'Molecules. {alt}.')}"
+        f"GFN2-xTB, thin and blue by the model; 1 Å of arrow is 2 eV/Å.</p>{panels(figure, alts, columns=3)}"
     )
 
 
@@ -134,14 +136,15 @@ def _draw_molecule(axis: Any, structure: Structure, forces: torch.Tensor) -> Non
             if distance[i, j] < 1.25 * (RADII[numbers[i]] + RADII[numbers[j]]):
                 axis.plot(*flat[[i, j]].T, color="#999999", linewidth=4, zorder=1)
     for (x, y), number in zip(flat, numbers, strict=True):
-        axis.add_patch(plt.Circle((x, y), 0.45 * RADII[number] + 0.1, fc=COLOURS[number], ec="#333333", zorder=2))
-        axis.text(x, y, SYMBOLS[number], ha="center", va="center", fontsize=8, zorder=5, color="#111111")
+        axis.add_patch(plt.Circle((x, y), 0.45 * RADII[number] + 0.1, fc=COLOURS[number][0], ec="#333333", zorder=2))
+        axis.text(x, y, SYMBOLS[number], ha="center", va="center", fontsize=8, zorder=5, color=COLOURS[number][1])
     for values, colour, width in ((structure.forces, "#e08214", 0.014), (forces, "#0b62a4", 0.006)):
         arrows = (values @ plane).numpy() / 2
         axis.quiver(*flat.T, *arrows.T, color=colour, width=width, angles="xy", scale_units="xy", scale=1, zorder=3)
     axis.set_aspect("equal")
     axis.margins(0.25)
-    axis.axis("off")
+    axis.set(xticks=[], yticks=[])
+    axis.spines[:].set_visible(False)
 
 
 def _trajectory(model: Any, structure: Structure, steps: int = 240) -> str:
@@ -149,7 +152,7 @@ def _trajectory(model: Any, structure: Structure, steps: int = 240) -> str:
     total = record["potential"] + record["kinetic"]
     count = len(structure.positions)
     with plt.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(7, 3.2))
+        figure, axis = plt.subplots(figsize=(4.8, 2.6))
         curves = {"potential": record["potential"], "kinetic": record["kinetic"], "total": total}
         for (name, values), colour in zip(curves.items(), ("#0072B2", "#D55E00", "#222222"), strict=True):
             axis.plot(record["time"], 1000 * (values - values[0]) / count, color=colour, label=name)

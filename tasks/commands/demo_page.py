@@ -4,105 +4,223 @@ from __future__ import annotations
 
 import html
 from importlib.metadata import version
+from importlib.resources import files
 from typing import TYPE_CHECKING
 
-from blockzoo.checkpoints import read_card
+from blockzoo.checkpoints import load_manifest, read_card
+from blockzoo.tasks.commands.html_parts import code, table
 
 if TYPE_CHECKING:
-    from blockzoo.tasks.commands.demo import Result
+    from blockzoo.tasks.commands.demo import Chapter, Result
+    from blockzoo.tasks.commands.demo_families import Family
+    from blockzoo.tasks.commands.demo_speed import Speed
 
 __all__ = ["page"]
 
-CSS = """
-:root { color-scheme: light dark; --ink: #1b2230; --soft: #5a6475; --paper: #fbfbf9; --card: #ffffff; --line: #dfe3ea;
-  --accent: #0b62a4; --good: #146c43; --bad: #b3261e; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e7eaf0; --soft: #a3adbd; --paper: #12161d; --card: #1a2029;
-  --line: #2d3644; --accent: #6db6f2; --good: #6ed3a0; --bad: #ff8f86; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.55 system-ui, sans-serif; }
-main { max-width: 60rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; }
-h1 { font-size: 1.9rem; margin: 0.5rem 0; } h2 { margin: 2.5rem 0 0.5rem; overflow-wrap: anywhere; }
-h3 { margin: 1.6rem 0 0.4rem; }
-p { max-width: 46rem; } .lead, figcaption, footer { color: var(--soft); }
-a { color: var(--accent); } :focus-visible { outline: 3px solid var(--accent); outline-offset: 2px; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: 0.4rem 0.7rem; border-bottom: 1px solid var(--line); white-space: nowrap; }
-.right td:last-child, .agrees { color: var(--good); font-weight: 600; }
-.wrong td:last-child, .differs { color: var(--bad); font-weight: 600; }
-img { display: block; max-width: 100%; height: auto; background: #fff; border: 1px solid var(--line);
-  border-radius: 8px; padding: 0.5rem; margin: 0.8rem 0; }
-.wide img { min-width: 44rem; }
-.code { position: relative; } pre { background: var(--card); border: 1px solid var(--line); border-radius: 8px;
-  padding: 0.9rem; overflow-x: auto; font-size: 0.9rem; }
-button { position: absolute; top: 0.5rem; right: 0.5rem; font: inherit; font-size: 0.85rem; color: var(--ink);
-  background: var(--paper); border: 1px solid var(--line); border-radius: 6px; padding: 0.25rem 0.7rem;
-  cursor: pointer; }
-summary { cursor: pointer; font-weight: 600; }
-"""
-
-JS = """
-document.querySelectorAll('.code button').forEach(function (button) {
-  button.addEventListener('click', function () {
-    navigator.clipboard.writeText(button.parentElement.querySelector('pre').textContent).then(function () {
-      button.textContent = 'Copied';
-    });
-  });
-});
-"""
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
+"""What the browser may load: only what is in the file."""
 
 
-def page(results: list[Result]) -> str:
-    """The whole page for some evaluated checkpoints."""
-    rows = "".join(_row(result) for result in results)
-    names = ("checkpoint", "data", "metric", "card says", "measured now", "result")
-    head = "".join(f'<th scope="col">{name}</th>' for name in names)
-    body = "".join(_checkpoint(result) for result in results)
+METRICS = {
+    "accuracy": "accuracy",
+    "auroc": "area under the ROC curve",
+    "force_mae": "mean error of forces, meV/Å",
+    "l2": "relative L2 error",
+    "mse": "mean squared error",
+    "smape": "sMAPE, %",
+}
+"""What metrics are called for people."""
+
+LISTING = "import blockzoo\n\nprint(blockzoo.list_models(pretrained=True))"
+
+
+def page(chapters: list[Chapter]) -> str:
+    """The whole page, a section for each family."""
+    css, js = ((files("blockzoo.tasks.commands") / f"page.{kind}").read_text("utf-8") for kind in ("css", "js"))
     libraries = ", ".join(f"{name} {version(name)}" for name in ("blockzoo", "torch"))
+    results = [result for chapter in chapters for result in chapter.results]
+    agree = sum(result.agrees for result in results)
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<meta name="color-scheme" content="light dark">
 <title>blockzoo demo</title>
 <link rel="icon" href="data:,">
-<style>{CSS}</style>
+<style>{css}</style>
 </head>
 <body>
-<main>
-<h1>What the shipped models do</h1>
-<p class="lead">Each checkpoint was loaded by name and evaluated on its real test data on this machine.
-The card's claim and the measured value must agree.</p>
-<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>
-{body}
-<footer><p>Written by <code>blockzoo demo</code> ({html.escape(libraries)}).</p></footer>
+<a class="skip" href="#content">Skip to the content</a>
+<header>
+<h1>blockzoo</h1>
+<p class="lead">A model zoo for vision and science. This page was made on this machine: every shipped checkpoint was loaded
+by name and evaluated on real test data, and what was measured stands beside what its card claims. <strong>{agree} of {len(results)}</strong> agree.</p>
+</header>
+<div class="layout">
+<nav aria-label="Contents"><details open><summary>Contents</summary>{_contents(chapters)}</details></nav>
+<main id="content">
+<section id="start">
+<h2>Start</h2>
+<p>Every model is made by its name; a name with a tag also has weights.</p>
+{code(LISTING, "list of models, Python")}
+<p>In the shell, <code>blockzoo --help</code> lists the commands.</p>
+</section>
+<section id="results">
+<h2>Claims and measurements</h2>
+{_overview(results)}
+</section>
+{"".join(_chapter(chapter) for chapter in chapters)}
 </main>
-<script>{JS}</script>
+</div>
+<footer><p>Written by <code>blockzoo demo</code> ({html.escape(libraries)}).</p></footer>
+<p class="unseen" role="status" aria-live="polite" id="said"></p>
+<script>{js}</script>
 </body>
 </html>
 """
 
 
-def _row(result: Result) -> str:
-    metric = result.artifact.metric
-    verdict = "agrees" if result.agrees else "differs"
-    link = f'<a href="#{html.escape(result.artifact.name)}">{html.escape(result.artifact.name)}</a>'
-    cells = [link, result.data, metric["name"]]
-    cells += [f"{result.claimed:.4f}", f"{result.measured:.4f}", f'<span class="{verdict}">{verdict}</span>']
-    return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+def _slug(name: str) -> str:
+    return html.escape(name.replace(".", "-"))
+
+
+def _contents(chapters: list[Chapter]) -> str:
+    items = '<li><a href="#start">Start</a></li><li><a href="#results">Claims and measurements</a></li>'
+    for chapter in chapters:
+        inner = "".join(
+            f'<li><a href="#{_slug(result.artifact.name)}">{html.escape(_short(result, chapter))}</a></li>'
+            for result in chapter.results
+        )
+        nested = f"<ul>{inner}</ul>" if inner else ""
+        items += f'<li><a href="#{chapter.family.name}">{html.escape(chapter.family.title)}</a>{nested}</li>'
+    return f"<ul>{items}</ul>"
+
+
+def _short(result: Result, chapter: Chapter) -> str:
+    """The data of a result, with the model where there are several of them."""
+    data = str(result.artifact.metric["dataset"])
+    several = sum(other.artifact.metric["dataset"] == data for other in chapter.results) > 1
+    return f"{data}: {result.artifact.name.partition('.')[0]}" if several else data
+
+
+def _metric(result: Result) -> str:
+    name = str(result.artifact.metric["name"])
+    return html.escape(METRICS.get(name, name))
+
+
+def _overview(results: list[Result]) -> str:
+    rows = []
+    for result in results:
+        name, verdict = html.escape(result.artifact.name), "agrees" if result.agrees else "differs"
+        link = f'<a href="#{_slug(name)}">{name.replace("_", "_<wbr>").replace(".", ".<wbr>")}</a>'
+        cells = [html.escape(result.data), _metric(result)]
+        cells += [f"{result.claimed:.4f}", f"{result.measured:.4f}", f'<b class="{verdict}">{verdict}</b>']
+        rows.append([link, *cells])
+    columns = ("checkpoint", "data", "metric", "card says", "measured now", "result")
+    return table(columns, rows, "Metrics of all shipped checkpoints: claimed by the card, and measured now")
+
+
+def _chapter(chapter: Chapter) -> str:
+    family = chapter.family
+    models = ", ".join(f"<code>{html.escape(name)}</code>" for name in family.models)
+    paper = f"<p class='soft'>{html.escape(family.paper)}</p>" if family.paper else ""
+    if chapter.results:
+        body = "".join(_checkpoint(result) for result in chapter.results)
+    else:
+        body = _without_checkpoint(family)
+    return f"""<section id="{family.name}" class="family">
+<h2>{html.escape(family.title)}</h2>
+{paper}
+<p class="purpose">{html.escape(family.purpose)}</p>
+{body}
+{_speed(family, chapter.speed)}
+{_published(family)}
+<details class="models"><summary>All {len(family.models)} models of this family</summary><p>{models}</p></details>
+</section>
+"""
+
+
+def _snippet(name: str, pretrained: bool) -> str:
+    weights = ", pretrained=True" if pretrained else ""
+    return (
+        f'import blockzoo\n\nname = "{name}"\nmodel = blockzoo.create_model(name{weights})\n'
+        "inputs = model.eval().example_inputs(2)\noutputs = model(**inputs)"
+    )
 
 
 def _checkpoint(result: Result) -> str:
-    name = result.artifact.name
-    snippet = f'import blockzoo\n\nmodel = blockzoo.create_model("{name}", pretrained=True).eval()\n'
-    snippet += "outputs = model(**model.example_inputs(batch_size=4))"
-    sections = "".join(f"<h3>{html.escape(title)}</h3>{content}" for title, content in result.sections)
-    return f"""<section id="{html.escape(name)}">
-<h2>{html.escape(name)}</h2>
-<div class="code"><pre><code>{html.escape(snippet)}</code></pre><button type="button">Copy</button></div>
+    artifact, verdict = result.artifact, "agrees" if result.agrees else "differs"
+    name, metric = html.escape(artifact.name), artifact.metric
+    whole = ""
+    if "sample" in metric:
+        whole = f'<div><dt>card, all test data</dt><dd class="data">{float(metric["value"]):.4f}</dd></div>'
+    sections = "".join(f"<h4>{html.escape(title)}</h4>{content}" for title, content in result.sections)
+    return f"""<article id="{_slug(name)}">
+<h3>{name.replace("_", "_<wbr>").replace(".", ".<wbr>")}</h3>
+<dl class="claim"><div><dt>{_metric(result)}, measured now</dt><dd>{result.measured:.4f}</dd></div>
+<div><dt>card says</dt><dd>{result.claimed:.4f}</dd></div>
+<div><dt>result</dt><dd class="{verdict}">{verdict}</dd></div>
+<div><dt>on</dt><dd class="data">{html.escape(result.data)}</dd></div>{whole}</dl>
 {sections}
-<h3>Where it comes from</h3>
-<p>Trained by <code>{html.escape(result.artifact.command)}</code>. Weights {html.escape(result.artifact.license)}, data
-{html.escape(result.artifact.data_license)}.</p>
-<details><summary>Model card</summary><pre>{html.escape(read_card(result.artifact))}</pre></details>
-</section>
+<h4>Call it</h4>
+{code(_snippet(artifact.name, True), f"calling {artifact.name}, Python")}
+<h4>Train it</h4>
+{code(artifact.command, f"training {artifact.name}, shell")}
+<p class="soft">Weights {html.escape(artifact.license)}, data {html.escape(artifact.data_license)}.</p>
+<details><summary>Model card of {name}</summary><pre class="card">{html.escape(read_card(artifact))}</pre></details>
+</article>
 """
+
+
+def _without_checkpoint(family: Family) -> str:
+    name = family.models[0]
+    train = f"<h3>Train it</h3>{code(chr(10).join(family.train), f'training {family.title}, shell')}"
+    return f"""<p>No weights of this family ship with the package.</p>
+<h3>Call it</h3>
+{code(_snippet(name, False), f"calling {name}, Python")}
+{train if family.train else ""}"""
+
+
+def _speed(family: Family, speed: Speed | None) -> str:
+    if speed is None:
+        return ""
+    most = max(speed.theirs, speed.ours)
+    bars = "".join(
+        f'<div class="bar {kind}"><span>{html.escape(name)}</span>'
+        f'<i style="width: {100 * value / most:.1f}%"></i><b>{value:.1f} ms</b></div>'
+        for kind, name, value in (("theirs", speed.case.reference, speed.theirs), ("ours", "blockzoo", speed.ours))
+    )
+    compared = "the same weights, outputs compared first" if speed.case.same else "another function by design"
+    more = f" Longer and at more sizes: <code>blockzoo bench {family.bench}</code>." if family.bench else ""
+    return f"""<h3>Speed on this machine</h3>
+<p>{html.escape(speed.case.what)}: <strong>{speed.ratio:.1f} times</strong> as fast as {html.escape(speed.case.reference)}
+({compared}; turn by turn, the fastest of {speed.runs} runs each).{more}</p>
+<div class="bars">{bars}</div>"""
+
+
+def _published(family: Family) -> str:
+    models = set(family.models)
+    found = [
+        artifact
+        for name, artifact in load_manifest().items()
+        if artifact.origin == "official" and name.partition(".")[0] in models
+    ]
+    if not found:
+        return ""
+    rows = [
+        [
+            f"<code>{html.escape(item.name).replace('_', '_<wbr>').replace('.', '.<wbr>')}</code>",
+            f"{html.escape(str(item.metric['name']))} {float(item.metric['value']):.4g}",
+            html.escape(str(item.metric["dataset"])),
+            html.escape(item.license),
+        ]
+        for item in found
+    ]
+    caption = f"Published weights of {family.title} and what their authors report"
+    shown = table(("weights", "reported", "data", "licence"), rows, caption)
+    return (
+        f"<details><summary>{len(found)} published official weights that load by name</summary>{shown}"
+        f"{code(f'blockzoo download {found[0].name}', f'fetching {found[0].name}, shell')}</details>"
+    )

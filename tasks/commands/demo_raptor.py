@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from blockzoo.tasks import raptor_dynamics as dynamics
 from blockzoo.tasks import raptor_figures as figures
 from blockzoo.tasks.commands.demo_images import SHOWN, cifar10_sample, prediction_grid
-from blockzoo.tasks.commands.pictures import STYLE, picture
+from blockzoo.tasks.commands.pictures import STYLE, panels
 
 __all__ = ["evaluate_raptor"]
 
@@ -29,7 +29,7 @@ def evaluate_raptor(model: Any) -> tuple[float, list[tuple[str, str]]]:
     maps = F.interpolate(maps, images.shape[-2:], mode="bilinear")[:, 0]
     names = model.pretrained_cfg["label_names"]
     words = (
-        "Test images with the likeliest class and its probability (red: wrong), and below each the patches whose last "
+        "Test images with the likeliest class and its probability (red: wrong), and beside each the patches whose last "
         "state points where that of the class token does (bright)."
     )
     grid = prediction_grid(images, labels, probabilities, chosen, names, maps, words)
@@ -43,15 +43,15 @@ def _dynamics(model: Any, states: torch.Tensor) -> str:
     speed = {name: dynamics.angular_speed(states[:, :, part]) for name, part in groups.items()}
     bounds = model.bounds[1:-1]
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, 2, figsize=(8.4, 3))
+        figure, axes = plt.subplots(1, 2, figsize=(8.4, 3), layout="constrained")
         figures.draw_groups(axes[0], convergence, "cosine to the final direction", bounds)
         figures.draw_groups(axes[1], speed, "angle of a step (radians)", bounds, 1)
-        figure.tight_layout()
     told = "; ".join(f"{name} from {float(c[0]):.2f} to 1" for name, c in convergence.items())
+    steps = "; ".join(f"{name} {float(s.min()):.2f} to {float(s.max()):.2f}" for name, s in speed.items())
     half = ", ".join(f"{dynamics.half_rise(c):.1f} ({name})" for name, c in convergence.items())
     phases = " + ".join(str(high - low) for low, high in zip(model.bounds, model.bounds[1:], strict=False))
     return (
         f"<p>{len(model.blocks)} blocks stand for {model.depth} layers ({phases}; dotted lines: where the next one "
         f"takes over). Half of the turn towards the final direction is done at layer {half}.</p>"
-        + picture(figure, f"Cosine to the final direction over layers: {told}; and angles of single steps")
+        + panels(figure, [f"Cosine to the final direction over layers: {told}", f"Angle of each step: {steps}"])
     )

@@ -9,7 +9,8 @@ import torch
 from matplotlib.ticker import MaxNLocator
 
 from blockzoo.layers.period import find_periods
-from blockzoo.tasks.commands.pictures import STYLE, picture
+from blockzoo.tasks.commands.html_parts import table
+from blockzoo.tasks.commands.pictures import STYLE, panels, picture
 from blockzoo.tasks.commands.predict import classify, prepare
 from blockzoo.tasks.data.uea import SeriesSet, read_series_set
 
@@ -37,13 +38,13 @@ def _confusion(series: SeriesSet, probabilities: torch.Tensor) -> str:
     for true, guess in zip(series.labels, predicted, strict=True):
         matrix[true, guess] += 1
     with plt.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(4.6, 4.2))
+        figure, axis = plt.subplots(figsize=(4.2, 3.9))
         share = matrix / matrix.sum(1, keepdim=True).clamp(min=1)
         axis.imshow(share.numpy(), cmap="Blues", vmin=0, vmax=1)
         for i in range(count):
             for j in range(count):
                 if matrix[i, j]:
-                    colour = "white" if share[i, j] > 0.5 else "black"
+                    colour = "#fefefe" if share[i, j] > 0.5 else "#111111"
                     axis.text(j, i, str(int(matrix[i, j])), ha="center", va="center", color=colour)
         axis.set_xticks(range(count), series.class_names)
         axis.set_yticks(range(count), series.class_names)
@@ -66,8 +67,10 @@ def _periods(model: Any, x: torch.Tensor, mask: torch.Tensor, series: SeriesSet)
     weights = amplitude.softmax(1)
     columns = 1 + periods.shape[1]
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(len(chosen), columns, figsize=(2.5 * columns, 2.1 * len(chosen)))
+        figure, axes = plt.subplots(len(chosen), columns)
+        alts = []
         for row, index in enumerate(chosen):
+            alts.append((index, ", four of its coefficients"))
             length = int(mask[index].sum())
             axes[row, 0].plot(x[index, :length, :4].numpy(), linewidth=1.2)
             axes[row, 0].set_title(f"speaker {series.class_names[int(series.labels[index])]}, test series {index}")
@@ -80,37 +83,28 @@ def _periods(model: Any, x: torch.Tensor, mask: torch.Tensor, series: SeriesSet)
                 axis = axes[row, column]
                 axis.imshow(image.reshape(rows, period), aspect="auto", cmap="viridis")
                 axis.set_title(f"period {period}, weight {weights[row, column - 1]:.2f}")
+                alts.append((index, f", folded by the period {period}"))
                 axis.set(xlabel="step in period", ylabel="period")
                 axis.xaxis.set_major_locator(MaxNLocator(integer=True))
                 axis.set_yticks(range(rows))
-        figure.tight_layout()
-    told = "; ".join(
-        f"series {index}: periods {', '.join(map(str, periods[row].tolist()))}" for row, index in enumerate(chosen)
-    )
+    alts = [f"Test series {index}{axis}" for index, axis in alts]
     text = (
         "<p>TimesNet looks for the strongest frequencies of a series, folds it by each period into an image, and "
-        "convolves the images. Left: four of the twelve coefficients. Right: the mean of the embedded series (padding "
+        "convolves the images. First: four of the twelve coefficients. Then: the mean of the embedded series (padding "
         "included), folded by the periods that the first block chose, strongest first.</p>"
     )
-    shown = picture(figure, f"Three series and their images. {told}.")
-    return f'{text}<div class="scroll wide" tabindex="0" role="group" aria-label="Series and images">{shown}</div>'
+    return text + panels(figure, alts, (2.1, 1.9), columns)
 
 
 def _predictions(series: SeriesSet, probabilities: torch.Tensor) -> str:
     wrong = (probabilities.argmax(1) != series.labels).nonzero().squeeze(1).tolist()
-    right = [i for i in range(0, len(series), 61) if i not in wrong]
-    rows = []
-    for index in right + wrong:
+    right = [i for i in range(0, len(series), 100) if i not in wrong]
+    rows, marks = [], ["right"] * len(right) + ["wrong"] * len(wrong)
+    for index, mark in zip(right + wrong, marks, strict=True):
         best = probabilities[index].topk(2)
         names = [series.class_names[int(i)] for i in best.indices]
         true = series.class_names[int(series.labels[index])]
-        mark = "right" if index in right else "wrong"
-        cells = [str(index), true, f"{names[0]} ({best.values[0]:.3f})", f"{names[1]} ({best.values[1]:.3f})", mark]
-        rows.append(f'<tr class="{mark}">' + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    head = "".join(
-        f'<th scope="col">{name}</th>' for name in ("test series", "speaker", "first guess", "second guess", "result")
-    )
+        rows.append([str(index), true, *(f"{n} ({p:.3f})" for n, p in zip(names, best.values, strict=True)), mark])
     text = f"<p>A few test series, and all {len(wrong)} that are wrong, with the model's probability of each guess.</p>"
-    return (
-        f'{text}<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
-    )
+    columns = ("test series", "speaker", "first guess", "second guess", "result")
+    return text + table(columns, rows, "Predictions for some test series", marks)

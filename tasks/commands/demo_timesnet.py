@@ -2,11 +2,12 @@
 
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 
-from blockzoo.tasks.commands.pictures import picture
+from blockzoo.tasks.commands.html_parts import table
+from blockzoo.tasks.commands.pictures import STYLE, panels
 from blockzoo.tasks.data.anomaly import InternalBleeding
 from blockzoo.tasks.data.competition import M3Monthly
 from blockzoo.tasks.data.csv_series import Daphnet
@@ -34,14 +35,20 @@ __all__ = ["evaluate_daphnet", "evaluate_internal_bleeding", "evaluate_m3"]
 RATES = (0.125, 0.25, 0.375, 0.5)
 
 
-def _table(columns: list[str], rows: list[list[str]]) -> str:
-    head = "".join(f'<th scope="col">{name}</th>' for name in columns)
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+def _against(columns: list[str], rows: list[list[str]]) -> str:
+    return table(columns, rows, "This model and simple methods", ["ours", *[""] * (len(rows) - 1)])
 
 
-def _wide(figure: Figure, alt: str) -> str:
-    return f'<div class="scroll wide" tabindex="0" role="group" aria-label="{alt[:60]}">{picture(figure, alt)}</div>'
+def _folded(model: Any, x: torch.Tensor, titles: list[str]) -> str:
+    """The images that the model makes of some inputs, with a text alternative for each."""
+    with plt.rc_context(STYLE):
+        figure = draw_periods(model, x, titles)
+        columns = len(figure.axes) // len(titles)
+        alts = [
+            f"{titles[i // columns]}{'' if i % columns == 0 else f', folded by its {axis.get_title()}'}"
+            for i, axis in enumerate(figure.axes)
+        ]
+        return panels(figure, alts, (2.1, 1.9), columns)
 
 
 @torch.no_grad()
@@ -51,6 +58,7 @@ def _outputs(model: Any, inputs: dict[str, torch.Tensor], batch_size: int = 128)
     return torch.cat([model(**part) for part in parts])
 
 
+@plt.rc_context(STYLE)
 def evaluate_m3(model: Any) -> tuple[float, list[tuple[str, str]]]:
     """Mean sMAPE of forecasts of the 1428 monthly series of M3, and sections (heading, HTML) about them."""
     data = M3Monthly(seq_len=model.seq_len)
@@ -77,15 +85,15 @@ def evaluate_m3(model: Any) -> tuple[float, list[tuple[str, str]]]:
         "<p>One model forecasts 18 months of each of 1428 monthly series of business and economics, which it had not "
         "seen. Below: the series at evenly spread quantiles of the error, from good to bad.</p>"
     )
-    alt = f"Six series with their forecasts: {'; '.join(titles)}."
-    folded = draw_periods(model, inputs["x"][chosen[:3]], titles[:3])
+    alts = [f"A series, what came, and the forecasts of the model and the seasonal naive: {title}." for title in titles]
     return ours[0], [
-        ("What comes next?", text + picture(drawn, alt)),
-        ("Against simple methods", _table(["method", "sMAPE, %", "MASE", "OWA"], rows)),
-        ("The periods that the model sees", _wide(folded, "Three series, and their embedding folded by its periods.")),
+        ("What comes next?", text + panels(drawn, alts, (3.9, 2.1), 2)),
+        ("Against simple methods", _against(["method", "sMAPE, %", "MASE", "OWA"], rows)),
+        ("The periods that the model sees", _folded(model, inputs["x"][chosen[:3]], titles[:3])),
     ]
 
 
+@plt.rc_context(STYLE)
 def evaluate_daphnet(model: Any) -> tuple[float, list[tuple[str, str]]]:
     """MSE of hidden accelerations, the mean over four rates, and sections (heading, HTML) about them."""
     data = Daphnet(seq_len=model.seq_len, eval_stride=24)
@@ -107,20 +115,22 @@ def evaluate_daphnet(model: Any) -> tuple[float, list[tuple[str, str]]]:
     rows[0] += [f"{float(part.square().mean()):.4f}" for part in errors]
     keys = ["test/mse", "test/mae", *(f"test/mse_{rate:g}" for rate in RATES)]
     rows += [[name, *(f"{found[key]:.4f}" for key in keys)] for name, found in simple.items()]
-    figure = draw_imputations(x[0], *example, data.table.columns[:6] if data.table else (), "half of the values hidden")
+    names = data.table.columns[:6] if data.table else ()
+    figure = draw_imputations(x[0], *example, names)
     text = (
         "<p>Three sensors at ankle, thigh and trunk of a walking patient. Random values are hidden; the model sees the "
-        "others, of all nine channels, and fills in what is missing. Values are standardised.</p>"
+        "others, of all nine channels, and fills in what is missing. Values are standardised; here half of them are hidden.</p>"
     )
     head = ["method", "MSE", "MAE", *(f"MSE, {rate:.1%} hidden" for rate in RATES)]
-    folded = draw_periods(model, x[:1], ["channels 0 to 3"])
+    alts = [f"{name}: values that were shown, hidden and filled in." for name in names]
     return measured, [
-        ("What is missing?", text + picture(figure, "Six accelerations with the values shown, hidden and filled in.")),
-        ("Against simple methods", _table(head, rows)),
-        ("The periods that the model sees", _wide(folded, "A window, and its embedding folded by its periods.")),
+        ("What is missing?", text + panels(figure, alts, (3.9, 1.9), 2)),
+        ("Against simple methods", _against(head, rows)),
+        ("The periods that the model sees", _folded(model, x[:1], ["channels 0 to 3"])),
     ]
 
 
+@plt.rc_context(STYLE)
 def evaluate_internal_bleeding(model: Any) -> tuple[float, list[tuple[str, str]]]:
     """Area under the ROC curve of anomaly scores of an arterial pressure, and sections (heading, HTML) about it."""
     data = InternalBleeding(seq_len=model.seq_len, eval_stride=10)
@@ -148,8 +158,11 @@ def evaluate_internal_bleeding(model: Any) -> tuple[float, list[tuple[str, str]]
         "<p>The arterial pressure of an animal. The model learned from 960 normal steps; a step's score is the squared "
         "error of its reconstruction. Above the whole test part, below its anomalous stretch.</p>"
     )
-    pictures = picture(whole, "The series and its scores over time.") + picture(close, "The same around the anomaly.")
+    pictures = "".join(
+        panels(figure, [f"The series {where}.", f"Its anomaly scores {where}."], (4.8, 1.9), 2)
+        for figure, where in ((whole, "over the whole test part"), (close, "around the anomaly"))
+    )
     return ranked["auroc"], [
         ("What is not normal?", text + pictures),
-        ("Against simple scores", _table(["score", "AUROC", "AUPRC"], rows)),
+        ("Against simple scores", _against(["score", "AUROC", "AUPRC"], rows)),
     ]

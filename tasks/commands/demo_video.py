@@ -6,14 +6,16 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 
-from blockzoo.tasks.commands.pictures import STYLE, picture
+from blockzoo.tasks.commands.pictures import STYLE, bitmap, picture, tiles
 from blockzoo.tasks.data.camera_moves import CLASSES, CameraMoves, cut, test_footage
 
 __all__ = ["evaluate_camera_moves"]
 
 SHOWN = 8
+FRAMES = (0, 2, 4, 5, 7)
 
 
 @torch.no_grad()
@@ -46,26 +48,20 @@ def _strips(table: torch.Tensor, probabilities: torch.Tensor) -> str:
     footage = test_footage()
     step = len(table) // SHOWN
     chosen = [i * step + i % len(CLASSES) for i in range(SHOWN)]
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(SHOWN, 5, figsize=(6.4, 1.35 * SHOWN))
-        said = []
-        for row, index in zip(axes, chosen, strict=True):
-            clip = cut(footage, *table[index].tolist())
-            label, share = CLASSES[int(table[index, 4])], float(probabilities[index].max())
-            guess = CLASSES[int(probabilities[index].argmax())]
-            for axis, frame in zip(row, (0, 2, 4, 5, 7), strict=True):
-                axis.imshow(clip[frame].permute(1, 2, 0).numpy())
-                axis.axis("off")
-            color = "#1a7f37" if guess == label else "#b42318"
-            row[2].set_title(
-                f"says {guess} ({share:.0%}); moves {label}, {int(table[index, 3])} px a frame", color=color
-            )
-            said.append(f"{label} taken for {guess}")
-        figure.tight_layout()
-    grid = picture(figure, f"Frames of test clips with predictions: {'; '.join(said)}")
+    items = []
+    for index in chosen:
+        clip = cut(footage, *table[index].tolist())
+        label, share = CLASSES[int(table[index, 4])], float(probabilities[index].max())
+        guess = CLASSES[int(probabilities[index].argmax())]
+        frames = [clip[frame].permute(1, 2, 0).numpy() for frame in FRAMES]
+        strip = np.concatenate(frames, 1)
+        mark = "right" if guess == label else "wrong"
+        shown = bitmap(strip, f"Frames of a clip whose camera moves {label}, in order", enlarge=2)
+        moves = f"moves {label}, {int(table[index, 3])} px a frame"
+        items.append((shown, f'says <b class="{mark}">{guess}</b> ({share:.0%}); {moves}'))
     return (
         "<p>Frames 1, 3, 5, 6 and 8 of clips from Big Buck Bunny (Blender Foundation, CC BY 3.0), a film that training "
-        f"did not see. The picture moves against the camera.</p>{grid}"
+        f"did not see. The picture moves against the camera.</p>{tiles(items, 2)}"
     )
 
 
@@ -74,7 +70,7 @@ def _bars(right: torch.Tensor, labels: torch.Tensor, speeds: torch.Tensor, still
     groups |= {f"{speed} px": right[speeds == speed] for speed in speeds.unique().tolist()}
     shares = {name: float(values.mean()) for name, values in groups.items()} | {"one frame": still}
     with plt.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(6.4, 2.6))
+        figure, axis = plt.subplots(figsize=(4.8, 2.5))
         axis.bar(list(shares), list(shares.values()), color=["#3b6fb6"] * (len(shares) - 1) + ["#8a94a6"])
         axis.axhline(1 / len(CLASSES), color="#b42318", linewidth=1, linestyle="--")
         axis.set_ylim(0, 1)

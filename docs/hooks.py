@@ -1,0 +1,44 @@
+"""What MkDocs does for this site beyond its plugins: API from the checkout's sources, commands from their parsers."""
+
+import argparse
+import importlib
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "build" / "docs-source"
+FOLDERS = ("checkpoints", "configs", "kernels", "layers", "tasks")
+
+
+def on_config(config: Any) -> Any:
+    """Lay the checkout out as the package, so that the API is that of these sources however they are installed."""
+    shutil.rmtree(SOURCE, ignore_errors=True)
+    for source, target in {"zoo": "", **{name: name for name in FOLDERS}}.items():
+        shutil.copytree(ROOT / source, SOURCE / "blockzoo" / target, ignore=_all_but_code, dirs_exist_ok=True)
+    return config
+
+
+def _all_but_code(folder: str, names: list[str]) -> set[str]:
+    return {name for name in names if not name.endswith(".py") and not (Path(folder) / name).is_dir()}
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
+    """Put the help of every command in place of its mark."""
+    if "<!-- commands -->" not in markdown:
+        return markdown
+    from blockzoo.__main__ import COMMANDS
+
+    os.environ["COLUMNS"] = "100"
+    os.environ["NO_COLOR"] = "1"
+    parts = [f"## {name}\n\n{text.capitalize()}.\n\n```text\n{_help(name)}```\n" for name, text in COMMANDS.items()]
+    return markdown.replace("<!-- commands -->", "\n".join(parts))
+
+
+def _help(name: str) -> str:
+    command = importlib.import_module(f"blockzoo.tasks.commands.{name}")
+    shown = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog=f"blockzoo {name}", description=command.__doc__, formatter_class=shown)
+    command.add_arguments(parser)
+    return parser.format_help()

@@ -1,0 +1,135 @@
+"""The documentation: its code runs, its commands exist, its pages are complete, and the site builds."""
+
+import ast
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from blockzoo.__main__ import COMMANDS, main
+from blockzoo._registry import FAMILIES
+from blockzoo.tasks.cli import list_configs
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md") if path.parent.name != "api")
+FAMILY_PAGE = "add_a_family.md"
+EXAMPLE_CONFIGS = {"convseries/japanese_vowels"}
+"""Configs that a page makes itself."""
+
+pytestmark = pytest.mark.skipif(not DOCS.is_dir(), reason="the tests run outside of a checkout")
+
+
+def blocks(page: str) -> list[tuple[str, str, str]]:
+    """Language, title and text of the fenced blocks of a page."""
+    found = re.findall(r"^```(\w+)(?: title=\"([^\"]*)\")?\n(.*?)^```$", (DOCS / page).read_text(), re.M | re.S)
+    assert len(found) * 2 == len(re.findall(r"^```", (DOCS / page).read_text(), re.M))
+    return found
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.startswith("tutorials/") or page == "index.md"])
+def test_code_of_pages_runs(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = [text for language, _, text in blocks(page) if language == "python"]
+    assert code and "assert" in "".join(code)
+    names = {"__name__": page}
+    for text in code:
+        exec(compile(text, page, "exec"), names)  # one after the other, as a reader does
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_family_has_a_tutorial():
+    assert {Path(page).stem for page in PAGES if page.startswith("tutorials/")} == set(FAMILIES) - {"tdn_tensor"}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_of_pages_exist(page):
+    """Every call of `blockzoo` names a command, and configs and checkpoints that there are."""
+    for language, _, text in blocks(page):
+        for line in text.splitlines() if language == "bash" else ():
+            words = shlex.split(line, comments=True)
+            if words[:1] != ["blockzoo"]:
+                continue
+            assert words[1] in {*COMMANDS, "fit", "validate", "test"}, line
+            if "--config" in words:
+                assert words[words.index("--config") + 1] in {*list_configs(), *EXAMPLE_CONFIGS}, line
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+import blockzoo
+from blockzoo import _registry
+from blockzoo.__main__ import main
+folder = Path(sys.argv[1])
+blockzoo.__path__.append(str(folder / "zoo"))
+_registry.FAMILIES = (*_registry.FAMILIES, "convseries")
+names = {"main": main}
+for path in sorted(folder.glob("step*.py")):
+    exec(compile(path.read_text(), str(path), "exec"), names)
+"""
+
+
+def test_a_family_is_added_as_the_page_says(tmp_path):
+    """Files of the page go where it says, in a package beside this one; then its steps run in order."""
+    steps = []
+    for language, title, text in blocks(FAMILY_PAGE):
+        if title and title != "run":
+            (tmp_path / title).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / title).write_text(text)
+            if title.startswith("tests/"):
+                steps.append(f"import pytest\nassert pytest.main(['-q', '-p', 'no:cacheprovider', {title!r}]) == 0\n")
+        elif title == "run":
+            words = [f"{word}.yaml" if word in EXAMPLE_CONFIGS else word for word in shlex.split(text)[1:]]
+            words = [f"configs/{word}" if word.endswith(".yaml") else word for word in words]
+            steps.append(f"assert main({[*words, '--trainer.max_epochs=2']!r}) == 0\n")
+        elif language == "python":
+            steps.append(text)
+    assert len(steps) == 6
+    for i, step in enumerate(steps):
+        (tmp_path / f"step{i}.py").write_text(step)
+    command = [sys.executable, "-P" if sys.version_info >= (3, 11) else "-B", "-c", DRIVER, str(tmp_path)]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env={**os.environ})
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_every_public_module_is_on_an_api_page():
+    listed = set(re.findall(r"^::: (\S+)$", "\n".join(p.read_text() for p in (DOCS / "api").glob("*.md")), re.M))
+    folders = {"zoo": "blockzoo", "layers": "blockzoo.layers", "kernels": "blockzoo.kernels"}
+    folders |= {"tasks": "blockzoo.tasks", "tasks/callbacks": "blockzoo.tasks.callbacks"}
+    folders |= {"tasks/data": "blockzoo.tasks.data", "checkpoints": "blockzoo.checkpoints"}
+    expected = {
+        f"{package}.{path.stem}"
+        for folder, package in folders.items()
+        for path in (ROOT / folder).glob("*.py")
+        if not path.stem.startswith("_")
+    }
+    assert expected <= listed
+    for name in listed - expected:  # things of private modules
+        module, _, thing = name.rpartition(".")
+        tree = ast.parse((ROOT / "zoo" / f"{module.rpartition('.')[2]}.py").read_text())
+        assert thing in {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+
+
+def test_the_site_builds_without_a_warning(tmp_path, monkeypatch):
+    pytest.importorskip("material", reason="needs blockzoo[docs]")
+    pytest.importorskip("mkdocstrings", reason="needs blockzoo[docs]")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0 and "WARNING" not in result.stderr, result.stdout + result.stderr
+    pages = {path.relative_to(tmp_path / "site").as_posix(): path for path in (tmp_path / "site").rglob("*.html")}
+    assert {page.replace(".md", ".html") for page in PAGES} <= set(pages)
+    assert "usage: blockzoo demo" in pages["commands.html"].read_text()
+    assert "nasnetalarge" in pages["benchmarks.html"].read_text()
+    families = pages["api/families.html"].read_text()
+    assert 'id="blockzoo.fno.FNO"' in families and "Fourier" in families
+    for name, path in pages.items():
+        outside = re.findall(
+            r"<(?:script|img|iframe)[^>]* src=\"(?:https?:)?//|<link[^>]* href=\"(?:https?:)?//[^>]*", path.read_text()
+        )
+        assert not [tag for tag in outside if 'rel="canonical"' not in tag], name
