@@ -9,9 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
-from blockzoo.__main__ import COMMANDS, main
+from blockzoo.__main__ import COMMANDS
 from blockzoo._registry import FAMILIES
 from blockzoo.tasks.cli import list_configs
 
@@ -129,5 +128,7 @@ def test_the_site_builds_without_a_warning(tmp_path, monkeypatch):
     families = pages["api/families.html"].read_text()
     assert 'id="blockzoo.fno.FNO"' in families and "Fourier" in families
     for name, path in pages.items():
-        outside = re.findall(r"<(?:script|img|iframe)[^>]* src=\"(?:https?:)?//|<link[^>]* href=\"(?:https?:)?//[^>]*", path.read_text())
+        outside = re.findall(
+            r"<(?:script|img|iframe)[^>]* src=\"(?:https?:)?//|<link[^>]* href=\"(?:https?:)?//[^>]*", path.read_text()
+        )
         assert not [tag for tag in outside if 'rel="canonical"' not in tag], name

@@ -35,7 +35,9 @@ def draw_parity(predictions: dict[str, torch.Tensor], figure: Any) -> None:
         axis.set(xlabel=f"true {label}", ylabel="predicted", title=f"mean absolute error {error:.3g} {unit}")
     true, predicted = predictions["forces"], predictions["predicted_forces"]
     found = force_angles(predicted, true)
-    angles.plot(true.norm(dim=-1), found.clamp(min=1e-2), ".", color="#D55E00", markersize=2, alpha=0.4, rasterized=True)
+    angles.plot(
+        true.norm(dim=-1), found.clamp(min=1e-2), ".", color="#D55E00", markersize=2, alpha=0.4, rasterized=True
+    )
     angles.set(xlabel="true force (eV/Å)", ylabel="angle (degrees)", yscale="log", title=f"mean {found.mean():.3g}°")
     for axis in (energies, forces, angles):
         axis.grid(alpha=0.3)

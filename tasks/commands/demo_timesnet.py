@@ -33,6 +33,7 @@ from blockzoo.tasks.series_metrics import (
 __all__ = ["evaluate_daphnet", "evaluate_internal_bleeding", "evaluate_m3"]
 
 RATES = (0.125, 0.25, 0.375, 0.5)
+FOLDED = "<p>First the input, then the mean of its embedding, folded by the periods that the first block chose.</p>"
 
 
 def _against(columns: list[str], rows: list[list[str]]) -> str:
@@ -89,7 +90,7 @@ def evaluate_m3(model: Any) -> tuple[float, list[tuple[str, str]]]:
     return ours[0], [
         ("What comes next?", text + panels(drawn, alts, (3.9, 2.1), 2)),
         ("Against simple methods", _against(["method", "sMAPE, %", "MASE", "OWA"], rows)),
-        ("The periods that the model sees", _folded(model, inputs["x"][chosen[:3]], titles[:3])),
+        ("The periods that the model sees", FOLDED + _folded(model, inputs["x"][chosen[:3]], titles[:3])),
     ]
 
 
@@ -126,7 +127,7 @@ def evaluate_daphnet(model: Any) -> tuple[float, list[tuple[str, str]]]:
     return measured, [
         ("What is missing?", text + panels(figure, alts, (3.9, 1.9), 2)),
         ("Against simple methods", _against(head, rows)),
-        ("The periods that the model sees", _folded(model, x[:1], ["channels 0 to 3"])),
+        ("The periods that the model sees", FOLDED + _folded(model, x[:1], ["channels 0 to 3"])),
     ]
 
 

@@ -41,7 +41,9 @@ def picture(figure: Any, alt: str) -> str:
     return f'<div class="chart">{found}</div>'
 
 
-def panels(figure: Any, alts: Sequence[str], size: tuple[float, float] | None = None, columns: int | None = None) -> str:
+def panels(
+    figure: Any, alts: Sequence[str], size: tuple[float, float] | None = None, columns: int | None = None
+) -> str:
     """The axes of a figure as charts of their own, which the page lays out to fit the screen.
 
     Args:

@@ -48,6 +48,7 @@ class Reader(HTMLParser):
     def handle_endtag(self, tag):
         assert self.open and self.open[-1] == tag, (tag, self.open[-3:], self.getpos())
         self.open.pop()
+        self._label = None if tag == "pre" else self._label
 
     def handle_data(self, data):
         if self._label and self.open[-1:] == ["code"]:
@@ -96,7 +97,12 @@ def test_ids_are_unique_and_links_meet_them(read):
     ids = [attrs["id"] for _, attrs in read.tags if "id" in attrs]
     assert len(ids) == len(set(ids))
     targets = [attrs["href"][1:] for _, attrs in read.tags if attrs.get("href", "").startswith("#")]
-    used = [found for _, attrs in read.tags for value in attrs.values() for found in re.findall(r"url\(#([^)]+)\)", value or "")]
+    used = [
+        found
+        for _, attrs in read.tags
+        for value in attrs.values()
+        for found in re.findall(r"url\(#([^)]+)\)", value or "")
+    ]
     assert {*targets, *used} <= set(ids) and {*SHIPPED} <= {target.replace("-", ".", 1) for target in targets}
 
 
