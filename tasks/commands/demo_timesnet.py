@@ -120,7 +120,8 @@ def evaluate_daphnet(model: Any) -> tuple[float, list[tuple[str, str]]]:
     figure = draw_imputations(x[0], *example, names)
     text = (
         "<p>Three sensors at ankle, thigh and trunk of a walking patient. Random values are hidden; the model sees the "
-        "others, of all nine channels, and fills in what is missing. Values are standardised; here half of them are hidden.</p>"
+        "others, of all nine channels, and fills in what is missing. "
+        "Values are standardised; half of them are hidden here.</p>"
     )
     head = ["method", "MSE", "MAE", *(f"MSE, {rate:.1%} hidden" for rate in RATES)]
     alts = [f"{name}: values that were shown, hidden and filled in." for name in names]
