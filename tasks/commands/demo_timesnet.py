@@ -153,12 +153,12 @@ def evaluate_internal_bleeding(model: Any) -> tuple[float, list[tuple[str, str]]
     rows += [[name, f"{one['test/auroc']:.4f}", f"{one['test/auprc']:.4f}"] for name, one in simple.items()]
     values = test.values
     middle = int(data.label.nonzero().double().mean())
-    parts = {"over the whole test part": slice(None), "around the anomaly": slice(max(0, middle - 200), middle + 200)}
+    shown = {"over the whole test part": slice(None), "around the anomaly": slice(max(0, middle - 200), middle + 200)}
     pictures = ""
-    for where, part in parts.items():
+    for where, steps in shown.items():
         with plt.rc_context(STYLE):
-            seen = (step[part], score[part], data.label[part])
-            figure = draw_anomalies(*seen, {"0.99 of validation": limit}, values[part])
+            seen = (step[steps], score[steps], data.label[steps])
+            figure = draw_anomalies(*seen, {"0.99 of validation": limit}, values[steps])
             alts = [f"The series {where}.", f"Its anomaly scores {where}."]
             pictures += panels(figure, alts, (4.8, 1.9), 2)
     text = (

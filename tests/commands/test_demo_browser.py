@@ -31,6 +31,7 @@ def visit(browser, demo_run):
     def open_page(size="laptop", scheme="light", **options):
         width, height = SIZES[size]
         context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme, **options)
+        context.set_default_timeout(120_000)  # of a busy machine
         contexts.append(context)
         page = context.new_page()
         said: list[str] = []
