@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -25,15 +26,24 @@ def _all_but_code(folder: str, names: list[str]) -> set[str]:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """Put the help of every command in place of its mark."""
-    if "<!-- commands -->" not in markdown:
-        return markdown
+    """Put the public modules of a folder, and the help of every command, in place of their marks."""
+    markdown = re.sub(r"<!-- modules: (\S+) -->", lambda mark: _modules(mark[1]), markdown)
+    return markdown.replace("<!-- commands -->", _commands()) if "<!-- commands -->" in markdown else markdown
+
+
+def _modules(folder: str) -> str:
+    package = ".".join(["blockzoo", *(part for part in Path(folder).parts if part != "zoo")])
+    names = sorted(path.stem for path in (ROOT / folder).glob("*.py") if not path.stem.startswith("_"))
+    return "\n\n".join(f"::: {package}.{name}" for name in names)
+
+
+def _commands() -> str:
     from blockzoo.__main__ import COMMANDS
 
     os.environ["COLUMNS"] = "100"
     os.environ["NO_COLOR"] = "1"
     parts = [f"## {name}\n\n{text.capitalize()}.\n\n```text\n{_help(name)}```\n" for name, text in COMMANDS.items()]
-    return markdown.replace("<!-- commands -->", "\n".join(parts))
+    return "\n".join(parts)
 
 
 def _help(name: str) -> str:

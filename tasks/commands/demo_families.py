@@ -44,23 +44,23 @@ ABOUT = (
         "timesnet",
         "TimesNet",
         "For time series with rhythms: forecasts, filled gaps, alarms about what is not normal, and classes. It finds "
-        "the strongest periods of a series, folds the series by them into images, and looks at these with convolutions.",
+        "the strongest periods of a series, folds the series by them into images, and looks at those by convolutions.",
         "TimesNet (2023)",
         bench="timesnet",
     ),
     Family(
         "nextvit",
         "Next-ViT",
-        "Classifies images, and is a backbone for other tasks, where time on the device counts. Convolutions do most of "
-        "the work, and at the end of each stage a transformer block sees the whole image.",
+        "Classifies images, and is a backbone for other tasks, where time on the device counts. Convolutions do most "
+        "of the work, and at the end of each stage a transformer block sees the whole image.",
         "Next-ViT (2022)",
         bench="nextvit",
     ),
     Family(
         "emov2",
         "EMOv2",
-        "Image classifiers and backbones of few parameters, for phones and other small devices. They consist of one kind "
-        "of block, whose middle is a convolution or an attention among near and far pixels.",
+        "Image classifiers and backbones of few parameters, for phones and other small devices. They consist of one "
+        "kind of block, whose middle is a convolution or an attention among near and far pixels.",
         "EMOv2 (2024)",
         bench="emov2",
     ),
@@ -75,8 +75,8 @@ ABOUT = (
     Family(
         "p3d",
         "P3D",
-        "Says what happens in a video clip, from its frames or its optical flow. Every 3-D convolution is split into one "
-        "over space and one over time, so that it can start from an image network.",
+        "Says what happens in a video clip, from its frames or its optical flow. Every 3-D convolution is split into "
+        "one over space and one over time, so that it can start from an image network.",
         "Learning Spatio-Temporal Representation with Pseudo-3D Residual Networks (2017)",
         bench="p3d",
     ),
@@ -91,8 +91,8 @@ ABOUT = (
     Family(
         "tdn",
         "TDN, Gaunt and cgnet",
-        "Give the energy of molecules and crystals and the forces on their atoms, for molecular dynamics far faster than "
-        "quantum chemistry. Forces turn with the molecule; the three differ in how they multiply directions.",
+        "Give the energy of molecules and crystals and the forces on their atoms, for molecular dynamics far faster "
+        "than quantum chemistry. Forces turn with the molecule; the three differ in how they multiply directions.",
         "Tensor Decomposition Networks (2025), Gaunt Tensor Products (2024)",
         bench="equivariant",
         also=("tdn_tensor",),
@@ -100,8 +100,8 @@ ABOUT = (
     Family(
         "raptor",
         "Raptor",
-        "Replaces the layers of a vision transformer by two to four blocks that are applied again and again. It has far "
-        "fewer parameters than its teacher, and follows the teacher's states from layer to layer.",
+        "Replaces the layers of a vision transformer by two to four blocks that are applied again and again. It has "
+        "far fewer parameters than its teacher, and follows the teacher's states from layer to layer.",
         "Block-Recurrent Dynamics in Vision Transformers (2025)",
         ("blockzoo fit --config raptor/cifar10_teacher", "blockzoo fit --config raptor/cifar10_blocks"),
         bench="raptor",

@@ -55,8 +55,9 @@ def page(chapters: list[Chapter]) -> str:
 <a class="skip" href="#content">Skip to the content</a>
 <header>
 <h1>blockzoo</h1>
-<p class="lead">A model zoo for vision and science. This page was made on this machine: every shipped checkpoint was loaded
-by name and evaluated on real test data, and what was measured stands beside what its card claims. <strong>{agree} of {len(results)}</strong> agree.</p>
+<p class="lead">A model zoo for vision and science. This page was made on this machine: every shipped checkpoint was
+loaded by name and evaluated on real test data, and what was measured stands beside what its card claims.
+<strong>{agree} of {len(results)}</strong> agree.</p>
 </header>
 <div class="layout">
 <nav aria-label="Contents"><details open><summary>Contents</summary>{_contents(chapters)}</details></nav>
@@ -195,8 +196,8 @@ def _speed(family: Family, speed: Speed | None) -> str:
     compared = "the same weights, outputs compared first" if speed.case.same else "another function by design"
     more = f" Longer and at more sizes: <code>blockzoo bench {family.bench}</code>." if family.bench else ""
     return f"""<h3>Speed on this machine</h3>
-<p>{html.escape(speed.case.what)}: <strong>{speed.ratio:.1f} times</strong> as fast as {html.escape(speed.case.reference)}
-({compared}; turn by turn, the fastest of {speed.runs} runs each).{more}</p>
+<p>{html.escape(speed.case.what)}: <strong>{speed.ratio:.1f} times</strong> as fast as
+{html.escape(speed.case.reference)} ({compared}; turn by turn, the fastest of {speed.runs} runs each).{more}</p>
 <div class="bars">{bars}</div>"""
 
 

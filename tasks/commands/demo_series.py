@@ -68,9 +68,9 @@ def _periods(model: Any, x: torch.Tensor, mask: torch.Tensor, series: SeriesSet)
     columns = 1 + periods.shape[1]
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(len(chosen), columns)
-        alts = []
+        told: list[tuple[int, str]] = []
         for row, index in enumerate(chosen):
-            alts.append((index, ", four of its coefficients"))
+            told.append((index, ", four of its coefficients"))
             length = int(mask[index].sum())
             axes[row, 0].plot(x[index, :length, :4].numpy(), linewidth=1.2)
             axes[row, 0].set_title(f"speaker {series.class_names[int(series.labels[index])]}, test series {index}")
@@ -83,11 +83,11 @@ def _periods(model: Any, x: torch.Tensor, mask: torch.Tensor, series: SeriesSet)
                 axis = axes[row, column]
                 axis.imshow(image.reshape(rows, period), aspect="auto", cmap="viridis")
                 axis.set_title(f"period {period}, weight {weights[row, column - 1]:.2f}")
-                alts.append((index, f", folded by the period {period}"))
+                told.append((index, f", folded by the period {period}"))
                 axis.set(xlabel="step in period", ylabel="period")
                 axis.xaxis.set_major_locator(MaxNLocator(integer=True))
                 axis.set_yticks(range(rows))
-    alts = [f"Test series {index}{axis}" for index, axis in alts]
+    alts = [f"Test series {index}{axis}" for index, axis in told]
     text = (
         "<p>TimesNet looks for the strongest frequencies of a series, folds it by each period into an image, and "
         "convolves the images. First: four of the twelve coefficients. Then: the mean of the embedded series (padding "

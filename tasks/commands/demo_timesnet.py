@@ -33,6 +33,7 @@ from blockzoo.tasks.series_metrics import (
 __all__ = ["evaluate_daphnet", "evaluate_internal_bleeding", "evaluate_m3"]
 
 RATES = (0.125, 0.25, 0.375, 0.5)
+FOLDED = "<p>First the input, then the mean of its embedding, folded by the periods that the first block chose.</p>"
 
 
 def _against(columns: list[str], rows: list[list[str]]) -> str:
@@ -58,7 +59,6 @@ def _outputs(model: Any, inputs: dict[str, torch.Tensor], batch_size: int = 128)
     return torch.cat([model(**part) for part in parts])
 
 
-@plt.rc_context(STYLE)
 def evaluate_m3(model: Any) -> tuple[float, list[tuple[str, str]]]:
     """Mean sMAPE of forecasts of the 1428 monthly series of M3, and sections (heading, HTML) about them."""
     data = M3Monthly(seq_len=model.seq_len)
@@ -78,22 +78,23 @@ def evaluate_m3(model: Any) -> tuple[float, list[tuple[str, str]]]:
     rows += [[name, *(f"{found[f'test/{k}']:.3f}" for k in ("smape", "mase", "owa"))] for name, found in simple.items()]
     chosen = typical(errors, 6)
     titles = [f"{series[i].name}, sMAPE {float(errors[i]):.1f} %" for i in chosen]
+    alts = [f"A series, what came, and the forecasts of the model and the seasonal naive: {title}." for title in titles]
     past = [torch.from_numpy(series[i].history[-3 * data.pred_len :]) for i in chosen]
     naive = [torch.from_numpy(seasonal_naive(series[i].history, data.pred_len, data.period)) for i in chosen]
-    drawn = draw_forecasts(past, [future[i] for i in chosen], [forecasts[i][None] for i in chosen], titles, naive)
+    ours_of, came = [forecasts[i][None] for i in chosen], [future[i] for i in chosen]
+    with plt.rc_context(STYLE):
+        drawn = panels(draw_forecasts(past, came, ours_of, titles, naive), alts, (3.9, 2.1), 2)
     text = (
         "<p>One model forecasts 18 months of each of 1428 monthly series of business and economics, which it had not "
         "seen. Below: the series at evenly spread quantiles of the error, from good to bad.</p>"
     )
-    alts = [f"A series, what came, and the forecasts of the model and the seasonal naive: {title}." for title in titles]
     return ours[0], [
-        ("What comes next?", text + panels(drawn, alts, (3.9, 2.1), 2)),
+        ("What comes next?", text + drawn),
         ("Against simple methods", _against(["method", "sMAPE, %", "MASE", "OWA"], rows)),
-        ("The periods that the model sees", _folded(model, inputs["x"][chosen[:3]], titles[:3])),
+        ("The periods that the model sees", FOLDED + _folded(model, inputs["x"][chosen[:3]], titles[:3])),
     ]
 
 
-@plt.rc_context(STYLE)
 def evaluate_daphnet(model: Any) -> tuple[float, list[tuple[str, str]]]:
     """MSE of hidden accelerations, the mean over four rates, and sections (heading, HTML) about them."""
     data = Daphnet(seq_len=model.seq_len, eval_stride=24)
@@ -116,21 +117,22 @@ def evaluate_daphnet(model: Any) -> tuple[float, list[tuple[str, str]]]:
     keys = ["test/mse", "test/mae", *(f"test/mse_{rate:g}" for rate in RATES)]
     rows += [[name, *(f"{found[key]:.4f}" for key in keys)] for name, found in simple.items()]
     names = data.table.columns[:6] if data.table else ()
-    figure = draw_imputations(x[0], *example, names)
+    alts = [f"{name}: values that were shown, hidden and filled in." for name in names]
+    with plt.rc_context(STYLE):
+        drawn = panels(draw_imputations(x[0], *example, names), alts, (3.9, 1.9), 2)
     text = (
         "<p>Three sensors at ankle, thigh and trunk of a walking patient. Random values are hidden; the model sees the "
-        "others, of all nine channels, and fills in what is missing. Values are standardised; here half of them are hidden.</p>"
+        "others, of all nine channels, and fills in what is missing. "
+        "Values are standardised; half of them are hidden here.</p>"
     )
     head = ["method", "MSE", "MAE", *(f"MSE, {rate:.1%} hidden" for rate in RATES)]
-    alts = [f"{name}: values that were shown, hidden and filled in." for name in names]
     return measured, [
-        ("What is missing?", text + panels(figure, alts, (3.9, 1.9), 2)),
+        ("What is missing?", text + drawn),
         ("Against simple methods", _against(head, rows)),
-        ("The periods that the model sees", _folded(model, x[:1], ["channels 0 to 3"])),
+        ("The periods that the model sees", FOLDED + _folded(model, x[:1], ["channels 0 to 3"])),
     ]
 
 
-@plt.rc_context(STYLE)
 def evaluate_internal_bleeding(model: Any) -> tuple[float, list[tuple[str, str]]]:
     """Area under the ROC curve of anomaly scores of an arterial pressure, and sections (heading, HTML) about it."""
     data = InternalBleeding(seq_len=model.seq_len, eval_stride=10)
@@ -150,17 +152,18 @@ def evaluate_internal_bleeding(model: Any) -> tuple[float, list[tuple[str, str]]
     rows = [["this model", f"{ranked['auroc']:.4f}", f"{ranked['auprc']:.4f}"]]
     rows += [[name, f"{one['test/auroc']:.4f}", f"{one['test/auprc']:.4f}"] for name, one in simple.items()]
     values = test.values
-    whole = draw_anomalies(step, score, data.label, {"0.99 of validation": limit}, values)
     middle = int(data.label.nonzero().double().mean())
-    near = slice(max(0, middle - 200), middle + 200)
-    close = draw_anomalies(step[near], score[near], data.label[near], {"0.99 of validation": limit}, values[near])
+    shown = {"over the whole test part": slice(None), "around the anomaly": slice(max(0, middle - 200), middle + 200)}
+    pictures = ""
+    for where, steps in shown.items():
+        with plt.rc_context(STYLE):
+            seen = (step[steps], score[steps], data.label[steps])
+            figure = draw_anomalies(*seen, {"0.99 of validation": limit}, values[steps])
+            alts = [f"The series {where}.", f"Its anomaly scores {where}."]
+            pictures += panels(figure, alts, (4.8, 1.9), 2)
     text = (
         "<p>The arterial pressure of an animal. The model learned from 960 normal steps; a step's score is the squared "
         "error of its reconstruction. Above the whole test part, below its anomalous stretch.</p>"
-    )
-    pictures = "".join(
-        panels(figure, [f"The series {where}.", f"Its anomaly scores {where}."], (4.8, 1.9), 2)
-        for figure, where in ((whole, "over the whole test part"), (close, "around the anomaly"))
     )
     return ranked["auroc"], [
         ("What is not normal?", text + pictures),

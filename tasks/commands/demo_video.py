@@ -61,21 +61,21 @@ def _strips(table: torch.Tensor, probabilities: torch.Tensor) -> str:
         items.append((shown, f'says <b class="{mark}">{guess}</b> ({share:.0%}); {moves}'))
     return (
         "<p>Frames 1, 3, 5, 6 and 8 of clips from Big Buck Bunny (Blender Foundation, CC BY 3.0), a film that training "
-        f"did not see. The picture moves against the camera.</p>{tiles(items, 2)}"
+        f"did not see. The picture moves against the camera.</p>{tiles(items, 2, 'strips')}"
     )
 
 
 def _bars(right: torch.Tensor, labels: torch.Tensor, speeds: torch.Tensor, still: float) -> str:
     groups = {name: right[labels == i] for i, name in enumerate(CLASSES)}
     groups |= {f"{speed} px": right[speeds == speed] for speed in speeds.unique().tolist()}
-    shares = {name: float(values.mean()) for name, values in groups.items()} | {"one frame": still}
+    shares = {name: float(values.mean()) for name, values in groups.items()} | {"one\nframe": still}
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(4.8, 2.5))
         axis.bar(list(shares), list(shares.values()), color=["#3b6fb6"] * (len(shares) - 1) + ["#8a94a6"])
         axis.axhline(1 / len(CLASSES), color="#b42318", linewidth=1, linestyle="--")
         axis.set_ylim(0, 1)
         axis.set_ylabel("share that is right")
-    told = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
+    told = ", ".join(f"{name} {share:.0%}" for name, share in shares.items()).replace("\n", " ")
     return (
         f"{picture(figure, f'Share of test clips that are right: {told}')}<p>The dashed line is chance. All four "
         "classes have the same frame in the middle of the clip, so whoever sees only that one is right once in four: "

@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import json
-import re
 import subprocess
 import sys
 

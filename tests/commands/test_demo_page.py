@@ -48,6 +48,7 @@ class Reader(HTMLParser):
     def handle_endtag(self, tag):
         assert self.open and self.open[-1] == tag, (tag, self.open[-3:], self.getpos())
         self.open.pop()
+        self._label = None if tag == "pre" else self._label
 
     def handle_data(self, data):
         if self._label and self.open[-1:] == ["code"]:
