@@ -42,14 +42,15 @@ except ImportError:  # kernels are then defined, and never launched
 
 __all__ = [
     "HAS_TRITON", "INTERPRETED", "MODES", "autocast_dtype", "config_trial", "describe", "dot", "dot_precision", "jit",
-    "kernel_mode", "kernels_as", "launch_config", "next_power", "on_its_device", "set_tuned", "tl", "triton",
-    "use_kernel",
+    "kernel_mode", "kernels_as", "launch_config", "next_power", "on_its_device", "outside_autocast", "set_tuned", "tl",
+    "triton", "use_kernel",
 ]  # fmt: skip
 
 HAS_TRITON = triton is not None
 Launched = TypeVar("Launched")
 INTERPRETED = HAS_TRITON and os.environ.get("TRITON_INTERPRET") == "1"
 MODES = ("auto", "triton", "torch")
+_TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 _mode = os.environ.get("BLOCKZOO_KERNELS", "auto")
 _trials: dict[str, dict[str, Any]] = {}
@@ -113,7 +114,7 @@ def use_kernel(kernel: str, x: torch.Tensor) -> bool:
     mode = kernel_mode()
     if isinstance(x, torch.fx.Proxy):
         return False
-    if mode == "torch" or x.dtype == torch.float64 or torch.jit.is_tracing() or torch.compiler.is_exporting():
+    if mode == "torch" or x.dtype not in _TYPES or torch.jit.is_tracing() or torch.compiler.is_exporting():
         return False
     if torch._C._functorch.peek_interpreter_stack() is not None:
         return False  # torch.func.grad takes no operators with an autograd formula of their own
@@ -155,6 +156,17 @@ def on_its_device(launcher: Callable[..., Launched]) -> Callable[..., Launched]:
             return launcher(x, *args, **kwargs)
 
     return launch
+
+
+def outside_autocast(kernel: Callable[..., Launched]) -> Callable[..., Launched]:
+    """Make the CPU form of an operator keep the type of its inputs, as a launch does and its fake form says."""
+
+    @functools.wraps(kernel)
+    def call(*args: Any) -> Launched:
+        with torch.autocast("cpu", enabled=False):
+            return kernel(*args)
+
+    return call
 
 
 def dot_precision(x: torch.Tensor) -> str:
