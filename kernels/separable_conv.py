@@ -124,9 +124,7 @@ def _separable_conv_kernel(
             offset = i.to(tl.int64) * stride_xh + j.to(tl.int64) * stride_xw
             b_x = tl.load((p_x + offset)[:, None] + p_c, mask=m_p[:, None] & m_c[None, :], other=0)
             b_m += _activate(b_x.to(tl.float32), ACT_IN)
-        b_pw = tl.load(
-            pw_ptr + o_f.to(tl.int64)[None, :] * C + o_c[:, None], mask=m_c[:, None] & m_f[None, :], other=0
-        )
+        b_pw = tl.load(pw_ptr + o_f.to(tl.int64)[None, :] * C + o_c[:, None], mask=m_c[:, None] & m_f[None, :], other=0)
         acc = dot(b_m.to(b_pw.dtype), b_pw, acc, PRECISION)
 
     if HAS_BIAS:
@@ -142,7 +140,8 @@ def _separable_conv_kernel(
 
 def _result(x: torch.Tensor, pw: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """Memory for the result, channels last."""
-    return x.new_empty(x.shape[0], height, width, pw.shape[0]).permute(0, 3, 1, 2)
+    chans = pw.shape[0]
+    return x.new_empty_strided((x.shape[0], chans, height, width), (height * width * chans, 1, width * chans, chans))
 
 
 @on_its_device
@@ -181,9 +180,7 @@ def separable_conv_op(
     stride: int, top: int, left: int, height: int, width: int, act_in: str, act_mid: str, act_out: str, skip: bool,
 ) -> torch.Tensor:  # fmt: skip
     """See `separable_conv_ref`; all tensors are of the type of x. Has no gradient."""
-    return _launch(
-        x, dw, dw_bias, pw, bias, residual, stride, top, left, height, width, act_in, act_mid, act_out, skip
-    )
+    return _launch(x, dw, dw_bias, pw, bias, residual, stride, top, left, height, width, act_in, act_mid, act_out, skip)
 
 
 @separable_conv_op.register_kernel("cpu")
