@@ -104,6 +104,12 @@ def _wins(kernel: str, device: int) -> bool:
     return bool(_tuned.get(torch.cuda.get_device_name(device), {}).get(kernel, {}).get("use", False))
 
 
+@torch.compiler.assume_constant_result
+def _inside_transform() -> bool:
+    """Whether torch.func transforms what runs; asked for real while Dynamo traces, which itself guards that state."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
 def use_kernel(kernel: str, x: torch.Tensor) -> bool:
     """Whether an operation on x goes to its operator with a kernel; layers ask this at each call.
 
@@ -116,7 +122,7 @@ def use_kernel(kernel: str, x: torch.Tensor) -> bool:
         return False
     if mode == "torch" or x.dtype not in _TYPES or torch.jit.is_tracing() or torch.compiler.is_exporting():
         return False
-    if torch._C._functorch.peek_interpreter_stack() is not None:
+    if _inside_transform():
         return False  # torch.func.grad takes no operators with an autograd formula of their own
     if mode == "triton":
         return x.device.type in ("cpu", "cuda")

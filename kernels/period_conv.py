@@ -101,6 +101,7 @@ def period_conv_folded(
     b2: torch.Tensor,
 ) -> torch.Tensor:
     """`period_conv` with one image shape per distinct period; reads the periods on the host."""
+    weights = weights.to(autocast_dtype(x))
     total: torch.Tensor | None = None
     if periods.ndim == 1:
         places: dict[int, list[int]] = {}

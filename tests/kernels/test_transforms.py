@@ -89,13 +89,34 @@ def test_one_graph_with_its_gradient_and_a_portable_export(name, mode):
     assert not any("blockzoo" in str(node.target) for node in program.graph.nodes)
 
 
-@pytest.mark.parametrize("name", OPERATIONS)
-def test_compiled_inference_without_gradients(name):
-    function, args = draw(name)
-    expected = function(*args)
-    with kernels_as("triton"), torch.no_grad():
-        compiled = torch.compile(layer(function), fullgraph=True, backend="aot_eager")
-        torch.testing.assert_close(compiled(*args), expected, rtol=1e-4, atol=1e-5)
+def test_compiled_graphs_hold_operators_where_kernels_are_asked_for():
+    names: list[str] = []
+
+    def backend(graph, inputs):
+        names.extend(str(node.target) for node in graph.graph.nodes)
+        return graph.forward
+
+    for name in OPERATIONS:
+        function, args = draw(name)
+        expected = function(*args)
+        for mode in ("triton", "torch"):
+            torch.compiler.reset()
+            names.clear()
+            with kernels_as(mode), torch.no_grad():
+                compiled = torch.compile(layer(function), fullgraph=True, backend=backend)
+                torch.testing.assert_close(compiled(*args), expected, rtol=1e-4, atol=1e-5)
+            assert any("blockzoo" in target for target in names) == (mode == "triton"), (name, mode)
+
+
+def test_gradients_inside_a_compiled_graph_hold_torch_operators():
+    function, (x, *rest) = draw("edge_product")
+
+    def step(x):
+        return torch.func.grad(lambda x: function(x, *rest).square().sum())(x), function(x, *rest)
+
+    expected = step(x)
+    with kernels_as("triton"):
+        torch.testing.assert_close(torch.compile(step, fullgraph=True, backend="aot_eager")(x), expected)
 
 
 @pytest.mark.parametrize("mode", ["auto", "triton"])
