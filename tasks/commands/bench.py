@@ -120,12 +120,17 @@ def measure(
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure and print."""
+    """Measure and print; on a GPU without TF32, so that variants compute the same."""
     if args.threads:
         torch.set_num_threads(args.threads)
+    args.device = checked_device(args.device)
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        return _run_suite(args)
+
+
+def _run_suite(args: argparse.Namespace) -> int:
     if args.name == "kernels":
         return bench_kernels.run(args)
-    args.device = checked_device(args.device)
     if args.name == "models":
         from blockzoo.tasks.commands import bench_models
 

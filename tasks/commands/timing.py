@@ -3,7 +3,7 @@
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -153,3 +153,39 @@ def write_text(path: Path, text: str) -> None:
     part = path.with_name(f".{path.name}.part")
     part.write_text(text)
     part.replace(path)
+
+
+def picture(rows: Sequence[Mapping[str, Any]], label: Callable[[Any], str], title: str, path: Path) -> None:
+    """Draw a bar for each row, in groups of rows with the same label.
+
+    Args:
+        rows: With variant, ms, min and max.
+        label: The text of a row's group.
+        title: Of the picture.
+        path: A PNG file.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    groups: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        groups.setdefault(label(row), {})[row["variant"]] = row
+    figure, axis = plt.subplots(figsize=(9, 0.6 + 0.75 * len(groups)))
+    names = list(dict.fromkeys(row["variant"] for row in rows))
+    for i, name in enumerate(names):
+        places = [(place, group[name]) for place, group in enumerate(groups.values()) if name in group]
+        middle = [row["ms"] for _, row in places]
+        spread = [[row["ms"] - row["min"] for _, row in places], [row["max"] - row["ms"] for _, row in places]]
+        axis.barh(
+            [place + 0.8 * i / len(names) for place, _ in places], middle, 0.75 / len(names), xerr=spread, label=name
+        )
+    axis.set_yticks([place + 0.3 for place in range(len(groups))], list(groups), fontsize=7)
+    axis.set_xscale("log")
+    axis.set_xlabel("ms, median with smallest and largest")
+    axis.invert_yaxis()
+    axis.legend()
+    axis.set_title(title, fontsize=9)
+    figure.savefig(path, dpi=130, bbox_inches="tight")
+    plt.close(figure)

