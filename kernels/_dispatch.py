@@ -8,8 +8,9 @@ The environment variable BLOCKZOO_KERNELS, read when blockzoo is imported, decid
 | triton | every Triton kernel, measured or not | the same operators, whose CPU form is the reference |
 | torch | the reference | torch |
 
-Whatever the value, exported, traced and scripted graphs hold plain torch operators, and so do float64 computations and
-those inside a transform such as `torch.func.grad`, which is what compiled models with gradient forces use.
+Whatever the value, exported, traced and scripted graphs hold plain torch operators, and so do computations in float64
+and those inside a transform, `torch.vmap` or `torch.func.grad`, which is what compiled models with gradient forces use.
+Graphs of `torch.compile` and CUDA graphs hold the operators.
 With TRITON_INTERPRET=1 operators run their kernels on CPU tensors, in Triton's interpreter.
 
 This is the only file that imports Triton; kernels take `triton`, `tl` and `jit` from here.

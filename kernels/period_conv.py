@@ -51,6 +51,8 @@ def period_conv(
 ) -> torch.Tensor:
     """Weighted sum over periods of conv - GELU - conv on the folded series.
 
+    Has a batch axis, and is not for `torch.vmap`: on a CPU it reads the periods on the host.
+
     Args:
         x: Series, (B, T, C).
         periods: Periods in steps, int64, (k,) for the whole batch or (B, k) for each sample; members of

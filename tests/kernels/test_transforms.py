@@ -141,8 +141,7 @@ def test_autocast_with_gradients_alone_and_in_a_graph(name, mode):
 @pytest.mark.parametrize("mode", ["auto", "triton"])
 @pytest.mark.parametrize("name", sorted(set(OPERATIONS) - {"period_conv"}))
 def test_vmap_and_functional_gradients_run_the_reference(name, mode):
-    # Not the period convolution: on a CPU it reads the periods on the host, and vmap of what it gathers with is no map
-    # over its parts.
+    # Not the period convolution, which reads its periods on the host where the reference runs.
     function, args = draw(name)
     _, more = draw(name)
     stacked = [torch.stack(pair) for pair in zip(args, more, strict=True)]
