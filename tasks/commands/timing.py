@@ -85,7 +85,8 @@ def operations(functions: Mapping[str, Callable[[], Any]]) -> dict[str, int]:
     """Operations of products, convolutions and attention in each function, two for a multiply-add.
 
     A compiled or deployed form counts as the one it was made from, where that is among the functions: the counter sees
-    neither compiled code nor oneDNN's convolutions.
+    neither compiled code nor oneDNN's convolutions. A deployed form alone is counted while gradients are recorded, when
+    it runs PyTorch's.
     """
     counts: dict[str, int] = {}
     for name, function in functions.items():
@@ -96,7 +97,8 @@ def operations(functions: Mapping[str, Callable[[], Any]]) -> dict[str, int]:
         if source in counts:
             counts[name] = counts[source]
         elif "compiled" not in name:
-            with FlopCounterMode(display=False) as counter:
+            recorded = torch.is_grad_enabled() or "deployed" in name
+            with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(recorded):
                 function()
             counts[name] = counter.get_total_flops()
     return counts

@@ -13,6 +13,7 @@ import torch
 
 from blockzoo.__main__ import COMMANDS, main
 from blockzoo.checkpoints import load_manifest
+from blockzoo.layers.deployed_conv import DeployedConv2d
 from blockzoo.tasks.commands import bench, bench_kernels, bench_models, demo
 from blockzoo.tasks.commands.output import parse_model_args
 from blockzoo.tasks.commands.timing import operations
@@ -283,6 +284,9 @@ def test_operations_of_derived_variants_are_those_of_their_source():
              "teacher": lambda: y.T @ y, "teacher, compiled": lambda: y}  # fmt: skip
     product, teacher = 2 * 4 * 8 * 2, 2 * 2 * 8 * 2
     assert list(operations(calls).values()) == [product] * 4 + [teacher] * 2
+    conv = DeployedConv2d(torch.nn.Conv2d(2, 3, 1))
+    with torch.no_grad():
+        assert operations({"deployed": lambda: conv(torch.zeros(1, 2, 4, 4))}) == {"deployed": 2 * 2 * 3 * 16}
 
 
 @pytest.mark.parametrize(
