@@ -219,7 +219,8 @@ def spectral_mix(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         raise ValueError(
             f"weight of shape {tuple(weight.shape)} must be (M, I, O, 2) for x (B, 2, M, I) of {tuple(x.shape)}"
         )
-    if not use_kernel("spectral_mix", x):
+    same = weight.dtype == x.dtype or torch.is_autocast_enabled(x.device.type)
+    if not use_kernel("spectral_mix", x) or not same:
         return spectral_mix_ref(x, weight)
     dtype = autocast_dtype(x)
     x, weight = x.to(dtype), weight.to(dtype)
