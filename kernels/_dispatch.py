@@ -8,8 +8,9 @@ The environment variable BLOCKZOO_KERNELS, read when blockzoo is imported, decid
 | triton | every Triton kernel, measured or not | the same operators, whose CPU form is the reference |
 | torch | the reference | torch |
 
-Whatever the value, exported, traced and scripted graphs hold plain torch operators, and so do float64 computations and
-those inside a transform such as `torch.func.grad`, which is what compiled models with gradient forces use.
+Whatever the value, exported, traced and scripted graphs hold plain torch operators, and so do computations in float64
+and those inside a transform, `torch.vmap` or `torch.func.grad`, which is what compiled models with gradient forces use.
+Graphs of `torch.compile` and CUDA graphs hold the operators.
 With TRITON_INTERPRET=1 operators run their kernels on CPU tensors, in Triton's interpreter.
 
 This is the only file that imports Triton; kernels take `triton`, `tl` and `jit` from here.
@@ -42,14 +43,15 @@ except ImportError:  # kernels are then defined, and never launched
 
 __all__ = [
     "HAS_TRITON", "INTERPRETED", "MODES", "autocast_dtype", "config_trial", "describe", "dot", "dot_precision", "jit",
-    "kernel_mode", "kernels_as", "launch_config", "next_power", "on_its_device", "set_tuned", "tl", "triton",
-    "use_kernel",
+    "kernel_mode", "kernels_as", "launch_config", "next_power", "on_its_device", "outside_autocast", "set_tuned", "tl",
+    "triton", "use_kernel",
 ]  # fmt: skip
 
 HAS_TRITON = triton is not None
 Launched = TypeVar("Launched")
 INTERPRETED = HAS_TRITON and os.environ.get("TRITON_INTERPRET") == "1"
 MODES = ("auto", "triton", "torch")
+_TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 _mode = os.environ.get("BLOCKZOO_KERNELS", "auto")
 _trials: dict[str, dict[str, Any]] = {}
@@ -103,6 +105,12 @@ def _wins(kernel: str, device: int) -> bool:
     return bool(_tuned.get(torch.cuda.get_device_name(device), {}).get(kernel, {}).get("use", False))
 
 
+@torch.compiler.assume_constant_result
+def _inside_transform() -> bool:
+    """Whether torch.func transforms what runs; asked for real while Dynamo traces, which itself guards that state."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
 def use_kernel(kernel: str, x: torch.Tensor) -> bool:
     """Whether an operation on x goes to its operator with a kernel; layers ask this at each call.
 
@@ -113,9 +121,9 @@ def use_kernel(kernel: str, x: torch.Tensor) -> bool:
     mode = kernel_mode()
     if isinstance(x, torch.fx.Proxy):
         return False
-    if mode == "torch" or x.dtype == torch.float64 or torch.jit.is_tracing() or torch.compiler.is_exporting():
+    if mode == "torch" or x.dtype not in _TYPES or torch.jit.is_tracing() or torch.compiler.is_exporting():
         return False
-    if torch._C._functorch.peek_interpreter_stack() is not None:
+    if _inside_transform():
         return False  # torch.func.grad takes no operators with an autograd formula of their own
     if mode == "triton":
         return x.device.type in ("cpu", "cuda")
@@ -155,6 +163,17 @@ def on_its_device(launcher: Callable[..., Launched]) -> Callable[..., Launched]:
             return launcher(x, *args, **kwargs)
 
     return launch
+
+
+def outside_autocast(kernel: Callable[..., Launched]) -> Callable[..., Launched]:
+    """Make the CPU form of an operator keep the type of its inputs, as a launch does and its fake form says."""
+
+    @functools.wraps(kernel)
+    def call(*args: Any) -> Launched:
+        with torch.autocast("cpu", enabled=False):
+            return kernel(*args)
+
+    return call
 
 
 def dot_precision(x: torch.Tensor) -> str:

@@ -16,7 +16,7 @@ from blockzoo.kernels._dispatch import triton
 
 __all__ = ["assert_near", "compiled_launches", "poisoned_empty"]
 
-_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
+_TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 """Rounding of the inputs and of the result, in units of the largest value, and a few sums in float32."""
 
 _POINTERS = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.int64: "*i64",

@@ -34,6 +34,7 @@ from blockzoo.kernels._dispatch import (
     launch_config,
     next_power,
     on_its_device,
+    outside_autocast,
     tl,
     triton,
     use_kernel,
@@ -100,8 +101,8 @@ def _edge_product_kernel(
 
     acc = tl.zeros((BLOCK_K, BLOCK_C), tl.float32)
     for i in range(start, end):
-        edge = tl.load(order_ptr + i) if REDUCED else tl.cast(i, tl.int64)
-        source = tl.load(gather_ptr + edge) if GATHERED else edge
+        edge = tl.load(order_ptr + i).to(tl.int64) if REDUCED else tl.cast(i, tl.int64)
+        source = tl.load(gather_ptr + edge).to(tl.int64) if GATHERED else edge
         part = tl.zeros((BLOCK_K, BLOCK_C), tl.float32)
         for i_row in tl.static_range(ROWS_IN):
             p_m = matrix_ptr + edge * stride_me + o_k * stride_mk + i_row * stride_mi
@@ -124,8 +125,8 @@ def _edge_product_matrix_kernel(
 ):  # fmt: skip
     """One program: the matrix of one edge."""
     edge = tl.program_id(0).to(tl.int64)
-    target = tl.load(reduce_ptr + edge) if REDUCED else edge
-    source = tl.load(gather_ptr + edge) if GATHERED else edge
+    target = tl.load(reduce_ptr + edge).to(tl.int64) if REDUCED else edge
+    source = tl.load(gather_ptr + edge).to(tl.int64) if GATHERED else edge
     o_k, o_i = tl.arange(0, BLOCK_K), tl.arange(0, BLOCK_I)
     m_k, m_i = o_k < ROWS_OUT, o_i < ROWS_IN
     acc = tl.zeros((BLOCK_K, BLOCK_I), tl.float32)
@@ -152,8 +153,8 @@ def _edge_product_weight_kernel(
 ):  # fmt: skip
     """One program: BLOCK_C channels of one edge."""
     edge = tl.program_id(0).to(tl.int64)
-    target = tl.load(reduce_ptr + edge) if REDUCED else edge
-    source = tl.load(gather_ptr + edge) if GATHERED else edge
+    target = tl.load(reduce_ptr + edge).to(tl.int64) if REDUCED else edge
+    source = tl.load(gather_ptr + edge).to(tl.int64) if GATHERED else edge
     o_c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     o_k = tl.arange(0, BLOCK_K)
     m_c, m_k = o_c < C, o_k < ROWS_OUT
@@ -167,6 +168,10 @@ def _edge_product_weight_kernel(
     b_g = tl.load(p_g, mask=m_k[:, None] & m_c[None, :], other=0).to(tl.float32)
     b_out = tl.sum(part * b_g, axis=0)
     tl.store(out_ptr + edge * C + o_c, b_out.to(out_ptr.dtype.element_ty), mask=m_c)
+
+
+def _or(tensor: Optional, other: torch.Tensor) -> torch.Tensor:
+    return other if tensor is None else tensor.contiguous()
 
 
 def _config(kernel: str, x: torch.Tensor, rows_out: int) -> dict[str, int]:
@@ -186,9 +191,8 @@ def _launch(
         return out
     config = _config("edge_product", x, rows_out)
     _edge_product_kernel[(rows, triton.cdiv(x.shape[2], config["BLOCK_C"]))](
-        x_ptr=x, matrix_ptr=matrix, weight_ptr=x if weight is None else weight.contiguous(),
-        gather_ptr=x if gather is None else gather, order_ptr=x if order is None else order,
-        offset_ptr=x if offsets is None else offsets, out_ptr=out, C=x.shape[2],
+        x_ptr=x, matrix_ptr=matrix, weight_ptr=_or(weight, x),
+        gather_ptr=_or(gather, x), order_ptr=_or(order, x), offset_ptr=_or(offsets, x), out_ptr=out, C=x.shape[2],
         stride_me=matrix.stride(0), stride_mk=matrix.stride(1), stride_mi=matrix.stride(2),
         ROWS_IN=rows_in, ROWS_OUT=rows_out, WEIGHTED=weight is not None, GATHERED=gather is not None,
         REDUCED=offsets is not None, BLOCK_K=next_power(rows_out, 1), **config,
@@ -205,8 +209,8 @@ def _launch_matrix(
     if out.numel() == 0:
         return out
     _edge_product_matrix_kernel[(edges,)](
-        g_ptr=g, weight_ptr=x if weight is None else weight.contiguous(), x_ptr=x,
-        reduce_ptr=x if reduce is None else reduce, gather_ptr=x if gather is None else gather, out_ptr=out,
+        g_ptr=g, weight_ptr=_or(weight, x), x_ptr=x,
+        reduce_ptr=_or(reduce, x), gather_ptr=_or(gather, x), out_ptr=out,
         C=x.shape[2], ROWS_IN=x.shape[1], ROWS_OUT=g.shape[1], WEIGHTED=weight is not None,
         GATHERED=gather is not None, REDUCED=reduce is not None,
         BLOCK_K=next_power(g.shape[1]), BLOCK_I=next_power(x.shape[1]),
@@ -225,8 +229,8 @@ def _launch_weight(
         return out
     config = _config("edge_product_weight", x, rows_out)
     _edge_product_weight_kernel[(edges, triton.cdiv(x.shape[2], config["BLOCK_C"]))](
-        g_ptr=g, matrix_ptr=matrix, x_ptr=x, reduce_ptr=x if reduce is None else reduce,
-        gather_ptr=x if gather is None else gather, out_ptr=out, C=x.shape[2],
+        g_ptr=g, matrix_ptr=matrix, x_ptr=x, reduce_ptr=_or(reduce, x), gather_ptr=_or(gather, x),
+        out_ptr=out, C=x.shape[2],
         stride_me=matrix.stride(0), stride_mk=matrix.stride(1), stride_mi=matrix.stride(2),
         ROWS_IN=rows_in, ROWS_OUT=rows_out, GATHERED=gather is not None, REDUCED=reduce is not None,
         BLOCK_K=next_power(rows_out, 1), **config,
@@ -246,6 +250,7 @@ def edge_product_op(
 
 
 @edge_product_op.register_kernel("cpu")
+@outside_autocast
 def _(x, matrix, weight, gather, gather_order, gather_offsets, reduce, reduce_order, reduce_offsets):  # type: ignore[no-untyped-def]
     if INTERPRETED:
         return _launch(x, matrix, weight, gather, reduce_order, reduce_offsets)
@@ -269,6 +274,7 @@ def edge_product_matrix(
 
 
 @edge_product_matrix.register_kernel("cpu")
+@outside_autocast
 def _(g, weight, x, gather, gather_order, gather_offsets, reduce, reduce_order, reduce_offsets, edges):  # type: ignore[no-untyped-def]
     if INTERPRETED:
         return _launch_matrix(g, weight, x, gather, reduce, edges)
@@ -292,6 +298,7 @@ def edge_product_weight(
 
 
 @edge_product_weight.register_kernel("cpu")
+@outside_autocast
 def _(g, matrix, x, gather, gather_order, gather_offsets, reduce, reduce_order, reduce_offsets):  # type: ignore[no-untyped-def]
     if INTERPRETED:
         return _launch_weight(g, matrix, x, gather, reduce)
@@ -366,11 +373,12 @@ def edge_product(
         reduce: The ends at which the result is summed; None leaves it on the edges.
 
     Returns:
-        (num_nodes, K, C), or (E, K, C) without `reduce`.
+        (num_nodes, K, C), or (E, K, C) without `reduce`. The kernel keeps the type of x under autocast too.
     """
-    if use_kernel("edge_product", x):
+    same = matrix.dtype == x.dtype and (weight is None or weight.dtype == x.dtype)
+    if use_kernel("edge_product", x) and (same or torch.is_autocast_enabled(x.device.type)):
         ends = [*(gather or (None, None, None)), *(reduce or (None, None, None))]
-        return edge_product_op(x, matrix, weight, *ends)
+        return edge_product_op(x, matrix.to(x.dtype), None if weight is None else weight.to(x.dtype), *ends)
     nodes = 0 if reduce is None else reduce.offsets.shape[0] - 1
     source, target = (None if ends is None else ends.node for ends in (gather, reduce))
     return edge_product_ref(x, matrix, weight, source, target, nodes)

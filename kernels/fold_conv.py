@@ -32,6 +32,7 @@ from blockzoo.kernels._dispatch import (
     launch_config,
     next_power,
     on_its_device,
+    outside_autocast,
     tl,
     triton,
 )
@@ -164,7 +165,8 @@ def _fold_conv_weight_kernel(
             inside = inside & (near < S)
             p_near = p_x + near.to(tl.int64)[None, :] * stride_xs + o_c[:, None] * stride_xc
             b_x = tl.load(p_near, mask=m_c[:, None] & inside[None, :], other=0)
-            b_g = tl.load(p_g + o_s[:, None] * F + o_f[None, :], mask=inside[:, None] & m_f[None, :], other=0)
+            p_gs = p_g + o_s.to(tl.int64)[:, None] * F + o_f[None, :]
+            b_g = tl.load(p_gs, mask=inside[:, None] & m_f[None, :], other=0)
             acc = dot(b_x, b_g, acc, PRECISION)
 
     num_taps = (2 * HALF + 1) * (2 * HALF + 1)
@@ -248,6 +250,7 @@ def fold_conv(
 
 
 @fold_conv.register_kernel("cpu")
+@outside_autocast
 def _(
     x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None, periods: torch.Tensor, steps: int, length: int
 ) -> torch.Tensor:
@@ -279,6 +282,7 @@ def fold_conv_weight(x: torch.Tensor, g: torch.Tensor, periods: torch.Tensor, st
 
 
 @fold_conv_weight.register_kernel("cpu")
+@outside_autocast
 def _(x: torch.Tensor, g: torch.Tensor, periods: torch.Tensor, steps: int, size: int) -> torch.Tensor:
     return (_launch_weight if INTERPRETED else fold_conv_weight_ref)(x, g, periods, steps, size)
 

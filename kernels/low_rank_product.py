@@ -26,6 +26,7 @@ from blockzoo.kernels._dispatch import (
     launch_config,
     next_power,
     on_its_device,
+    outside_autocast,
     tl,
     triton,
     use_kernel,
@@ -100,6 +101,7 @@ def low_rank_product_op(
 
 
 @low_rank_product_op.register_kernel("cpu")
+@outside_autocast
 def _(x1: torch.Tensor, x2: torch.Tensor, a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
     return (_launch if INTERPRETED else low_rank_product_ref)(x1, x2, a, b, c)
 
@@ -136,7 +138,7 @@ def low_rank_product(
         c: (K, R), of the result.
 
     Returns:
-        (..., K, C).
+        (..., K, C). The kernel keeps the type of x1 under autocast too.
     """
     if use_kernel("low_rank_product", x1) and _fits(x1, x2) and not any(f.requires_grad for f in (a, b, c)):
         factors = (factor.to(x1.dtype) for factor in (a, b, c))

@@ -51,6 +51,8 @@ def period_conv(
 ) -> torch.Tensor:
     """Weighted sum over periods of conv - GELU - conv on the folded series.
 
+    Has a batch axis, and is not for `torch.vmap`: on a CPU it reads the periods on the host.
+
     Args:
         x: Series, (B, T, C).
         periods: Periods in steps, int64, (k,) for the whole batch or (B, k) for each sample; members of
@@ -101,6 +103,7 @@ def period_conv_folded(
     b2: torch.Tensor,
 ) -> torch.Tensor:
     """`period_conv` with one image shape per distinct period; reads the periods on the host."""
+    weights = weights.to(autocast_dtype(x))
     total: torch.Tensor | None = None
     if periods.ndim == 1:
         places: dict[int, list[int]] = {}

@@ -20,7 +20,16 @@ a scale y is not read): bound by memory. The separate operations move 9 and more
 import torch
 import torch.nn.functional as F
 
-from blockzoo.kernels._dispatch import INTERPRETED, jit, launch_config, next_power, on_its_device, tl, use_kernel
+from blockzoo.kernels._dispatch import (
+    INTERPRETED,
+    jit,
+    launch_config,
+    next_power,
+    on_its_device,
+    outside_autocast,
+    tl,
+    use_kernel,
+)
 
 __all__ = ["residual_norm", "residual_norm_op", "residual_norm_ref"]
 
@@ -184,6 +193,7 @@ def residual_norm_op(
 
 
 @residual_norm_op.register_kernel("cpu")
+@outside_autocast
 def _(
     x: torch.Tensor, y: torch.Tensor, scale: Optional, keep: Optional, weight: Optional, bias: Optional, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -192,7 +202,7 @@ def _(
     z, out = residual_norm_ref(x, y, scale, keep, weight, bias, eps)
     wide = z.flatten(0, -2).to(_statistics_type(x))
     variance, mean = torch.var_mean(wide, -1, correction=0)
-    return z, out, mean, (variance + eps).rsqrt()
+    return z.contiguous(), out.contiguous(), mean, (variance + eps).rsqrt()
 
 
 @residual_norm_op.register_fake
@@ -219,6 +229,7 @@ def residual_norm_backward(
 
 
 @residual_norm_backward.register_kernel("cpu")
+@outside_autocast
 def _(
     gz: torch.Tensor, gout: torch.Tensor, z: torch.Tensor, y: torch.Tensor, scale: Optional, keep: Optional,
     weight: Optional, biased: bool, mean: torch.Tensor, rstd: torch.Tensor,
@@ -238,7 +249,9 @@ def _(
     dy = dy if scale is None else dy * scale.to(wide)
     dweight = none.clone() if weight is None else (g * normed).sum(rows)
     dbias = g.sum(rows) if biased else none.clone()
-    return dz.to(z.dtype), dy.to(y.dtype, copy=True), dscale, dweight, dbias
+    memory = torch.contiguous_format
+    dx, dy = dz.to(z.dtype, memory_format=memory), dy.to(y.dtype, copy=True, memory_format=memory)
+    return dx, dy, dscale, dweight, dbias
 
 
 @residual_norm_backward.register_fake
@@ -281,7 +294,9 @@ def residual_norm(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Add a branch to a residual stream and normalise the sum over its last axis.
 
-    Gradients of second order exist on the reference only.
+    Gradients of second order exist on the reference only: what normalises tokens here (Raptor, TimesNet) trains on
+    first ones, and potentials, which train on forces, have no layer norm over channels of this kind. Differentiating
+    the kernel's gradient raises an error; `BLOCKZOO_KERNELS=torch` gives the reference.
 
     Args:
         x: The stream, (B, ..., D).
@@ -293,9 +308,16 @@ def residual_norm(
         eps: Likewise.
 
     Returns:
-        The sum and its norm, each as x.
+        The sum and its norm, each as x; the kernel keeps that type under autocast too.
     """
-    if use_kernel("residual_norm", x) and x.dtype == y.dtype and x.ndim > 1 and x.shape == y.shape:
+    if use_kernel("residual_norm", x) and _fits(x, y, scale, keep, weight, bias):
         z, out, _, _ = residual_norm_op(x, y, scale, keep, weight, bias, eps)
         return z, out
     return residual_norm_ref(x, y, scale, keep, weight, bias, eps)
+
+
+def _fits(x: torch.Tensor, y: torch.Tensor, scale: Optional, keep: Optional, weight: Optional, bias: Optional) -> bool:
+    """Whether nothing is broadcast or converted."""
+    rows = all(part is None or part.shape == x.shape[-1:] for part in (scale, weight, bias))
+    samples = keep is None or keep.shape == x.shape[:1]
+    return rows and samples and x.ndim > 1 and x.shape == y.shape and x.dtype == y.dtype

@@ -7,15 +7,23 @@ convolutions.
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
+from blockzoo.kernels._dispatch import use_kernel
+from blockzoo.kernels.separable_conv import Activation, separable_conv
 from blockzoo.layers.conv_norm_act import ConvNormAct, pad_same
 
-__all__ = ["SeparableConv"]
+__all__ = ["KERNEL_ACTIVATIONS", "SeparableConv"]
+
+KERNEL_ACTIVATIONS: dict[type[nn.Module], Activation] = {nn.Identity: "none", nn.ReLU: "relu", nn.SiLU: "silu"}
+"""What `blockzoo.kernels.separable_conv` calls an activation."""
 
 
 class SeparableConv(nn.Module):
     """Depthwise convolution, then a 1x1 convolution with batch norm and activation.
+
+    Merged for deployment, it is one launch of `blockzoo.kernels.separable_conv` where that kernel is in use.
 
     Args:
         in_chans: Input channels.
@@ -60,6 +68,25 @@ class SeparableConv(nn.Module):
             x = pad_same(x, self.window, self.stride)
         return self.dw(x)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Apply the layer to x (B, in_chans, H, W)."""
+    @torch.jit.ignore
+    def fuses(self, x: torch.Tensor) -> bool:
+        """Whether the layer, applied to x, is one kernel."""
+        merged = self.pw.mode == "deploy" and type(self.pw.conv.act) in KERNEL_ACTIVATIONS
+        return merged and use_kernel("separable_conv", x)
+
+    @torch.jit.ignore
+    def _fused(self, x: torch.Tensor, relu_first: bool) -> torch.Tensor:
+        pw = self.pw.conv
+        padding: Any = "same" if self.dynamic_padding else self.dw.padding[0]
+        acts: dict[str, Any] = {"act_in": "relu" if relu_first else "none", "act_out": KERNEL_ACTIVATIONS[type(pw.act)]}
+        return separable_conv(
+            x, self.dw.weight, pw.weight, bias=pw.bias, stride=self.stride[0], padding=padding, **acts
+        )
+
+    def forward(self, x: torch.Tensor, relu_first: bool = False) -> torch.Tensor:
+        """Apply the layer to x (B, in_chans, H, W), or to its positive part."""
+        if not torch.jit.is_scripting() and self.fuses(x):
+            return self._fused(x, relu_first)
+        if relu_first:
+            x = F.relu(x)
         return self.pw(self.depthwise(x))

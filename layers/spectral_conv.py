@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
+from blockzoo.kernels.spectral_mix import spectral_mix
 from blockzoo.layers.factorized_tensor import (
     Factorization,
     FactorizedTensor,
@@ -124,8 +125,8 @@ class SpectralWeight(nn.Module):
             weight = self.dense(layer, where)
             y = complex_times(x.movedim(-3, 0), weight.movedim(-1, 0).unsqueeze(-2)).movedim(0, -3)
         elif implementation == "reconstructed" or self.factorization == "dense":
-            weight = self.dense(layer, where)
-            y = complex_matmul(x.reshape(count, 2, batch, -1), weight.reshape(count, self.in_chans, -1, 2))
+            weight = self.dense(layer, where).reshape(count, self.in_chans, -1, 2)
+            y = spectral_mix(x.reshape(count, 2, batch, -1).permute(2, 1, 0, 3), weight).permute(2, 1, 0, 3)
         else:
             y = self._by_factors(x.reshape(count, 2, batch, -1), layer, where)
         y = y.reshape(*modes, 2, batch, self.out_chans)

@@ -25,6 +25,8 @@ from blockzoo._builder import build_model
 from blockzoo._image_model import ImageModel, image_cfg, image_cfgs
 from blockzoo._model import ZooModel
 from blockzoo._registry import register_model
+from blockzoo.kernels._dispatch import use_kernel
+from blockzoo.kernels.separable_conv import separable_conv
 from blockzoo.layers.conv_norm_act import ConvNormAct, NormConv, fold_before, replace_parameters
 from blockzoo.layers.deployed_conv import DeployedConv2d
 from blockzoo.layers.squeeze_excite import create_se
@@ -119,11 +121,27 @@ class InvertedResidual(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, in_chans, H, W) -> (B, out_chans, H', W')."""
         y = self.expand(x)
+        if not torch.jit.is_scripting() and self._fuses(y):
+            return self._fused(x, y)
         z = self.local(y)
         y = self.proj(self.se(y + z if self.residual else z))
         if self.gamma is not None:
             y = y * self.gamma
         return x + self.drop_path(y) if self.residual else y
+
+    @torch.jit.ignore
+    def _fuses(self, y: torch.Tensor) -> bool:
+        """Whether all behind the expansion is one kernel."""
+        merged = self.gamma is None and self.local.mode == "deploy" and isinstance(self.se, nn.Identity)
+        return merged and not self.training and use_kernel("separable_conv", y)
+
+    @torch.jit.ignore
+    def _fused(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        conv: Any = self.local.conv
+        geometry: dict[str, Any] = {"stride": conv.stride[0], "padding": conv.padding[0], "act_mid": "silu"}
+        residual = x if self.residual else None
+        weights = (conv.weight, self.proj.weight, conv.bias, self.proj.bias)
+        return separable_conv(y, *weights, residual=residual, **geometry, skip=self.residual)
 
     @torch.no_grad()
     def fuse(self) -> None:

@@ -64,9 +64,9 @@ class SeparableBranch(nn.Module):
         self.first = SeparableConv(in_chans, mid, kernel_size, stride, "same", nn.ReLU, **_NORM, **dd)
         self.second = SeparableConv(mid, out_chans, kernel_size, 1, "same", None, **_NORM, **dd)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, in_chans, H, W) -> (B, out_chans, H', W')."""
-        return self.second(self.first(x))
+    def forward(self, x: torch.Tensor, relu_first: bool = False) -> torch.Tensor:
+        """(B, in_chans, H, W) -> (B, out_chans, H', W'); with `relu_first`, the activation in front is here too."""
+        return self.second(self.first(x, relu_first))
 
 
 class FactorizedReduction(nn.Module):
@@ -104,6 +104,11 @@ class _Cell(nn.Module):
     multiplier = 0
     """Width of the cell's output over that of its branches."""
 
+    @torch.jit.ignore
+    def _fuses(self, x: torch.Tensor) -> bool:
+        """Whether branches apply the activation in front of them themselves, at no cost, inside a kernel."""
+        return self.branch_0_left.first.fuses(x)  # type: ignore[operator, union-attr, return-value]
+
 
 class NormalCell(_Cell):
     """Cell that keeps the size of the map, figure 4 left."""
@@ -122,15 +127,16 @@ class NormalCell(_Cell):
     def forward(self, x: torch.Tensor, prev: torch.Tensor) -> torch.Tensor:
         """(B, in_chans, H, W), (B, prev_chans, ..) -> (B, 6 * width, H, W)."""
         cur, prev = self.cur_proj(x), self.prev_proj(prev)
-        active_cur, active_prev = F.relu(cur), F.relu(prev)
+        late = not torch.jit.is_scripting() and self._fuses(cur)
+        active_cur, active_prev = (cur, prev) if late else (F.relu(cur), F.relu(prev))
         pooled = _avg_pool(prev, 1, "real")
         parts = [
             prev,
-            self.drop(self.branch_0_left(active_cur)) + self.drop(self.branch_0_right(active_prev)),
-            self.drop(self.branch_1_left(active_prev)) + self.drop(self.branch_1_right(active_prev)),
+            self.drop(self.branch_0_left(active_cur, late)) + self.drop(self.branch_0_right(active_prev, late)),
+            self.drop(self.branch_1_left(active_prev, late)) + self.drop(self.branch_1_right(active_prev, late)),
             self.drop(_avg_pool(cur, 1, "real")) + prev,
             self.drop(pooled) + self.drop(pooled),
-            self.drop(self.branch_4_left(active_cur)) + cur,
+            self.drop(self.branch_4_left(active_cur, late)) + cur,
         ]
         return self.se(torch.cat(parts, 1))
 
@@ -157,13 +163,15 @@ class ReductionCell(_Cell):
     def forward(self, x: torch.Tensor, prev: torch.Tensor) -> torch.Tensor:
         """(B, in_chans, H, W), (B, prev_chans, ..) -> (B, 4 * width, H', W'), sizes halved and rounded up."""
         cur = self.cur_proj(x)
-        active_cur, active_prev = F.relu(cur), F.relu(self.prev_proj(prev))
+        prev = self.prev_proj(prev)
+        late = not torch.jit.is_scripting() and self._fuses(cur)
+        active_cur, active_prev = (cur, prev) if late else (F.relu(cur), F.relu(prev))
         largest = _max_pool(cur)
-        c0 = self.drop(self.branch_0_left(active_cur)) + self.drop(self.branch_0_right(active_prev))
-        c1 = self.drop(largest) + self.drop(self.branch_1_right(active_prev))
-        c2 = self.drop(_avg_pool(cur, 2, self.pool_count)) + self.drop(self.branch_2_right(active_prev))
+        c0 = self.drop(self.branch_0_left(active_cur, late)) + self.drop(self.branch_0_right(active_prev, late))
+        c1 = self.drop(largest) + self.drop(self.branch_1_right(active_prev, late))
+        c2 = self.drop(_avg_pool(cur, 2, self.pool_count)) + self.drop(self.branch_2_right(active_prev, late))
         c3 = self.drop(_avg_pool(c0, 1, "real")) + c1
-        c4 = self.drop(self.branch_4_left(F.relu(c0))) + self.drop(largest)
+        c4 = self.drop(self.branch_4_left(c0, True)) + self.drop(largest)
         return self.se(torch.cat([c1, c2, c3, c4], 1))
 
 

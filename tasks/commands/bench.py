@@ -17,16 +17,18 @@ the modes train, eval and tune.
 `blockzoo bench raptor` measures Raptors against their teachers.
 `blockzoo bench kernels [--device cuda]` measures kernels, see `blockzoo.tasks.commands.bench_kernels`.
 
+`blockzoo bench models [--device cuda]` runs the tables of all model families on a device, see
+`blockzoo.tasks.commands.bench_models`; `--device` works for each of them alone too.
+
 Examples:
   blockzoo bench timesnet
   blockzoo bench kernels --device cuda --tune --out runs/kernels
+  blockzoo bench models --device cuda --out runs/models
   blockzoo bench timesnet_forecast --batch-size 8 --arg d_model=64 --compile
 """
 
 import argparse
 import math
-import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -37,6 +39,7 @@ import blockzoo
 from blockzoo.tasks.commands import bench_equivariant, bench_fno, bench_images, bench_kernels, bench_raptor
 from blockzoo.tasks.commands.bench_reference import PlainPeriodBlock
 from blockzoo.tasks.commands.output import add_model_args, parse_model_args, print_json, print_table
+from blockzoo.tasks.commands.timing import checked_device, interleaved, operations, timed_rows
 
 TIMESNET = {
     "ETTh1": ("timesnet_forecast", 32, {}),
@@ -52,26 +55,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runs", type=int, default=15, help="timed runs of each variant (default: 15)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's own choice)")
     parser.add_argument("--compile", action="store_true", help="also time the model under torch.compile")
-    parser.add_argument("--device", help="cpu or cuda, for kernels (default: cpu)")
+    parser.add_argument("--device", help="cpu or cuda (default: cpu)")
     parser.add_argument("--kernel", help="of kernels, this one only")
-    parser.add_argument("--out", metavar="DIR", help="write results and a picture of kernels there")
+    parser.add_argument("--family", help="of models, this family only")
+    parser.add_argument("--out", metavar="DIR", help="write results and a picture of kernels or models there")
+    parser.add_argument("--table", nargs="?", const="", metavar="FILE", help="'kernels': print a table of a run's "
+                        "kernels.json, or of the committed one, in Markdown; nothing is measured")  # fmt: skip
     parser.add_argument("--tune", action="store_true", help="find launch configurations of kernels first")
     parser.add_argument("--json", action="store_true", help="print JSON")
     bench_equivariant.add_arguments(parser)
     add_model_args(parser)
-
-
-def interleaved(functions: dict[str, Callable[[], Any]], runs: int) -> dict[str, list[float]]:
-    """Milliseconds of each function, run turn by turn after one call to warm up."""
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    for function in functions.values():
-        function()
-    for _ in range(runs):
-        for name, function in functions.items():
-            start = time.perf_counter()
-            function()
-            times[name].append(1e3 * (time.perf_counter() - start))
-    return times
 
 
 def _inputs(model: Any, batch: int) -> dict[str, torch.Tensor]:
@@ -84,9 +77,9 @@ def _inputs(model: Any, batch: int) -> dict[str, torch.Tensor]:
     return inputs
 
 
-def _plain(name: str, model: Any, kwargs: dict[str, Any]) -> Any:
+def _plain(name: str, model: Any, kwargs: dict[str, Any], device: str = "cpu") -> Any:
     """A copy of a TimesNet with plain blocks on the same weights."""
-    plain = blockzoo.create_model(name, **kwargs)
+    plain = blockzoo.create_model(name, **kwargs).to(device)
     plain.load_state_dict(model.state_dict())
     plain.blocks = torch.nn.ModuleList(PlainPeriodBlock(block) for block in plain.blocks)
     return plain
@@ -100,33 +93,48 @@ def _training(model: Any, inputs: dict[str, torch.Tensor]) -> Callable[[], None]
     return step
 
 
-def measure(name: str, batch: int, kwargs: dict[str, Any], runs: int, compare: bool, compiled: bool) -> dict[str, Any]:
-    """Times of a model's variants: {"forward": {variant: [ms]}, "training": {variant: [ms]}}."""
+def measure(
+    name: str, batch: int, kwargs: dict[str, Any], runs: int, compare: bool, compiled: bool, device: str = "cpu"
+) -> list[dict[str, Any]]:
+    """Rows of a model's variants, in both phases."""
     torch.manual_seed(0)
-    model = blockzoo.create_model(name, **kwargs).eval()
-    inputs = _inputs(model, batch)
-    deployed = blockzoo.create_model(name, **kwargs)
+    model = blockzoo.create_model(name, **kwargs).to(device).eval()
+    inputs = {key: value.to(device) for key, value in _inputs(model, batch).items()}
+    deployed = blockzoo.create_model(name, **kwargs).to(device)
     deployed.load_state_dict(model.state_dict())
     variants = {"as built": model, "deployed": deployed.deploy()}
     if compare:
-        variants = {"plain": _plain(name, model, kwargs).eval(), **variants}
+        variants = {"plain": _plain(name, model, kwargs, device).eval(), **variants}
     if compiled:
         variants["compiled"] = torch.compile(model)
     with torch.no_grad():
         outputs = {key: variant(**inputs) for key, variant in variants.items()}
         for key, output in outputs.items():
             torch.testing.assert_close(output, outputs["as built"], rtol=1e-3, atol=1e-4, msg=f"{key} differs")
-        forward = interleaved({key: partial(variant, **inputs) for key, variant in variants.items()}, runs)
+        calls: dict[str, Any] = {key: partial(variant, **inputs) for key, variant in variants.items()}
+        about = {"batch": batch, "phase": "forward"}
+        rows = timed_rows(about, interleaved(calls, runs, device), counts=operations(calls))
     trained = {key: _training(v.train(), inputs) for key, v in variants.items() if key in ("plain", "as built")}
-    return {"forward": forward, "training": interleaved(trained, runs)}
+    times = interleaved(trained, runs, device)
+    return rows + timed_rows({**about, "phase": "training"}, times, counts=operations(trained))
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure and print."""
+    """Measure and print; on a GPU without TF32, so that variants compute the same."""
     if args.threads:
         torch.set_num_threads(args.threads)
+    args.device = checked_device(args.device)
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        return _run_suite(args)
+
+
+def _run_suite(args: argparse.Namespace) -> int:
     if args.name == "kernels":
         return bench_kernels.run(args)
+    if args.name == "models":
+        from blockzoo.tasks.commands import bench_models
+
+        return bench_models.run(args)
     if args.name == "equivariant":
         return bench_equivariant.run(args)
     if args.name in bench_images.SUITES:
@@ -140,19 +148,14 @@ def run(args: argparse.Namespace) -> int:
     cases = TIMESNET if compare else {args.name: (args.name, args.batch_size or 8, {})}
     rows = []
     for case, (name, batch, kwargs) in cases.items():
-        size = args.batch_size or batch
-        times = measure(name, size, {**kwargs, **extra}, args.runs, compare, args.compile)
-        for phase, variants in times.items():
-            base = statistics.median(next(iter(variants.values())))
-            for variant, values in variants.items():
-                middle = statistics.median(values)
-                spread = {"min": min(values), "max": max(values)}
-                row = {"case": case, "batch": size, "phase": phase, "variant": variant, "ms": middle, **spread}
-                rows.append({**row, "speedup": base / middle})
+        found = measure(
+            name, args.batch_size or batch, {**kwargs, **extra}, args.runs, compare, args.compile, args.device
+        )
+        rows += [{"case": case, **row} for row in found]
     if args.json:
         print_json({"torch": torch.__version__, "threads": torch.get_num_threads(), "rows": rows})
         return 0
     columns = list(rows[0])
-    cells = [[f"{value:.2f}" if isinstance(value, float) else value for value in row.values()] for row in rows]
+    cells = [[f"{row[c]:.2f}" if isinstance(row.get(c), float) else row.get(c) for c in columns] for row in rows]
     print_table(columns, cells, title=f"{torch.get_num_threads()} threads, torch {torch.__version__}")
     return 0

@@ -14,7 +14,6 @@ import contextlib
 import importlib
 import io
 import os
-import statistics
 import sys
 import tempfile
 import warnings
@@ -37,8 +36,9 @@ from blockzoo.layers.spherical_power import SphericalPower
 from blockzoo.layers.tensor_product import ClebschGordanProduct, CPTensorProduct, GauntTensorProduct
 from blockzoo.tasks.commands.bench_reference_tdn import plain_energy_forces
 from blockzoo.tasks.commands.output import print_json, print_table
+from blockzoo.tasks.commands.timing import interleaved, timed_rows
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["add_arguments", "e3nn_product", "edge_rows", "flat_features", "model_rows", "run", "uuu_rows"]
 
 _TABLES = ("edge", "uuu", "powers", "model")
 
@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", nargs="+", choices=_TABLES, default=_TABLES, help="tables to make")
 
 
-def _e3nn_product(l_max: int, channels: int, harmonics: bool) -> Any:
+def e3nn_product(l_max: int, channels: int, harmonics: bool) -> Any:
     """e3nn's product of all paths, with weights that the caller gives, in our normalisation."""
     from e3nn import o3
 
@@ -73,19 +73,13 @@ def _e3nn_product(l_max: int, channels: int, harmonics: bool) -> Any:
     )
 
 
-def _flat(x: torch.Tensor, l_max: int) -> torch.Tensor:
+def flat_features(x: torch.Tensor, l_max: int) -> torch.Tensor:
     """(E, d, C) in e3nn's layout, channels outside of components."""
     return torch.cat([x[:, degree**2 : (degree + 1) ** 2].mT.flatten(1) for degree in range(l_max + 1)], 1)
 
 
 def _rows(table: str, case: str, times: dict[str, list[float]]) -> list[dict[str, Any]]:
-    base = statistics.median(next(iter(times.values())))
-    rows = []
-    for variant, values in times.items():
-        middle = statistics.median(values)
-        row = {"table": table, "case": case, "variant": variant, "ms": middle, "min": min(values), "max": max(values)}
-        rows.append({**row, "speedup": base / middle})
-    return rows
+    return timed_rows({"table": table, "case": case}, times)
 
 
 def _compare(functions: dict[str, Callable[[], torch.Tensor]], tolerance: float = 1e-4) -> None:
@@ -95,22 +89,23 @@ def _compare(functions: dict[str, Callable[[], torch.Tensor]], tolerance: float 
         torch.testing.assert_close(output, first, rtol=0, atol=tolerance * float(first.std()), msg=f"{name} differs")
 
 
-def _edge(l_max: int, edges: int, channels: int, runs: int) -> list[dict[str, Any]]:
-    from blockzoo.tasks.commands.bench import interleaved
-
+def edge_rows(l_max: int, edges: int, channels: int, runs: int, device: str = "cpu") -> list[dict[str, Any]]:
+    """Time the edge product and e3nn's, forward and backward."""
     generator = torch.Generator().manual_seed(0)
     d = (l_max + 1) ** 2
-    x, y, w = (torch.randn(edges, *shape, generator=generator) for shape in ((d, channels), (d,), (channels,)))
-    theirs, ours = _e3nn_product(l_max, channels, True), EdgeProduct(clebsch_gordan_tensor(l_max, l_max, l_max))
+    shapes = ((d, channels), (d,), (channels,))
+    x, y, w = (torch.randn(edges, *shape, generator=generator).to(device) for shape in shapes)
+    theirs = e3nn_product(l_max, channels, True).to(device)
+    ours = EdgeProduct(clebsch_gordan_tensor(l_max, l_max, l_max)).to(device)
     weights = w.repeat(1, len(paths(l_max, l_max, l_max)))  # each path has the same one
-    flat = _flat(x, l_max)
+    flat = flat_features(x, l_max)
     functions: dict[str, Callable[[], torch.Tensor]] = {
         "e3nn uvu": lambda: theirs(flat, y, weights),
         "EdgeProduct": lambda: ours(x, y, w),
     }
     with torch.no_grad():
-        _compare({"e3nn": functions["e3nn uvu"], "ours": lambda: _flat(functions["EdgeProduct"](), l_max)})
-        rows = _rows("edge product", f"l_max {l_max}, forward", interleaved(functions, runs))
+        _compare({"e3nn": functions["e3nn uvu"], "ours": lambda: flat_features(functions["EdgeProduct"](), l_max)})
+        rows = _rows("edge product", f"l_max {l_max}, forward", interleaved(functions, runs, device))
     leaves = [tensor.requires_grad_() for tensor in (x, y, w, flat, weights)]
 
     def step(function: Callable[[], torch.Tensor]) -> None:
@@ -119,41 +114,41 @@ def _edge(l_max: int, edges: int, channels: int, runs: int) -> list[dict[str, An
         function().square().mean().backward()
 
     trained: dict[str, Callable[[], Any]] = {name: partial(step, function) for name, function in functions.items()}
-    return rows + _rows("edge product", f"l_max {l_max}, forward and backward", interleaved(trained, runs))
+    return rows + _rows("edge product", f"l_max {l_max}, forward and backward", interleaved(trained, runs, device))
 
 
-def _uuu(l_max: int, edges: int, channels: int, runs: int) -> list[dict[str, Any]]:
-    from blockzoo.tasks.commands.bench import interleaved
-
+def uuu_rows(l_max: int, edges: int, channels: int, runs: int, device: str = "cpu") -> list[dict[str, Any]]:
+    """Time products of two features, forward."""
     generator = torch.Generator().manual_seed(0)
-    x1, x2 = (torch.randn(edges, (l_max + 1) ** 2, channels, generator=generator) for _ in range(2))
-    theirs, ones = _e3nn_product(l_max, channels, False), torch.ones(edges, channels * len(paths(l_max, l_max, l_max)))
-    flat1, flat2 = _flat(x1, l_max), _flat(x2, l_max)
-    exact = ClebschGordanProduct(l_max, l_max, l_max)
+    shape = (edges, (l_max + 1) ** 2, channels)
+    x1, x2 = (torch.randn(shape, generator=generator).to(device) for _ in range(2))
+    theirs = e3nn_product(l_max, channels, False).to(device)
+    ones = x1.new_ones(edges, channels * len(paths(l_max, l_max, l_max)))
+    flat1, flat2 = flat_features(x1, l_max), flat_features(x2, l_max)
+    exact = ClebschGordanProduct(l_max, l_max, l_max).to(device)
     functions: dict[str, Callable[[], torch.Tensor]] = {
         "e3nn uuu": lambda: theirs(flat1, flat2, ones),
         "exact, one GEMM": lambda: exact(x1, x2),
     }
     with torch.no_grad():
-        same = {"e3nn": functions["e3nn uuu"], "exact": lambda: _flat(exact(x1, x2), l_max)}
+        same = {"e3nn": functions["e3nn uuu"], "exact": lambda: flat_features(exact(x1, x2), l_max)}
         if l_max <= 3:
-            cp = CPTensorProduct(l_max, "exact")
+            cp = CPTensorProduct(l_max, "exact").to(device)
             functions[f"CP, exact rank {cp.rank}"] = lambda: cp(x1, x2)
-            same["cp"] = lambda: _flat(cp(x1, x2), l_max)
-        gaunt = GauntTensorProduct(l_max, l_max, l_max)
+            same["cp"] = lambda: flat_features(cp(x1, x2), l_max)
+        gaunt = GauntTensorProduct(l_max, l_max, l_max).to(device)
         functions[f"Gaunt, {gaunt.rank} points, even paths"] = lambda: gaunt(x1, x2)
         _compare(same)
-        return _rows("uuu product", f"l_max {l_max}, forward", interleaved(functions, runs))
+        return _rows("uuu product", f"l_max {l_max}, forward", interleaved(functions, runs, device))
 
 
-def _powers(l_max: int, nodes: int, channels: int, runs: int) -> list[dict[str, Any]]:
-    from blockzoo.tasks.commands.bench import interleaved
-
-    x = torch.randn(nodes, (l_max + 1) ** 2, channels, generator=torch.Generator().manual_seed(0))
+def _powers(l_max: int, nodes: int, channels: int, runs: int, device: str) -> list[dict[str, Any]]:
+    shape = (nodes, (l_max + 1) ** 2, channels)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
     square = ClebschGordanProduct(l_max, l_max, 2 * l_max, parity="o3")
     cube = ClebschGordanProduct(2 * l_max, l_max, l_max, parity="o3")
     square.tensor, cube.tensor = gaunt_tensor(l_max, l_max, 2 * l_max), gaunt_tensor(2 * l_max, l_max, l_max)
-    grid = SphericalPower(l_max, 3)
+    square, cube, grid = (module.to(device) for module in (square, cube, SphericalPower(l_max, 3)))
 
     def by_tensor() -> torch.Tensor:
         second = square(x, x)
@@ -165,7 +160,7 @@ def _powers(l_max: int, nodes: int, channels: int, runs: int) -> list[dict[str, 
     }
     with torch.no_grad():
         _compare(functions)
-        return _rows("powers", f"l_max {l_max}, forward", interleaved(functions, runs))
+        return _rows("powers", f"l_max {l_max}, forward", interleaved(functions, runs, device))
 
 
 def _molecule(atoms: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -209,18 +204,17 @@ def _official(folder: Path, l_max: int, sizes: dict[str, Any]) -> Any:
             os.chdir(before)
 
 
-def _model(l_max: int, atoms: int, runs: int, official: Path | None) -> list[dict[str, Any]]:
-    from blockzoo.tasks.commands.bench import interleaved
-
+def model_rows(l_max: int, atoms: int, runs: int, official: Path | None, device: str = "cpu") -> list[dict[str, Any]]:
+    """Time energy and forces of TDN and of the plain version."""
     torch.manual_seed(0)
-    positions, numbers = _molecule(atoms)
+    positions, numbers = (part.to(device) for part in _molecule(atoms))
     sizes: dict[str, Any] = {"hidden_channels": 256, "depth": 6, "num_basis": 256}
-    published = blockzoo.create_model("tdn", l_max=l_max, **sizes, product="cp", extensive=False).eval()
-    exact = blockzoo.create_model("tdn", l_max=l_max, **sizes).eval()
+    published = blockzoo.create_model("tdn", l_max=l_max, **sizes, product="cp", extensive=False).to(device).eval()
+    exact = blockzoo.create_model("tdn", l_max=l_max, **sizes).to(device).eval()
     batch = torch.zeros_like(numbers)
     functions: dict[str, Callable[[], Any]] = {}
     if official is not None:
-        net = _official(official, l_max, sizes)
+        net = _official(official, l_max, sizes).to(device)
         published.load_state_dict(blockzoo.convert_state_dict(published, net.state_dict()))
 
         def run_official() -> Any:
@@ -235,7 +229,7 @@ def _model(l_max: int, atoms: int, runs: int, official: Path | None) -> list[dic
     _compare({name: lambda f=f: f()[1] for name, f in functions.items() if name != "ours, default"}, 1e-3)  # type: ignore[misc]
     evaluated = {name: f if name in ("published code", "plain") else _without_graph(f) for name, f in functions.items()}
     case = f"l_max {l_max}, {atoms} atoms, {edge_index.shape[1]} edges, energy and forces"
-    return _rows("model", case, interleaved(evaluated, runs))
+    return _rows("model", case, interleaved(evaluated, runs, device))
 
 
 def _without_graph(function: Callable[[], Any]) -> Callable[[], Any]:
@@ -252,13 +246,13 @@ def run(args: argparse.Namespace) -> int:
     for l_max in args.l_max:
         runs = max(3, args.runs // (1 + 2 * (l_max > 2)))
         if "edge" in args.only:
-            rows += _edge(l_max, args.edges, args.chans, runs)
+            rows += edge_rows(l_max, args.edges, args.chans, runs, args.device)
         if "uuu" in args.only:
-            rows += _uuu(l_max, args.edges // 4, args.chans, runs)
+            rows += uuu_rows(l_max, args.edges // 4, args.chans, runs, args.device)
         if "powers" in args.only:
-            rows += _powers(l_max, args.edges // 4, args.chans, runs)
+            rows += _powers(l_max, args.edges // 4, args.chans, runs, args.device)
         if "model" in args.only:
-            rows += _model(l_max, args.atoms, max(3, args.runs // 3), args.official)
+            rows += model_rows(l_max, args.atoms, max(3, args.runs // 3), args.official, args.device)
     if args.json:
         print_json({"torch": torch.__version__, "threads": torch.get_num_threads(), "rows": rows})
         return 0

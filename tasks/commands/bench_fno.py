@@ -13,7 +13,6 @@ import importlib.util
 import json
 import os
 import resource
-import statistics
 import subprocess
 import sys
 from collections.abc import Callable
@@ -29,8 +28,9 @@ import blockzoo
 from blockzoo.layers.field_ops import PointwiseMLP
 from blockzoo.layers.spectral_conv import SpectralConv
 from blockzoo.tasks.commands.output import parse_model_args, print_json, print_table
+from blockzoo.tasks.commands.timing import interleaved, timed_rows
 
-__all__ = ["SUITES", "PlainFNO", "plain_spectral_conv", "run"]
+__all__ = ["MODELS", "SUITES", "PlainFNO", "compared_rows", "make_models", "plain_spectral_conv", "run"]
 
 SUITES = ("fno", "multigrid")
 
@@ -47,7 +47,7 @@ def plain_spectral_conv(conv: SpectralConv, x: torch.Tensor) -> torch.Tensor:
     rows, columns = weight.shape[2:]
     spectrum = torch.fft.fftshift(torch.fft.rfftn(x, dim=(2, 3), norm="forward"), dim=2)
     first = x.shape[2] // 2 - rows // 2
-    kept = torch.zeros(len(x), weight.shape[1], *spectrum.shape[2:], dtype=spectrum.dtype)
+    kept = spectrum.new_zeros(len(x), weight.shape[1], *spectrum.shape[2:])
     kept[:, :, first : first + rows, :columns] = torch.einsum(
         "bixy,ioxy->boxy", spectrum[:, :, first : first + rows, :columns], weight
     )
@@ -69,7 +69,7 @@ class PlainFNO(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) -> (B, C', H, W)."""
-        axes = [torch.arange(n) / n for n in x.shape[2:]]
+        axes = [torch.arange(n, device=x.device) / n for n in x.shape[2:]]
         grid = torch.stack(torch.meshgrid(*axes, indexing="ij")).expand(len(x), 2, *x.shape[2:])
         x = self._mlp(self.model.lifting, torch.cat([x, grid], 1))
         last = self.model.blocks[-1]
@@ -91,15 +91,15 @@ def has_neuraloperator() -> bool:
     return importlib.util.find_spec("neuralop") is not None
 
 
-def make_layers(modes: int, width: int) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
+def make_layers(modes: int, width: int, device: str = "cpu") -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
     """The spectral layer in each formulation, on the same weights."""
     torch.manual_seed(0)
-    ours = SpectralConv(width, width, (modes, modes))
+    ours = SpectralConv(width, width, (modes, modes), device=device)
     layers: dict[str, Any] = {"plain": partial(plain_spectral_conv, ours)}
     if has_neuraloperator():
         from neuralop.layers.spectral_convolution import SpectralConv as Theirs
 
-        theirs = Theirs(width, width, (modes, modes))
+        theirs = Theirs(width, width, (modes, modes)).to(device)
         assert ours.weight is not None and ours.bias is not None
         with torch.no_grad():
             theirs.weight.tensor.copy_(
@@ -110,17 +110,17 @@ def make_layers(modes: int, width: int) -> dict[str, Callable[[torch.Tensor], to
     layers["blockzoo"] = ours
     layers["blockzoo, channels last"] = ours.channels_last
     for backend in ("dft", "fft"):
-        other = SpectralConv(width, width, (modes, modes), backend=backend)
+        other = SpectralConv(width, width, (modes, modes), backend=backend, device=device)
         other.load_state_dict(ours.state_dict())
         layers[f"blockzoo, {backend}"] = other
     return layers
 
 
-def make_models(modes: int, width: int, options: dict[str, Any]) -> dict[str, nn.Module]:
+def make_models(modes: int, width: int, options: dict[str, Any], device: str = "cpu") -> dict[str, nn.Module]:
     """The whole model in each formulation, on the same weights."""
     torch.manual_seed(0)
     options = {"n_modes": (modes, modes), "hidden_channels": width, **options}
-    ours = blockzoo.create_model("fno2d", **options)
+    ours = blockzoo.create_model("fno2d", **options).to(device)
     models: dict[str, nn.Module] = {}
     if not options.get("factorization"):
         models["plain"] = PlainFNO(ours)
@@ -128,7 +128,7 @@ def make_models(modes: int, width: int, options: dict[str, Any]) -> dict[str, nn
         from neuralop.models import FNO, TFNO
 
         cls = TFNO if options.get("factorization") else FNO
-        models["neuraloperator"] = cls(in_channels=1, out_channels=1, **options)
+        models["neuraloperator"] = cls(in_channels=1, out_channels=1, **options).to(device)
         ours.load_state_dict(blockzoo.convert_state_dict(ours, models["neuraloperator"].state_dict()))
     return {**models, "blockzoo": ours}
 
@@ -176,12 +176,11 @@ class _Arithmetic:
                     torch.ops.aten.gelu_backward(act, act)
 
 
-def _rows(
+def compared_rows(
     what: str, variants: dict[str, Any], x: torch.Tensor, runs: int, about: dict[str, Any]
 ) -> list[dict[str, Any]]:
     """Compare outputs, time every variant, and give a row for each."""
-    from blockzoo.tasks.commands.bench import interleaved
-
+    device = x.device.type
     last = x.movedim(1, -1).contiguous()
     inputs = {name: last if name.endswith("channels last") else x for name in variants}
     reference = _forward(variants["blockzoo"], x)
@@ -190,23 +189,17 @@ def _rows(
         y = y.movedim(-1, 1) if name.endswith("channels last") else y
         scale = float(reference.std())
         torch.testing.assert_close(y, reference, rtol=0, atol=1e-3 * scale, msg=f"{name} differs")
-    times = {"forward": interleaved({k: partial(_forward, v, inputs[k]) for k, v in variants.items()}, runs)}
+    times = {"forward": interleaved({k: partial(_forward, v, inputs[k]) for k, v in variants.items()}, runs, device)}
     if what == "layer":
         inputs = {name: value.clone().requires_grad_() for name, value in inputs.items()}
-    times["training"] = interleaved({k: partial(_step, v, inputs[k]) for k, v in variants.items()}, runs)
-    if what == "model":
+    times["training"] = interleaved({k: partial(_step, v, inputs[k]) for k, v in variants.items()}, runs, device)
+    if what == "model" and device == "cpu":
         for phase, found in times.items():
             least = _Arithmetic(variants["blockzoo"], x.shape[0] * x[0, 0].numel(), phase == "training")
-            found |= interleaved({"arithmetic of the pointwise maps": least}, runs)
-    rows = []
-    base = "neuraloperator" if "neuraloperator" in variants else "plain"
-    for phase, found in times.items():
-        middle = {name: statistics.median(values) for name, values in found.items()}
-        for name, ms in middle.items():
-            rows.append(
-                {"what": what, **about, "phase": phase, "variant": name, "ms": ms, "speedup": middle[base] / ms}
-            )
-    return rows
+            found |= interleaved({"arithmetic of the pointwise maps": least}, runs, device)
+    base = next(name for name in ("neuraloperator", "plain", "blockzoo") if name in variants)
+    return [row for phase, found in times.items()
+            for row in timed_rows({"what": what, **about, "phase": phase}, found, base)]  # fmt: skip
 
 
 def peak_megabytes(job: dict[str, Any]) -> float:
@@ -257,13 +250,13 @@ def _fno(args: argparse.Namespace, options: dict[str, Any]) -> list[dict[str, An
     for n, modes in LAYERS:
         batch = args.batch_size or max(1, POINTS // n**2)
         about = {"n": n, "modes": modes, "width": width, "batch": batch}
-        x = torch.randn(batch, width, n, n)
-        rows += _rows("layer", make_layers(modes, width), x, args.runs, about)
+        x = torch.randn(batch, width, n, n, device=args.device)
+        rows += compared_rows("layer", make_layers(modes, width, args.device), x, args.runs, about)
     for n, modes in MODELS:
         batch = args.batch_size or max(1, POINTS // n**2)
         about = {"n": n, "modes": modes, "width": width, "batch": batch}
-        x = torch.randn(batch, 1, n, n)
-        rows += _rows("model", make_models(modes, width, options), x, args.runs, about)
+        x = torch.randn(batch, 1, n, n, device=args.device)
+        rows += compared_rows("model", make_models(modes, width, options, args.device), x, args.runs, about)
     for n, modes in MODELS[1:4:2]:  # one of each size
         batch = args.batch_size or max(1, POINTS // n**2)
         for phase in ("forward", "training"):

@@ -16,8 +16,9 @@ from blockzoo.layers.conv_norm_act import ConvNormAct, set_conv_norm_mode
 from blockzoo.tasks.commands import bench_p3d
 from blockzoo.tasks.commands.memory import peak_bytes_apart
 from blockzoo.tasks.commands.output import print_json, print_table
+from blockzoo.tasks.commands.timing import interleaved, operations, timed_rows
 
-__all__ = ["SUITES", "run", "saved_bytes"]
+__all__ = ["SUITES", "forward_rows", "run", "saved_bytes"]
 
 SUITES: dict[str, list[tuple[str, int, bool]]] = {
     "nextvit": [("nextvit_small", 224, True)],
@@ -29,12 +30,12 @@ SUITES: dict[str, list[tuple[str, int, bool]]] = {
 """Models, pixels, and whether timm has the model."""
 
 
-def _variants(name: str, in_timm: bool, compiled: bool) -> dict[str, nn.Module]:
-    model = blockzoo.create_model(name).eval()
-    deployed = blockzoo.create_model(name).eval()
+def _variants(name: str, in_timm: bool, compiled: bool, device: str) -> dict[str, nn.Module]:
+    model = blockzoo.create_model(name).to(device).eval()
+    deployed = blockzoo.create_model(name).to(device).eval()
     variants: dict[str, nn.Module] = {}
     if in_timm:
-        variants["timm"] = timm.create_model(name).eval()
+        variants["timm"] = timm.create_model(name).to(device).eval()
         model.load_state_dict(blockzoo.convert_state_dict(model, variants["timm"].state_dict()))
     deployed.load_state_dict(model.state_dict())
     variants |= {"as built": model, "deployed": deployed.deploy()}
@@ -45,24 +46,20 @@ def _variants(name: str, in_timm: bool, compiled: bool) -> dict[str, nn.Module]:
 
 
 @torch.no_grad()
-def _forward(name: str, size: int, in_timm: bool, batch: int, runs: int, compiled: bool) -> list[dict[str, Any]]:
-    from blockzoo.tasks.commands.bench import interleaved
-
+def forward_rows(
+    name: str, size: int, in_timm: bool, batch: int, runs: int, compiled: bool, device: str = "cpu"
+) -> list[dict[str, Any]]:
+    """Compare and time the variants of a model: one row for each."""
     torch.manual_seed(0)
-    variants = _variants(name, in_timm, compiled)
-    x = torch.randn(batch, 3, size, size)
+    variants = _variants(name, in_timm, compiled, device)
+    x = torch.randn(batch, 3, size, size, device=device)
     outputs = {key: variant(x) for key, variant in variants.items()}
     scale = float(outputs["as built"].std())
     for key, output in outputs.items():
         torch.testing.assert_close(output, outputs["as built"], rtol=0, atol=1e-3 * scale + 1e-6, msg=f"{key} differs")
-    times = interleaved({key: partial(variant, x) for key, variant in variants.items()}, runs)
-    base = statistics.median(next(iter(times.values())))
-    rows = []
-    for key, values in times.items():
-        middle = statistics.median(values)
-        spread = {"min": min(values), "max": max(values), "speedup": base / middle}
-        rows.append({"model": f"{name}, {size} px", "batch": batch, "variant": key, "ms": middle, **spread})
-    return rows
+    calls = {key: partial(variant, x) for key, variant in variants.items()}
+    about = {"model": f"{name}, {size} px", "batch": batch}
+    return timed_rows(about, interleaved(calls, runs, device), counts=operations(calls))
 
 
 def saved_bytes(function: Callable[[], Any], ignore: list[torch.Tensor]) -> int:
@@ -138,14 +135,16 @@ def run(args: argparse.Namespace) -> int:
         for stack, batch in (("nasnetalarge", 1), ("nasnetalarge", 4), ("P3D-like stack", 2)):
             rows += _modes(stack, batch, runs)
     if args.name == "p3d":
-        rows += bench_p3d.rows([args.batch_size] if args.batch_size else [1, 4], min(args.runs, 9), args.compile)
+        batches = [args.batch_size] if args.batch_size else [1, 4]
+        rows += bench_p3d.rows(batches, min(args.runs, 9), args.compile, args.device)
     for name, size, in_timm in SUITES[args.name]:
         runs = min(args.runs, 5) if name == "nasnetalarge" else args.runs
         for batch in [args.batch_size] if args.batch_size else [1, 8]:
-            rows += _forward(name, size, in_timm, batch, runs, args.compile)
+            rows += forward_rows(name, size, in_timm, batch, runs, args.compile, args.device)
     if args.json:
         print_json({"torch": torch.__version__, "threads": torch.get_num_threads(), "rows": rows})
         return 0
-    cells = [[f"{value:.2f}" if isinstance(value, float) else value for value in row.values()] for row in rows]
-    print_table(list(rows[0]), cells, title=f"{torch.get_num_threads()} threads, torch {torch.__version__}")
+    columns = list(rows[0])
+    cells = [[f"{row[c]:.2f}" if isinstance(row.get(c), float) else row.get(c) for c in columns] for row in rows]
+    print_table(columns, cells, title=f"{torch.get_num_threads()} threads, torch {torch.__version__}")
     return 0

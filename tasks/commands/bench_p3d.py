@@ -5,7 +5,6 @@ The plain one is that of the published port, on the weights of ours: `torch.nn.C
 """
 
 import copy
-import statistics
 from functools import partial
 from typing import Any
 
@@ -17,6 +16,7 @@ import blockzoo
 from blockzoo.layers.conv_norm_act import ConvNormAct
 from blockzoo.layers.pseudo3d import PseudoConv3d
 from blockzoo.p3d import P3D, Bottleneck
+from blockzoo.tasks.commands.timing import interleaved, operations, timed_rows
 
 __all__ = ["CASES", "PlainP3D", "rows"]
 
@@ -100,31 +100,30 @@ def _training(model: nn.Module, x: torch.Tensor) -> None:
     model(x).square().mean().backward()
 
 
-def rows(batches: list[int], runs: int, compiled: bool) -> list[dict[str, Any]]:
+def rows(batches: list[int], runs: int, compiled: bool, device: str = "cpu") -> list[dict[str, Any]]:
     """Measure all cases.
 
     Args:
         batches: Batch sizes.
         runs: Timed runs of each variant, taken in turn.
         compiled: Time the deployed model under `torch.compile` as well.
+        device: Where to measure.
 
     Returns:
         One row for each case, batch, phase and variant, with times in ms and the ratio to the plain formulation.
     """
-    from blockzoo.tasks.commands.bench import interleaved
-
     table = []
     for name, size in CASES:
         torch.manual_seed(0)
-        model = blockzoo.create_model(name).eval()
-        plain = PlainP3D(model).eval()
-        deployed = blockzoo.create_model(name)
+        model = blockzoo.create_model(name).to(device).eval()
+        plain = PlainP3D(model).to(device).eval()
+        deployed = blockzoo.create_model(name).to(device)
         deployed.load_state_dict(model.state_dict())
         variants: dict[str, Any] = {"plain": plain, "as built": model, "deployed": deployed.deploy()}
         if compiled:
             variants["deployed, compiled"] = torch.compile(deployed)
         for batch in batches:
-            x = torch.randn(batch, 3, *size)
+            x = torch.randn(batch, 3, *size, device=device)
             with torch.no_grad():
                 outputs = {key: variant(x) for key, variant in variants.items()}
                 scale = float(outputs["plain"].std())
@@ -132,18 +131,14 @@ def rows(batches: list[int], runs: int, compiled: bool) -> list[dict[str, Any]]:
                     torch.testing.assert_close(
                         output, outputs["plain"], rtol=0, atol=1e-4 * scale, msg=f"{key} differs"
                     )
-                forward = interleaved({key: partial(variant, x) for key, variant in variants.items()}, runs)
+                calls: dict[str, Any] = {key: partial(variant, x) for key, variant in variants.items()}
+                about = {"model": f"{name}, {' x '.join(map(str, size))}", "batch": batch, "phase": "inference"}
+                table += timed_rows(about, interleaved(calls, runs, device), counts=operations(calls))
             both = {key: variants[key].train() for key in ("plain", "as built")}
             states = {key: copy.deepcopy(variant.state_dict()) for key, variant in both.items()}
             steps: dict[str, Any] = {key: partial(_training, variant, x) for key, variant in both.items()}
-            training = interleaved(steps, max(1, runs // 3))
+            training = interleaved(steps, max(1, runs // 3), device)
+            table += timed_rows({**about, "phase": "training"}, training, counts=operations(steps))
             for key, variant in both.items():  # training has moved the statistics of the norms
                 variant.eval().load_state_dict(states[key])
-            for phase, times in (("inference", forward), ("training", training)):
-                base = statistics.median(times["plain"])
-                for key, values in times.items():
-                    middle = statistics.median(values)
-                    case = {"model": f"{name}, {' x '.join(map(str, size))}", "batch": batch, "phase": phase}
-                    spread = {"min": min(values), "max": max(values), "speedup": base / middle}
-                    table.append({**case, "variant": key, "ms": middle, **spread})
     return table

@@ -1,7 +1,6 @@
 """Raptor against its teacher: what `blockzoo bench raptor` runs."""
 
 import argparse
-import statistics
 from functools import partial
 from typing import Any
 
@@ -11,8 +10,9 @@ from torch import nn
 
 import blockzoo
 from blockzoo.tasks.commands.output import print_json, print_table
+from blockzoo.tasks.commands.timing import interleaved, operations, timed_rows
 
-__all__ = ["run"]
+__all__ = ["TEACHERS", "measure", "run"]
 
 TEACHERS = ("vit_small_patch16_224", "vit_base_patch14_reg4_dinov2")
 MLPS = {"gelu": ("gelu", 4.0), "swiglu 8/3": ("swiglu", 8 / 3), "swiglu 4": ("swiglu", 4.0)}
@@ -20,18 +20,17 @@ MLPS = {"gelu": ("gelu", 4.0), "swiglu 8/3": ("swiglu", 8 / 3), "swiglu 4": ("sw
 
 
 @torch.no_grad()
-def _measure(teacher: str, batch: int, runs: int, compiled: bool) -> list[dict[str, Any]]:
-    from blockzoo.tasks.commands.bench import interleaved
-
+def measure(teacher: str, batch: int, runs: int, compiled: bool, device: str = "cpu") -> list[dict[str, Any]]:
+    """Compare and time a teacher and its Raptors: one row for each."""
     torch.manual_seed(0)
-    x = torch.randn(batch, 3, 224, 224)
-    variants: dict[str, nn.Module] = {"teacher": timm.create_model(teacher, img_size=224).eval()}
+    x = torch.randn(batch, 3, 224, 224, device=device)
+    variants: dict[str, nn.Module] = {"teacher": timm.create_model(teacher, img_size=224).to(device).eval()}
     for name, (mlp, ratio) in MLPS.items():
         args: dict[str, Any] = {"teacher": teacher, "blocks": 2, "img_size": 224, "mlp": mlp, "mlp_ratio": ratio}
-        model = blockzoo.create_model("raptor", **args).eval()
+        model = blockzoo.create_model("raptor", **args).to(device).eval()
         expected = model(x)
         if name == "gelu":
-            built = blockzoo.create_model("raptor", **args).eval()
+            built = blockzoo.create_model("raptor", **args).to(device).eval()
             built.load_state_dict(model.state_dict())
             variants["gelu, as built"] = built
         variants[f"{name}, deployed"] = model.deploy()
@@ -39,14 +38,9 @@ def _measure(teacher: str, batch: int, runs: int, compiled: bool) -> list[dict[s
     if compiled:
         pair = ("teacher", "gelu, deployed")
         variants |= {f"{name}, compiled": torch.compile(variants[name]) for name in pair}  # type: ignore[misc]
-    times = interleaved({name: partial(model, x) for name, model in variants.items()}, runs)
-    base = statistics.median(times["teacher"])
-    rows = []
-    for name, values in times.items():
-        middle = statistics.median(values)
-        spread = {"min": min(values), "max": max(values), "speedup": base / middle}
-        rows.append({"teacher": teacher, "batch": batch, "variant": name, "ms": middle, **spread})
-    return rows
+    calls = {name: partial(model, x) for name, model in variants.items()}
+    about = {"teacher": teacher, "batch": batch}
+    return timed_rows(about, interleaved(calls, runs, device), counts=operations(calls))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -54,10 +48,11 @@ def run(args: argparse.Namespace) -> int:
     rows: list[dict[str, Any]] = []
     for teacher in TEACHERS:
         for batch in [args.batch_size] if args.batch_size else [1, 8]:
-            rows += _measure(teacher, batch, args.runs, args.compile)
+            rows += measure(teacher, batch, args.runs, args.compile, args.device)
     if args.json:
         print_json({"torch": torch.__version__, "threads": torch.get_num_threads(), "rows": rows})
         return 0
-    cells = [[f"{value:.2f}" if isinstance(value, float) else value for value in row.values()] for row in rows]
-    print_table(list(rows[0]), cells, title=f"{torch.get_num_threads()} threads, torch {torch.__version__}")
+    columns = list(rows[0])
+    cells = [[f"{row[c]:.2f}" if isinstance(row.get(c), float) else row.get(c) for c in columns] for row in rows]
+    print_table(columns, cells, title=f"{torch.get_num_threads()} threads, torch {torch.__version__}")
     return 0

@@ -3,16 +3,20 @@
 import csv
 import dataclasses
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from blockzoo.__main__ import COMMANDS, main
 from blockzoo.checkpoints import load_manifest
-from blockzoo.tasks.commands import bench, bench_kernels, demo
+from blockzoo.layers.deployed_conv import DeployedConv2d
+from blockzoo.tasks.commands import bench, bench_kernels, bench_models, demo
 from blockzoo.tasks.commands.output import parse_model_args
+from blockzoo.tasks.commands.timing import operations
 
 SHIPPED = "timesnet_classifier.japanese_vowels"
 TINY = ["--arg", "d_model=4", "--arg", "d_ff=4", "--arg", "num_kernels=2"]
@@ -87,9 +91,9 @@ def test_bench_measures_kernels_after_checking_them(call, tmp_path, monkeypatch)
     assert all(row["min"] <= row["ms"] <= row["max"] and row["error"] < 1e-5 for row in result["rows"])
     assert (out / "kernels.png").stat().st_size > 1000 and not list(out.glob(".*"))
 
-    wrong = bench_kernels._residual_norm(1, 2, 3, "cpu")
+    wrong = bench_kernels.CASES["residual_norm"][0](1, 2, 3, device="cpu")
     wrong.ours = lambda *inputs: (inputs[0], inputs[0])
-    clock = bench_kernels._Clock("cpu")
+    clock = bench_kernels.Clock("cpu")
     with pytest.raises(RuntimeError, match="ours is wrong"):
         list(bench_kernels.measure(wrong, clock, {"rate": 1, "bandwidth": 1}, 1, False))
 
@@ -223,3 +227,95 @@ def test_argument_texts_become_values():
     assert parse_model_args(["a=1", "b=x", "c=[1, 2]", "d=None", "e=a=b"]) == {
         "a": 1, "b": "x", "c": [1, 2], "d": None, "e": "a=b",
     }  # fmt: skip
+
+
+def test_bench_runs_the_tables_of_all_families_in_the_same_columns(call, tmp_path, monkeypatch):
+    emo = {"depths": (1,), "embed_dims": (8,), "ratios": (2.0,), "head_dims": (8,), "kernel_sizes": (3,),
+           "strides": (2,), "attn_stages": (False,), "out_indices": (0,)}  # fmt: skip
+    create = bench.blockzoo.create_model
+    monkeypatch.setattr(bench.blockzoo, "create_model", lambda name, **kw: create(name, **{**emo, **kw}))
+    monkeypatch.setattr(bench_models.bench_images, "SUITES", {"emov2": [("emov2_1m", 32, False)]})
+    out = tmp_path / "models"
+    options = ["--family", "emov2", "--runs", "2", "--batch-size", "2", "--out", str(out)]
+    status, text, _ = call("bench", "models", *options)
+    result = json.loads((out / "models.json").read_text())
+    assert status == 0 and "emov2_1m, 32 px, batch 2" in text
+    assert [row["variant"] for row in result["rows"]] == ["as built", "deployed"]
+    assert all(0 < row["min"] <= row["ms"] <= row["max"] and 0 < row["of rate"] for row in result["rows"])
+    assert result["environment"]["kernels"] == "auto" and result["ceilings"]["rate"] > 0
+    assert (out / "models.png").stat().st_size > 1000 and not list(out.glob(".*"))
+
+
+def test_bench_of_a_family_with_transforms_and_of_products_has_no_rates(call, monkeypatch):
+    monkeypatch.setattr(bench_models.bench_fno, "MODELS", [(16, 8)])
+    small = ["--runs", "1", "--batch-size", "2", "--json"]
+    rows = json.loads(call("bench", "models", "--family", "fno", *small)[1])["rows"]
+    assert {row["phase"] for row in rows} == {"forward", "training"}
+    assert rows[0]["case"] == "model, 16 x 16, modes 8, width 32, batch 2" and "of rate" not in rows[0]
+    equivariant = ["--edges", "24", "--chans", "4", "--l-max", "1", "--atoms", "4", "--only", "edge"]
+    rows = json.loads(call("bench", "models", "--family", "equivariant", *equivariant, *small)[1])["rows"]
+    assert {row["variant"] for row in rows} >= {"e3nn uvu", "EdgeProduct", "plain"}
+
+
+def test_models_and_tables_name_bad_options(call, tmp_path):
+    code, _, error = call("bench", "models", "--family", "resnet")
+    assert code == 2 and "--family 'resnet' must be one of timesnet, nextvit" in error
+    code, _, error = call("bench", "nextvit", "--device", "tpu")
+    assert code == 2 and "--device 'tpu' must be cpu or cuda" in error
+    code, _, error = call("bench", "kernels", "--table", "nothing.json")
+    assert code == 2 and "--table 'nothing.json' is no file" in error
+    (tmp_path / "other.json").write_text("[]")
+    code, _, error = call("bench", "kernels", "--table", str(tmp_path / "other.json"))
+    assert code == 2 and "holds no run" in error
+
+
+def test_operations_of_derived_variants_are_those_of_their_source():
+    x, y = torch.zeros(4, 8), torch.zeros(8, 2)
+    calls = {"as built": lambda: x @ y, "deployed": lambda: x, "compiled": lambda: x, "deployed, compiled": lambda: x,
+             "teacher": lambda: y.T @ y, "teacher, compiled": lambda: y}  # fmt: skip
+    product, teacher = 2 * 4 * 8 * 2, 2 * 2 * 8 * 2
+    assert list(operations(calls).values()) == [product] * 4 + [teacher] * 2
+    conv = DeployedConv2d(torch.nn.Conv2d(2, 3, 1))
+    with torch.no_grad():
+        assert operations({"deployed": lambda: conv(torch.zeros(1, 2, 4, 4))}) == {"deployed": 2 * 2 * 3 * 16}
+
+
+@pytest.mark.parametrize(
+    ("kernel", "phases", "peers"),
+    [
+        ("edge_product_harmonics", {"forward", "training"}, {"e3nn"}),
+        ("spectral_mix", {"forward", "training"}, set()),
+        ("separable_conv", {"forward"}, set()),
+    ],
+)
+def test_the_cases_of_a_kernel_agree_with_their_peers(kernel, phases, peers):
+    make, large, small = bench_kernels.CASES[kernel]
+    assert {len(sizes) for sizes in large} == {len(small)}
+    clock, limits = bench_kernels.Clock("cpu"), {"rate": 1e9, "bandwidth": 1e9}
+    rows = list(bench_kernels.measure(make(*small, device="cpu"), clock, limits, 1, False))
+    assert max(row["error"] for row in rows) < 1e-5
+    assert {row["phase"] for row in rows} == phases
+    assert {row["variant"] for row in rows} >= {"eager", "ours"} | peers
+
+
+def test_tables_come_from_results(call, tmp_path):
+    status, out, _ = call("bench", "kernels", "--table")
+    assert status == 0 and "| fold_conv |" in out
+    assert ("No run on a GPU is committed" in out) == (bench_kernels._read_result("") == {})
+    row = {"kernel": "k", "size": "s", "phase": "forward", "min": 1.0, "max": 2.0, "error": 0.0}
+    rows = [{**row, "variant": name, "ms": ms, "speedup": 2.0 / ms, "of_floor": 0.5 / ms}
+            for name, ms in (("eager", 3.0), ("compiled", 2.0), ("ours", 1.25), ("e3nn", 9.0))]  # fmt: skip
+    facts = {"torch": "2.14", "device": "Card", "driver": "600.1"}
+    result = {"environment": facts, "ceilings": {"bandwidth": 3e12, "rate": 5e13}, "rows": rows}
+    (tmp_path / "kernels.json").write_text(json.dumps(result))
+    _, out, _ = call("bench", "kernels", "--table", str(tmp_path / "kernels.json"))
+    assert "| k | s | forward | 3 | 2 | e3nn 9 | 1.25 | 1.60 | 40 % |" in out
+    assert "torch 2.14, device Card, driver 600.1; a copy 3000 GB/s, 50 TFLOP/s a product." in out
+
+
+def test_documents_show_the_table_of_the_committed_run():
+    found = []
+    for name in ("README.md", "BENCHMARKS.md"):
+        text = (Path(__file__).parents[2] / name).read_text()
+        found += re.findall(r"<!-- kernels -->\n(.*?)\n<!-- /kernels -->", text, re.DOTALL)
+    assert all(table == bench_kernels.markdown_table(bench_kernels._read_result("")) for table in found)

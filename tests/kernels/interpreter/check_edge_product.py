@@ -72,3 +72,17 @@ def test_gradients_of_second_order_equal_those_of_the_reference():
         torch.testing.assert_close(
             ours.double(), reference, rtol=1e-4, atol=1e-4 * float(reference.detach().abs().max())
         )
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32])
+def test_indices_may_be_strided_and_short(dtype):
+    pairs = torch.randint(4, (11, 2)).to(dtype)  # the ends of an edge side by side
+    gather, reduce = (make_segments(pairs[:, end], 5) for end in (0, 1))
+    x, matrix, weight, g, _, _ = draw(5, 11, 4, 9, 7, True, True, True, torch.float32)
+    inputs = [tensor.double().requires_grad_() for tensor in (x, matrix, weight)]
+    wide = edge_product_ref(*inputs, gather.node, reduce.node, 5)
+    grads = torch.autograd.grad(wide, inputs, g.double())
+    ours = [tensor.clone().requires_grad_() for tensor in (x, matrix, weight)]
+    out = edge_product_op(*ours, *gather, *reduce)
+    for one, other in zip((out, *torch.autograd.grad(out, ours, g)), (wide, *grads), strict=True):
+        assert_near(one, other, torch.float32)

@@ -1,14 +1,15 @@
 """Tuning finds a configuration for every launch; see tests/kernels/test_interpreter.py."""
 
 from blockzoo.kernels import _dispatch
-from blockzoo.tasks.commands.bench_kernels import CASES, _Clock, tune
+from blockzoo.tasks.commands.bench_kernels import CASES, tune
+from blockzoo.tasks.commands.timing import Clock
 
 
 def test_tuning_gives_a_table_that_launches_understand():
     make = CASES["residual_norm"][0]
     case = make(1, 2, 3, device="cpu")
     case.launches = {name: {"num_warps": [1, 2]} for name in case.launches}
-    table = tune([case], _Clock("cpu"))
+    table = tune([case], Clock("cpu"))
     assert sorted(table) == ["residual_norm", "residual_norm_backward"]
     for launch in table.values():
         ((entry,),) = [launch["configs"]]
