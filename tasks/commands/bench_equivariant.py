@@ -147,8 +147,9 @@ def _powers(l_max: int, nodes: int, channels: int, runs: int, device: str) -> li
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
     square = ClebschGordanProduct(l_max, l_max, 2 * l_max, parity="o3")
     cube = ClebschGordanProduct(2 * l_max, l_max, l_max, parity="o3")
-    square.tensor, cube.tensor = gaunt_tensor(l_max, l_max, 2 * l_max), gaunt_tensor(2 * l_max, l_max, l_max)
-    square, cube, grid = (module.to(device) for module in (square, cube, SphericalPower(l_max, 3)))
+    square.register_constant("tensor", gaunt_tensor(l_max, l_max, 2 * l_max), device=device)
+    cube.register_constant("tensor", gaunt_tensor(2 * l_max, l_max, l_max), device=device)
+    grid = SphericalPower(l_max, 3).to(device)
 
     def by_tensor() -> torch.Tensor:
         second = square(x, x)
