@@ -7,7 +7,7 @@ For each seed and number of blocks k, a Raptor goes through both stages of train
 network has the same k blocks, each applied once, and is trained the same way, to jump from phase end to phase end.
 Further arguments go to both fits. Results lie in the folder, a JSON file for each network: what is there is not
 repeated, and several processes may share the work (`--seeds`, `--blocks`). `summary.json` and the printed table have
-what has been done so far.
+what has been done so far; `raptor3.json` and so on are the reports of `blockzoo.tasks.seeds` for `publish`.
 
 What is measured, on test images whose states are in the cache: accuracy with the teacher's head as it is; accuracy of
 a linear probe, which is a logistic regression on class token and mean patch behind the final norm, fitted alike for all
@@ -113,7 +113,11 @@ def _options(kind: str, blocks: int, seed: int, context: dict[str, Any], folder:
         options.append(f"{arg}.boundaries={list(ends[:-1])}")
     else:
         given["depth"] = blocks
-        options += [f"{arg}.depth_scale=false", f"--data.layers={[0, *ends]}"]
+        options += [
+            f"{arg}.boundaries={list(range(1, blocks))}",
+            f"{arg}.depth_scale=false",
+            f"--data.layers={[0, *ends]}",
+        ]
     return [*options, f"{arg}.teacher_kwargs={json.dumps(given)}"]
 
 
@@ -222,6 +226,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
                 _one(kind, blocks, seed, context, args, more)
     summary = _summary(args.out, context["teacher"])
     (args.out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    for row in summary["rows"]:
+        same = [r for r in summary["runs"] if (r["kind"], r["blocks"]) == (row["kind"], row["blocks"])]
+        report = {"metric": "test/acc", "runs": same, "chosen": row["acc"]}
+        (args.out / f"{row['kind']}{row['blocks']}.json").write_text(json.dumps(report, indent=1) + "\n")
     print(_table(summary))
     return summary
 

@@ -588,5 +588,5 @@ def raptor4_vit_small_patch14_reg4_dinov2(pretrained: bool = False, **kwargs: An
 def raptor_cifar(pretrained: bool = False, **kwargs: Any) -> Raptor:
     """3 blocks for a ViT of 8 layers and width 96 on 32 x 32 pixels, as many multiplications as the teacher's."""
     if kwargs.get("boundaries") is None and kwargs.get("blocks") is None:
-        kwargs["blocks"] = 3
+        kwargs["boundaries"] = (2, 5)  # by `blockzoo.tasks.raptor_segmentation`
     return _create("raptor_cifar", pretrained, **{**_CIFAR, **kwargs})
