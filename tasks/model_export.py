@@ -16,7 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch._decomp import get_decompositions
 from torch.export import Dim
+
+from blockzoo.layers.window_attention import WindowAttention
 
 __all__ = ["FORMATS", "difference", "example", "export_model", "fresh_examples", "load_exported", "size_steps"]
 
@@ -36,8 +39,7 @@ def size_steps(model: Any) -> tuple[int, ...]:
         model: A model of the zoo.
 
     Returns:
-        For an image the stride of the network, times the window where there is window attention; for a video
-        the stride over its frames, then that in space twice.
+        For an image the stride of the network, twice; for a video that over its frames, and that in space twice.
 
     Raises:
         ValueError: The architecture fixes the size, or fixes it in an exported program.
@@ -51,8 +53,12 @@ def size_steps(model: Any) -> tuple[int, ...]:
         raise ValueError(
             f"{name} holds the transforms of one grid in an exported program; write one file for each grid, by --size"
         )
-    windows = [int(getattr(module, "window", 0) or 0) for module in model.modules()]
-    stride = max(int(info["reduction"]) for info in model.feature_info) * math.lcm(*{n for n in windows if n > 0})
+    if any(isinstance(module, WindowAttention) for module in model.modules()):
+        raise ValueError(
+            f"{name} cuts maps into windows, with a padding that an exported program holds for one size; write one file "
+            "for each size, by --size"
+        )
+    stride = max(int(info["reduction"]) for info in model.feature_info)
     if model.modality == "image":
         return (stride, stride)
     return (2 ** len(model.feature_info), stride, stride)
@@ -106,6 +112,7 @@ def export_model(
     batch: int | None = None,
     size: Sequence[int] | None = None,
     dynamic_size: bool = False,
+    inputs: Inputs | None = None,
 ) -> None:
     """Write a model to a file.
 
@@ -116,6 +123,7 @@ def export_model(
         batch: Fix the number of samples; a free one by default, up to `MAX_BATCH`.
         size: Export for this size, the axes behind the channels, instead of the model's own.
         dynamic_size: Leave the size free, in steps of `size_steps`.
+        inputs: Forward arguments to trace with, for a program that takes just these; not for potentials.
 
     Raises:
         ValueError: The format or the architecture cannot do what is asked, or a package or compiler is missing.
@@ -131,7 +139,10 @@ def export_model(
     if model.modality == "graph":
         return _export_graph(model, form, Path(path), batch, dynamic_size)
     steps = size_steps(model) if dynamic_size else None
-    inputs = example(model, batch or 3, _start(model, steps, 0) if steps else size)
+    if inputs is None:
+        inputs = example(model, batch or 3, _start(model, steps, 0) if steps else size)
+    elif batch:
+        inputs = {key: value[:1].expand(batch, *value.shape[1:]).contiguous() for key, value in inputs.items()}
     shapes = _dynamic_shapes(inputs, batch, steps)
     if form == "onnx":
         return _write_onnx(model, inputs, shapes, Path(path))
@@ -139,7 +150,12 @@ def export_model(
         program = torch.export.export(model, (), inputs, dynamic_shapes=shapes)
     if form == "aoti":
         return compile_program(program, path)
-    with Path(path).open("wb") as file:
+    _save_program(program, Path(path))
+
+
+def _save_program(program: torch.export.ExportedProgram, path: Path) -> None:
+    program.example_inputs = None  # they would be saved along, and may be larger than the weights
+    with path.open("wb") as file:
         torch.export.save(program, file)
 
 
@@ -164,10 +180,10 @@ def _export_graph(model: Any, form: str, path: Path, batch: int | None, dynamic_
         compile_package(model, path)
     elif form == "onnx":
         with torch.no_grad():  # backward operations, which ONNX lacks, become elementary ones
-            _write_onnx(export_program(model).run_decompositions(), None, None, path)
+            table = {**torch.export.default_decompositions(), **get_decompositions([torch.ops.aten.silu_backward])}
+            _write_onnx(export_program(model).run_decompositions(table), None, None, path)
     else:
-        with path.open("wb") as file:
-            torch.export.save(export_program(model), file)
+        _save_program(export_program(model), path)
 
 
 def _need_compiler() -> None:
