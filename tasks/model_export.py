@@ -9,9 +9,10 @@ The batch is a free axis unless it is fixed. Sizes of images and videos may be f
 stride. What an architecture or a format cannot do is a `ValueError` that says so.
 """
 
+import contextlib
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,9 @@ def example(model: Any, batch: int = 1, size: Sequence[int] | None = None) -> In
 def _start(model: Any, steps: Sequence[int], more: int) -> tuple[int, ...]:
     """A size that is traced (more = 0) or tried: near the model's own, and different along each axis."""
     own = example(model)["x"].shape[2:]
-    return tuple((max(2, round(n / step)) + more + i) * step for i, (n, step) in enumerate(zip(own, steps, strict=True)))
+    return tuple(
+        (max(2, round(n / step)) + more + i) * step for i, (n, step) in enumerate(zip(own, steps, strict=True))
+    )
 
 
 def fresh_examples(
@@ -146,11 +149,25 @@ def export_model(
     shapes = _dynamic_shapes(inputs, batch, steps)
     if form == "onnx":
         return _write_onnx(model, inputs, shapes, Path(path))
-    with torch.no_grad():
-        program = torch.export.export(model, (), inputs, dynamic_shapes=shapes)
-    if form == "aoti":
-        return compile_program(program, path)
-    _save_program(program, Path(path))
+    with _told(f"{type(model).__name__} cannot be written as {form}"):
+        with torch.no_grad():
+            program = torch.export.export(model, (), inputs, dynamic_shapes=shapes)
+        if form == "aoti":
+            compile_program(program, path)
+        else:
+            _save_program(program, Path(path))
+
+
+@contextlib.contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Turn what torch and onnxruntime raise into a `ValueError` of one line."""
+    try:
+        yield
+    except ValueError:
+        raise
+    except Exception as error:  # their classes have no common base
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+        raise ValueError(f"{what}: {type(error).__name__}: {lines[0][:300]}") from error
 
 
 def _save_program(program: torch.export.ExportedProgram, path: Path) -> None:
@@ -169,14 +186,18 @@ def _dynamic_shapes(inputs: Inputs, batch: int | None, steps: Sequence[int] | No
 
 
 def _export_graph(model: Any, form: str, path: Path, batch: int | None, dynamic_size: bool) -> None:
-    from blockzoo.tasks.potential_export import compile_package, export_program
-
     if batch:
         raise ValueError(f"{type(model).__name__} is exported with free numbers of atoms, edges and graphs")
     if dynamic_size:
         size_steps(model)
+    with _told(f"{type(model).__name__} cannot be written as {form}"):
+        _write_graph(model, form, path)
+
+
+def _write_graph(model: Any, form: str, path: Path) -> None:
+    from blockzoo.tasks.potential_export import compile_package, export_program
+
     if form == "aoti":
-        _need_compiler()
         compile_package(model, path)
     elif form == "onnx":
         with torch.no_grad():  # backward operations, which ONNX lacks, become elementary ones
@@ -271,7 +292,7 @@ def load_exported(path: str | Path, form: str) -> Runner:
             program = torch.export.load(file).module()
 
     def run(inputs: Inputs) -> list[torch.Tensor]:
-        with torch.no_grad():
+        with torch.no_grad(), _told("the exported program fails"):
             positional = "positions" in inputs
             return flatten(program(*inputs.values()) if positional else program(**inputs))
 
@@ -288,8 +309,9 @@ def _onnx_runner(path: str | Path) -> Runner:
     def run(inputs: Inputs) -> list[torch.Tensor]:
         # A model's own names where the file has kept them, else the same order.
         keys = names if set(names) <= set(inputs) else list(inputs)
-        feeds = {name: inputs[key].numpy() for name, key in zip(names, keys, strict=True)}
-        return [torch.from_numpy(value) for value in session.run(None, feeds)]
+        with _told("the exported program fails"):
+            feeds = {name: inputs[key].numpy() for name, key in zip(names, keys, strict=True)}
+            return [torch.from_numpy(value) for value in session.run(None, feeds)]
 
     return run
 

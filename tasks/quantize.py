@@ -39,7 +39,13 @@ def quantize_onnx(source: str | Path, path: str | Path, mode: str, samples: Sequ
     if mode == "static" and not samples:
         raise ValueError("mode='static' needs samples of the training data to set the scales of activations")
     need_onnx()
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        QuantFormat,
+        QuantType,
+        quantize_dynamic,
+        quantize_static,
+    )
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     class Reader(CalibrationDataReader):

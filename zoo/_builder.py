@@ -82,7 +82,9 @@ def create_model(
         else:
             about = checkpoints.fetch_hub(name, ("config.json",), cache_dir)
             found = {"file": str(checkpoints.fetch_hub(name, cache_dir=cache_dir))} if pretrained else {}
-            pretrained_cfg, name, model_args = _described(about.parent, {"hf_hub_id": name, "source": "hf-hub", **found})
+            pretrained_cfg, name, model_args = _described(
+                about.parent, {"hf_hub_id": name, "source": "hf-hub", **found}
+            )
         name = name.removeprefix(timm_bridge.PREFIX)
         kwargs = {**(model_args or {}), **_without_none(kwargs, _registry.get_pretrained_cfg(name).none_args)}
     kwargs = _without_none(kwargs, _registry.get_pretrained_cfg(name).none_args)
@@ -208,6 +210,7 @@ def build_model(
         described["input_size"] = built.input_size
     if "num_classes" in described and hasattr(built, "num_classes"):
         described["num_classes"] = built.num_classes
+    built.init_args = {key: value for key, value in kwargs.items() if key not in BUILDER_ARGS}
     model.pretrained_cfg = model.default_cfg = {key: value for key, value in described.items() if value is not None}
     return model
 

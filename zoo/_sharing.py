@@ -3,6 +3,7 @@
 It holds `model.safetensors`, `config.json` in timm's format and a model card, `README.md`.
 """
 
+import inspect
 import json
 import os
 import tempfile
@@ -20,7 +21,17 @@ from blockzoo._registry import is_model
 
 __all__ = ["push_to_hub", "save_pretrained"]
 
-_OF_OTHER_WEIGHTS = ("architecture", "checkpoint", "description", "file", "hf_hub_id", "source", "state_dict", "tag", "url")
+_OF_OTHER_WEIGHTS = (
+    "architecture",
+    "checkpoint",
+    "description",
+    "file",
+    "hf_hub_id",
+    "source",
+    "state_dict",
+    "tag",
+    "url",
+)
 _RUNTIME = ("cache_dir", "device", "dtype", "out_indices", "features_only")
 
 
@@ -101,11 +112,11 @@ def push_to_hub(
         try:
             api = HfApi(token=token)
             api.create_repo(repo_id, private=private, exist_ok=True)
-            api.upload_folder(
-                repo_id=repo_id, folder_path=folder, revision=revision, commit_message=commit_message
-            )
+            api.upload_folder(repo_id=repo_id, folder_path=folder, revision=revision, commit_message=commit_message)
         except Exception as error:  # beside its own errors the client raises those of its transport
-            raise checkpoints.CheckpointError(f"{repo_id} could not be written: {type(error).__name__}: {error}") from error
+            raise checkpoints.CheckpointError(
+                f"{repo_id} could not be written: {type(error).__name__}: {error}"
+            ) from error
     return f"hf-hub:{repo_id}"
 
 
@@ -116,28 +127,39 @@ def _config(model: ZooModel, about: dict[str, Any]) -> dict[str, Any]:
     if not cfg or not is_model(str(cfg.get("architecture"))):
         raise ValueError(f"this {type(model).__name__} was not made by create_model, so nothing says how to build it")
     name = str(cfg["architecture"])
-    args = {key: value for key, value in get_model_args(model).items() if key not in _RUNTIME}
+    args = _arguments(model)
     for key, value in args.items():
         if not _is_plain(value):
             raise ValueError(f"{name} was made with {key}={value!r}, which a file cannot hold; use plain values")
-    for key in ("num_classes", "in_chans"):
-        if key in args and hasattr(model, key):
-            args[key] = getattr(model, key)
     kept = {key: value for key, value in cfg.items() if key not in _OF_OTHER_WEIGHTS and value is not None}
     if kept.get("label_names") and len(kept["label_names"]) != getattr(model, "num_classes", 0):
         del kept["label_names"]
-    if model.modality == "image" and timm_has(name):
+    if model.modality == "image" and timm_has(timm_bridge.PREFIX + name):
         name = timm_bridge.PREFIX + name
     config = {"architecture": name, "model_args": args, "pretrained_cfg": {**kept, "model_args": args}}
-    if "num_classes" in kept and hasattr(model, "num_classes"):
+    if hasattr(model, "num_classes"):
         config["num_classes"] = kept["num_classes"] = model.num_classes
     known = {field for field in _fields()}
     for key in about:
         if key not in known:
-            raise TypeError(f"save_pretrained has no argument {key!r}; entries of the configuration are {', '.join(sorted(known))}")
+            raise TypeError(
+                f"save_pretrained has no argument {key!r}; entries of the configuration are {', '.join(sorted(known))}"
+            )
     config["pretrained_cfg"] = {**config["pretrained_cfg"], **about}
     plain: dict[str, Any] = json.loads(json.dumps(config))
     return plain
+
+
+def _arguments(model: ZooModel) -> dict[str, Any]:
+    """What the constructor was given, and what was changed by `reset_classifier`."""
+    args = {key: value for key, value in model.init_args.items() if key not in _RUNTIME}
+    parameters = inspect.signature(type(model)).parameters
+    for key in ("num_classes", "in_chans"):
+        if key in parameters and hasattr(model, key):
+            args[key] = getattr(model, key)
+    if "global_pool" in parameters and "global_pool" in (found := get_model_args(model)):
+        args["global_pool"] = found["global_pool"]
+    return args
 
 
 def _fields() -> list[str]:
@@ -166,9 +188,13 @@ def _read_back(model: ZooModel, folder: Path) -> None:
         raise ValueError(f"the saved {type(model).__name__} could not be read back; {hint}: {error}") from error
     ours, theirs = model.state_dict(), copy.state_dict()
     wrong = sorted(set(ours) ^ set(theirs))
-    wrong += [key for key in ours if key in theirs and not torch.equal(ours[key].cpu().to(theirs[key].dtype), theirs[key])]
+    wrong += [
+        key for key in ours if key in theirs and not torch.equal(ours[key].cpu().to(theirs[key].dtype), theirs[key])
+    ]
     if wrong:
-        raise ValueError(f"the saved {type(model).__name__} reads back with other tensors ({', '.join(wrong[:3])}); {hint}")
+        raise ValueError(
+            f"the saved {type(model).__name__} reads back with other tensors ({', '.join(wrong[:3])}); {hint}"
+        )
 
 
 def _card(model: ZooModel, config: dict[str, Any], name: str) -> str:
@@ -197,6 +223,8 @@ def _card(model: ZooModel, config: dict[str, Any], name: str) -> str:
         f"- arguments: {args}",
     ]
     if model.modality == "image":
-        lines += [f"- with timm: `import blockzoo, timm; timm.create_model(\"{source}\", pretrained=True)`"]
-    lines += [f"- {key}: {cfg[key]}" for key in ("mean", "std", "label_names", "paper_ids", "origin_url") if cfg.get(key)]
+        lines += [f'- with timm: `import blockzoo, timm; timm.create_model("{source}", pretrained=True)`']
+    lines += [
+        f"- {key}: {cfg[key]}" for key in ("mean", "std", "label_names", "paper_ids", "origin_url") if cfg.get(key)
+    ]
     return "\n".join([*lines, ""])

@@ -44,6 +44,7 @@ def offer(name: str, fn: Callable[..., Any], cfgs: Any) -> None:
 
     if is_model(name):
         name = f"{PREFIX}{name}"
+
     @functools.wraps(fn)
     def entrypoint(pretrained: bool = False, **kwargs: Any) -> Any:
         return fn(pretrained=pretrained, **kwargs)

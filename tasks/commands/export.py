@@ -50,7 +50,9 @@ def run(args: argparse.Namespace) -> int:
         return write_table(Path(args.table), args.only)
     for option in ("name", "format", "out"):
         if getattr(args, option) is None:
-            raise ValueError(f"give {'a model' if option == 'name' else '--' + option}; blockzoo export --help says more")
+            raise ValueError(
+                f"give {'a model' if option == 'name' else '--' + option}; blockzoo export --help says more"
+            )
     if args.static_batch is not None and args.static_batch < 1:
         raise ValueError(f"--static-batch {args.static_batch} must be at least 1")
     if args.quantize and args.format != "onnx":
@@ -96,9 +98,7 @@ def _export(args: argparse.Namespace, model: Any, weights: str) -> int:
     try:
         model_export.export_model(model, args.format, temporary, **how)
         runner = _rebuilt(args, temporary) if args.format == "safetensors" else None
-        error = model_export.difference(
-            model, runner or model_export.load_exported(temporary, args.format), fresh
-        )
+        error = model_export.difference(model, runner or model_export.load_exported(temporary, args.format), fresh)
         if not error < TOLERANCE:
             print(f"the exported model differs from the original by {error:.2e} of its deviation; nothing was written")
             return 1
@@ -155,10 +155,14 @@ def _quantize(args: argparse.Namespace, model: Any) -> int:
         plain = Path(folder) / "float.onnx"
         model_export.export_model(model, "onnx", plain, inputs=inputs, **how)
         size = args.static_batch or 16
-        parts = [] if samples is None else [
-            {key: value[i : i + size] for key, value in samples.items()}
-            for i in range(0, len(next(iter(samples.values()))) - size + 1, size)
-        ]
+        parts = (
+            []
+            if samples is None
+            else [
+                {key: value[i : i + size] for key, value in samples.items()}
+                for i in range(0, len(next(iter(samples.values()))) - size + 1, size)
+            ]
+        )
         try:
             quantize.quantize_onnx(plain, temporary, args.quantize, parts)
             runner = model_export.load_exported(temporary, "onnx")
@@ -186,4 +190,6 @@ def _report_loss(name: str, dataset: str, model: Any, quantized: Any) -> None:
 
     metric = load_manifest()[name].metric
     before, after = measure(model, name, dataset)[0], measure(quantized, name, dataset)[0]
-    print(f"{metric['name']} on {dataset} ({metric['split']}): float32 {before:.6f}, int8 {after:.6f}, {after - before:+.6f}")
+    print(
+        f"{metric['name']} on {dataset} ({metric['split']}): float32 {before:.6f}, int8 {after:.6f}, {after - before:+.6f}"
+    )

@@ -23,7 +23,9 @@ from blockzoo.checkpoints.download import file_text
 from blockzoo.tasks.commands.convert import read_as
 
 NAME = "p3d199.kinetics_rgb"
-PAGE = b'\n<!DOCTYPE html><html><head><title>Google Drive - Virus scan warning</title></head><body>Download anyway</body>'
+PAGE = (
+    b"\n<!DOCTYPE html><html><head><title>Google Drive - Virus scan warning</title></head><body>Download anyway</body>"
+)
 
 
 @pytest.fixture
@@ -111,7 +113,9 @@ def test_pages_code_and_unknown_names_are_refused(official, call, tmp_path):
 
 def test_any_model_is_converted_to_a_file(call, tmp_path):
     model = blockzoo.create_model("tdn_l1", hidden_channels=8, depth=1, num_heads=2)
-    torch.save({"state_dict": {f"module.{key}": value for key, value in model.state_dict().items()}}, tmp_path / "t.pth")
+    torch.save(
+        {"state_dict": {f"module.{key}": value for key, value in model.state_dict().items()}}, tmp_path / "t.pth"
+    )
     args = [f"--arg={text}" for text in ("hidden_channels=8", "depth=1", "num_heads=2")]
     status, out, err = call("convert", "t.pth", "--as", "tdn_l1", "--out", "t.safetensors", *args)
     assert status == 0 and "written to t.safetensors" in out, err
