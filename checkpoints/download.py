@@ -262,7 +262,7 @@ def _by_hand(artifact: Artifact) -> str:
     pages = [str(source.url) for source in artifact.sources if source.url]
     pages += [f"https://huggingface.co/{source.hub_repo}" for source in artifact.sources if source.hub_repo]
     return (
-        f"\nTo fetch it by hand: open {pages[0] if pages else 'its source'} in a browser, save {artifact.file}, and run\n"
+        f"\nTo fetch it by hand: open {pages[0] if pages else 'its source'} in a browser, save {artifact.file}, run\n"
         f"  blockzoo convert {artifact.file} --as {artifact.name}"
     )
 

@@ -21,9 +21,9 @@ def load_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
 
     Args:
         path: A safetensors file; or a torch file, of which the entry `state_dict_ema`, `model_ema`, `net_E`,
-            `state_dict`, `model` or `net` is taken, in this order, where there is one. Of a Lightning checkpoint only the entries below
-            "model." are taken, without that prefix. The prefixes "module." of data parallelism and "_orig_mod." of a
-            compiled model are removed.
+            `state_dict`, `model` or `net` is taken, in this order, where there is one. Of a Lightning checkpoint only
+            the entries below "model." are taken, without that prefix. The prefixes "module." of data parallelism and
+            "_orig_mod." of a compiled model are removed.
 
     Returns:
         Tensors on the CPU, in the file's order; beside them only what modules store as their "_extra_state".

@@ -143,7 +143,8 @@ def period_conv_gathered(
     half = size // 2
     slots = max(-(-steps // period) * (period + half) for period in period_candidates(steps))
 
-    p = periods.reshape(-1, periods.shape[-1], 1)  # (1 or B, k, 1)
+    # At least 1 anyway; but the vector loops that AOTInductor writes also divide in lanes beyond the end, which hold 0.
+    p = periods.reshape(-1, periods.shape[-1], 1).clamp(min=1)  # (1 or B, k, 1)
     rows = (steps + p - 1) // p
     slot = torch.arange(slots, device=x.device)
     row, column = slot // (p + half), slot % (p + half)

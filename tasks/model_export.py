@@ -56,8 +56,8 @@ def size_steps(model: Any) -> tuple[int, ...]:
         )
     if any(isinstance(module, WindowAttention) for module in model.modules()):
         raise ValueError(
-            f"{name} cuts maps into windows, with a padding that an exported program holds for one size; write one file "
-            "for each size, by --size"
+            f"{name} cuts maps into windows, with a padding that an exported program holds for one size; write one "
+            "file for each size, by --size"
         )
     stride = max(int(info["reduction"]) for info in model.feature_info)
     if model.modality == "image":

@@ -1,9 +1,9 @@
 """Turn a file of weights into safetensors in our layout, and adopt it as if it had been downloaded.
 
 For weights that a program cannot fetch, such as those behind a page that asks for confirmation: save the file with a
-browser, then adopt it. The file is read without running code from it; its layout must be that of the model, tensor by
-tensor. It goes into the cache, where `create_model(NAME, pretrained=True)` finds it, and its hash is recorded: from then
-on no other file is taken for the same weights. With --out it is written there instead, for any model.
+browser, then adopt it. The file is read without running code from it; its layout must be that of the model, tensor for
+tensor. It goes into the cache, where `create_model(NAME, pretrained=True)` finds it, and its hash is recorded: from
+then on no other file is taken for the same weights. With --out it is written there instead, for any model.
 
 Examples:
   blockzoo convert p3d_rgb_199.checkpoint.pth.tar --as p3d199.kinetics_rgb

@@ -1,7 +1,8 @@
 """Fetch and verify pretrained weights, for example before going offline.
 
-What is about to be fetched, from where and under which licence, is printed first. `--published` leaves out what is under
-no free licence; `--all-licences` takes everything, whatever its licence. A name fetches that one file in any case.
+What is about to be fetched, from where and under which licence, is printed first. `--published` leaves out what is
+under no free licence; `--all-licences` takes everything, whatever its licence. A name fetches that one file in any
+case.
 
 Examples:
   blockzoo download --all

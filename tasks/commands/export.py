@@ -135,9 +135,7 @@ def _quantize(args: argparse.Namespace, model: Any) -> int:
     from blockzoo.tasks import model_export, quantize
 
     if model.modality not in ("image", "video", "series"):
-        raise ValueError(
-            f"--quantize is for images, videos and series; {args.name} maps {model.modality}s, where eight bits do not do"
-        )
+        raise ValueError(f"--quantize is for images, videos and series; {args.name} is a model of {model.modality}s")
     artifact = load_manifest().get(args.name)
     dataset = artifact.metric["dataset"] if artifact is not None else "unknown data"
     samples = None
@@ -190,6 +188,5 @@ def _report_loss(name: str, dataset: str, model: Any, quantized: Any) -> None:
 
     metric = load_manifest()[name].metric
     before, after = measure(model, name, dataset)[0], measure(quantized, name, dataset)[0]
-    print(
-        f"{metric['name']} on {dataset} ({metric['split']}): float32 {before:.6f}, int8 {after:.6f}, {after - before:+.6f}"
-    )
+    where = f"{metric['name']} on {dataset} ({metric['split']})"
+    print(f"{where}: float32 {before:.6f}, int8 {after:.6f}, {after - before:+.6f}")

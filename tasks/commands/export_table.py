@@ -1,8 +1,8 @@
 """What exports to which format: measured on a small model of each kind, and written into the README.
 
-For maintainers, in a source checkout: `blockzoo export --table README.md`. Each model goes through every format, with free
-sizes where the architecture allows them, and the file is run and compared as `blockzoo export` does. Results are kept in
-`tests/commands/export_table.json`, beside the test that compares the README with them.
+For maintainers, in a source checkout: `blockzoo export --table README.md`. Each model goes through every format, with
+free sizes where the architecture allows them, and the file is run and compared as `blockzoo export` does. Results are
+kept in `tests/commands/export_table.json`, beside the test that compares the README with them.
 """
 
 import fnmatch
