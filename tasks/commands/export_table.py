@@ -102,14 +102,20 @@ def measure_row(row: Row, formats: tuple[str, ...] = tuple(COLUMNS)) -> dict[str
 
 
 def render(results: dict[str, Any]) -> str:
-    """The table, Markdown."""
+    """The table, Markdown; rows without results say that they were not measured."""
     lines = ["| model | stands for | free size | " + " | ".join(COLUMNS) + " |", "| --- " * (3 + len(COLUMNS)) + "|"]
     for row in ROWS:
-        found = results[row.name]
-        cells = ["yes" if "ok" in found[form] else f"no: {found[form]['no']}" for form in COLUMNS]
+        found = results.get(row.name, {})
+        cells = [_cell(found.get(form)) for form in COLUMNS]
         covers = ", ".join(f"`{pattern}`" for pattern in row.covers)
-        lines.append(f"| `{row.name}` | {covers} | {found['size']} | {' | '.join(cells)} |")
+        lines.append(f"| `{row.name}` | {covers} | {found.get('size', '-')} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _cell(found: dict[str, str] | None) -> str:
+    if found is None:
+        return "not measured"
+    return "yes" if "ok" in found else f"no: {found['no']}".replace("|", "/")
 
 
 def write_table(readme: Path, only: list[str] | None = None) -> int:
@@ -137,9 +143,8 @@ def write_table(readme: Path, only: list[str] | None = None) -> int:
         results[row.name] = measure_row(row)
         print(row.name, json.dumps(results[row.name]), flush=True)
         _write(path, json.dumps({name: results[name] for name in names if name in results}, indent=2) + "\n")
-    if set(results) >= set(names):
-        head, rest = text.split(BEGIN)[0], text.split(END, 1)[1]
-        _write(readme, f"{head}{BEGIN}\n{render(results)}\n{END}{rest}")
+    head, rest = text.split(BEGIN)[0], text.split(END, 1)[1]
+    _write(readme, f"{head}{BEGIN}\n{render(results)}\n{END}{rest}")
     bad = [name for name in names if any("no" in results.get(name, {}).get(form, {}) for form in COLUMNS)]
     if bad:
         print(f"not in every format: {', '.join(bad)}")
