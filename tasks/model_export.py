@@ -11,6 +11,7 @@ stride. What an architecture or a format cannot do is a `ValueError` that says s
 
 import contextlib
 import math
+import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -167,7 +168,8 @@ def _told(what: str) -> Iterator[None]:
         raise
     except Exception as error:  # their classes have no common base
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
-        raise ValueError(f"{what}: {type(error).__name__}: {lines[0][:300]}") from error
+        reason = re.sub(r"(?<!\w)/\S+/", "", lines[0])[:300]  # without the places of files on this machine
+        raise ValueError(f"{what}: {type(error).__name__}: {reason}") from error
 
 
 def _save_program(program: torch.export.ExportedProgram, path: Path) -> None:

@@ -119,6 +119,7 @@ def test_missing_compilers_are_named(monkeypatch, tmp_path):
         model_export.export_model(blockzoo.create_model("raptor", **RAPTOR).eval(), "aoti", tmp_path / "m.pt2")
 
 
+@torch.no_grad()
 def test_outputs_that_depend_on_nothing_would_check_nothing():
     model = blockzoo.create_model("emov2_1m", depths=(1, 1, 1, 1)).eval()
     x = model.example_inputs(2)["x"]
