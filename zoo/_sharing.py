@@ -136,7 +136,7 @@ def _config(model: ZooModel, about: dict[str, Any]) -> dict[str, Any]:
         del kept["label_names"]
     if model.modality == "image" and timm_has(timm_bridge.PREFIX + name):
         name = timm_bridge.PREFIX + name
-    config = {"architecture": name, "model_args": args, "pretrained_cfg": {**kept, "model_args": args}}
+    config: dict[str, Any] = {"architecture": name, "model_args": args, "pretrained_cfg": {**kept, "model_args": args}}
     if hasattr(model, "num_classes"):
         config["num_classes"] = kept["num_classes"] = model.num_classes
     known = {field for field in _fields()}

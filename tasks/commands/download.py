@@ -94,6 +94,6 @@ def run(args: argparse.Namespace) -> int:
             path = Path(shutil.copyfile(path, Path(args.to) / name))
         rows.append((artifact.name, path.stat().st_size, artifact.license, artifact.sha256 or "recorded", path))
     print_table(("weights", "bytes", "license", "sha256", "path"), rows)
-    for error in failures:
-        print(f"blockzoo download: {error}", file=sys.stderr)
+    for failure in failures:
+        print(f"blockzoo download: {failure}", file=sys.stderr)
     return 1 if failures else 0
