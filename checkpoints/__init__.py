@@ -6,8 +6,9 @@ if __name__ != "blockzoo.checkpoints":
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from blockzoo.checkpoints.download import cache_path, cache_root, fetch, is_cached, is_offline, verify_file
+from blockzoo.checkpoints.download import adopt, cache_path, cache_root, fetch, is_cached, is_offline, verify_file
 from blockzoo.checkpoints.errors import CheckpointError, ChecksumError, DownloadError, OfflineError
+from blockzoo.checkpoints.hub import fetch_hub
 from blockzoo.checkpoints.manifest import Artifact, Source, load_manifest, read_card
 
 if TYPE_CHECKING:
@@ -20,9 +21,11 @@ __all__ = [
     "DownloadError",
     "OfflineError",
     "Source",
+    "adopt",
     "cache_path",
     "cache_root",
     "fetch",
+    "fetch_hub",
     "is_cached",
     "is_offline",
     "load_manifest",

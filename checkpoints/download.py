@@ -11,7 +11,8 @@ Environment:
 
 Some official weights have no published hash. That of the first download is written to `published.lock.json` in the
 cache folder, and every later download must match it; eight digits at the end of a file's name, as PyTorch's hub has
-them, are checked against the hash the first time too.
+them, are checked against the hash the first time too. A file that was fetched by hand is adopted by `blockzoo convert`:
+what is made of it lies beside, and the record names both.
 
 A file gets its name only after its size and SHA-256 are checked. Until then it is `<file>.part`, which a later call, in
 this process or another, resumes. A lock lets one process fetch while others wait for the same file.
@@ -22,9 +23,11 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
@@ -32,7 +35,7 @@ from blockzoo.checkpoints.errors import CheckpointError, ChecksumError, Download
 from blockzoo.checkpoints.manifest import Artifact, Source
 from blockzoo.checkpoints.transfer import transfer
 
-__all__ = ["cache_path", "cache_root", "fetch", "is_cached", "is_offline", "verify_file"]
+__all__ = ["adopt", "cache_path", "cache_root", "fetch", "file_text", "is_cached", "is_offline", "verify_file"]
 
 LOCK_FILE = "published.lock.json"
 
@@ -63,6 +66,8 @@ def is_offline() -> bool:
 
 def is_cached(artifact: Artifact, cache_dir: str | Path | None = None) -> bool:
     """Whether `fetch` would return without a transfer; hashes a file that has changed since it was checked."""
+    if _adopted(artifact, cache_dir) is not None:
+        return True
     artifact = _locked(artifact, cache_dir)
     if artifact.sha256 is None:
         return False
@@ -82,8 +87,12 @@ def fetch(artifact: Artifact, cache_dir: str | Path | None = None) -> Path:
     Raises:
         ChecksumError: The only bytes to be had are wrong ones; nothing of them stays in the cache.
         OfflineError: The file would have to be downloaded, in offline mode.
-        DownloadError: No source delivered; the message lists what each said.
+        DownloadError: No source delivered; the message lists what each said, and for official weights how to fetch
+            them by hand.
     """
+    adopted = _adopted(artifact, cache_dir)
+    if adopted is not None:
+        return adopted
     artifact = _locked(artifact, cache_dir)
     packaged, failures = _packaged(artifact)
     if packaged is not None:
@@ -100,7 +109,9 @@ def fetch(artifact: Artifact, cache_dir: str | Path | None = None) -> Path:
     if is_offline():
         state = "damaged in the cache" if path.exists() else "not cached"
         places = "; ".join(map(str, sources))
-        raise OfflineError(f"{artifact.name} is {state} and offline mode is on; put it at {path} (from {places})")
+        raise OfflineError(
+            f"{artifact.name} is {state} and offline mode is on; put it at {path} (from {places}){_by_hand(artifact)}"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
         artifact = _locked(artifact, cache_dir)
@@ -114,35 +125,146 @@ def fetch(artifact: Artifact, cache_dir: str | Path | None = None) -> Path:
 
 def _locked(artifact: Artifact, cache_dir: str | Path | None) -> Artifact:
     """The artifact with the hash that its first download had, where the manifest has none."""
-    file = cache_root(cache_dir) / LOCK_FILE
-    if artifact.sha256 is not None or not file.is_file():
+    if artifact.sha256 is not None:
         return artifact
+    entry = _entry(artifact, cache_dir)
+    return replace(artifact, sha256=entry["sha256"], size=entry["size"]) if entry else artifact
+
+
+def _entry(artifact: Artifact, cache_dir: str | Path | None) -> dict[str, Any]:
+    """What the lock file says about an artifact; empty when it says nothing."""
+    file = cache_root(cache_dir) / LOCK_FILE
+    if artifact.origin != "official" or not file.is_file():
+        return {}
     try:
-        entry = json.loads(file.read_text(encoding="utf-8")).get(artifact.name)
-        return replace(artifact, sha256=entry["sha256"], size=entry["size"]) if entry else artifact
+        entry = json.loads(file.read_text(encoding="utf-8")).get(artifact.name, {})
+        made = entry.get("adopted") or {"file": "", "sha256": "", "size": 0}
+        for part, keys in ((entry, ("sha256", "size")), (made, ("file", "sha256", "size"))):
+            for key in keys if part else ():
+                part[key]
+        return dict(entry)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{file} is damaged ({error}); delete it to record hashes anew") from error
 
 
 def _lock(artifact: Artifact, path: Path, cache_dir: str | Path | None) -> Path:
     """Record the hash of a first download, and give the file its place."""
-    digest, stated = _digest(path), re.search(r"-([0-9a-f]{8})\.\w+$", artifact.file)
-    if stated and not digest.startswith(stated[1]):
+    try:
+        _refuse_text(path)
+        digest = _stated(artifact, path)
+    except CheckpointError:
         path.unlink()
-        raise ChecksumError(f"{artifact.name}: the file has sha256 {digest}, its name says {stated[1]}..")
-    root = cache_root(cache_dir)
-    with FileLock(str(root / f"{LOCK_FILE}.lock")):
-        file = root / LOCK_FILE
-        known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        known[artifact.name] = {"sha256": digest, "size": path.stat().st_size}
-        temporary = file.with_name(f"{file.name}.tmp")
-        temporary.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, file)
+        raise
+    _record(artifact, {"sha256": digest, "size": path.stat().st_size}, cache_dir)
     final = cache_path(artifact, cache_dir)
     final.parent.mkdir(parents=True, exist_ok=True)
     os.replace(path, final)
     _stamp(path).unlink(missing_ok=True)
     return final
+
+
+def _stated(artifact: Artifact, path: Path) -> str:
+    """The hash of a file, which must begin as the artifact's file name says, if that ends in eight digits."""
+    digest, stated = _digest(path), re.search(r"-([0-9a-f]{8})\.\w+$", artifact.file)
+    if stated and not digest.startswith(stated[1]):
+        raise ChecksumError(f"{artifact.name}: the file has sha256 {digest}, its name says {stated[1]}..")
+    return digest
+
+
+def _record(artifact: Artifact, entry: dict[str, Any], cache_dir: str | Path | None) -> None:
+    """Write an artifact's entry into the lock file."""
+    root = cache_root(cache_dir)
+    root.mkdir(parents=True, exist_ok=True)
+    with FileLock(str(root / f"{LOCK_FILE}.lock")):
+        file = root / LOCK_FILE
+        known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        known[artifact.name] = entry
+        temporary = file.with_name(f"{file.name}.tmp")
+        temporary.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
+        os.replace(temporary, file)
+
+
+def adopt(
+    artifact: Artifact, original: Path, write: Callable[[Path], None], cache_dir: str | Path | None = None
+) -> Path:
+    """Put what was made of a file that a user fetched by hand into the cache, where `fetch` finds it.
+
+    Args:
+        artifact: Official weights of the manifest.
+        original: The file as published. Its hash is recorded, or must be the one that was recorded or is published.
+        write: Writes the weights as safetensors to the path that it is given.
+        cache_dir: Cache folder instead of the default one.
+
+    Returns:
+        Path of the adopted file.
+
+    Raises:
+        ChecksumError: The original is not the file that was published, or that an earlier download recorded.
+        CheckpointError: It is text, for example a web page.
+    """
+    _refuse_text(original)
+    locked = _locked(artifact, cache_dir)
+    verify_file(original, locked)
+    digest = _stated(artifact, original)
+    folder = cache_root(cache_dir) / "checkpoints" / digest[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{artifact.name}.safetensors"
+    with FileLock(f"{path}.lock"):
+        part = path.with_name(f"{path.name}.part")
+        try:
+            write(part)
+            made = {"file": path.name, "sha256": _digest(part), "size": part.stat().st_size}
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+        _record(artifact, {"sha256": digest, "size": original.stat().st_size, "adopted": made}, cache_dir)
+        _stamp(path).unlink(missing_ok=True)
+    return path
+
+
+def _adopted(artifact: Artifact, cache_dir: str | Path | None) -> Path | None:
+    """The intact file that `adopt` put into the cache, if there is one."""
+    entry = _entry(artifact, cache_dir)
+    made = entry.get("adopted")
+    if made is None:
+        return None
+    path = cache_root(cache_dir) / "checkpoints" / entry["sha256"][:16] / made["file"]
+    return path if _intact(replace(artifact, sha256=made["sha256"], size=made["size"]), path) else None
+
+
+def file_text(path: Path) -> str | None:
+    """What a file is that holds text where weights should be; None for anything that may be weights."""
+    with path.open("rb") as file:
+        head = file.read(512)
+    start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if head[8:9] == b"{" and head[4:8] == bytes(4):  # a safetensors file: the length of its header comes first
+        return None
+    if start.startswith((b"<!doctype", b"<html", b"<head", b"<body", b"<script", b"<?xml", b"<!--")):
+        return "a web page"
+    if start.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer"
+    printable = head and all(byte >= 32 or byte in b"\t\r\n" for byte in head)
+    with contextlib.suppress(UnicodeDecodeError):
+        return f"text ({head[:60].decode(errors='strict')!r}..)" if printable and head.decode() else None
+    return None
+
+
+def _refuse_text(path: Path) -> None:
+    what = file_text(path)
+    if what is not None:
+        raise DownloadError(f"{path.name} is {what} instead of the file")
+
+
+def _by_hand(artifact: Artifact) -> str:
+    """How to get official weights when the sources do not deliver, for the end of a message."""
+    if artifact.origin != "official":
+        return ""
+    pages = [str(source.url) for source in artifact.sources if source.url]
+    pages += [f"https://huggingface.co/{source.hub_repo}" for source in artifact.sources if source.hub_repo]
+    return (
+        f"\nTo fetch it by hand: open {pages[0] if pages else 'its source'} in a browser, save {artifact.file}, run\n"
+        f"  blockzoo convert {artifact.file} --as {artifact.name}"
+    )
 
 
 def verify_file(path: Path, artifact: Artifact) -> None:
@@ -240,6 +362,10 @@ def _from_one(artifact: Artifact, source: Source, part: Path) -> None:
     leftover = part.exists()
     try:
         transfer(source, artifact, part)
+        what = file_text(part)
+        if what is not None:
+            part.unlink()
+            raise DownloadError(f"the server sent {what} instead of the file")
         verify_file(part, artifact)
     except ChecksumError:
         part.unlink(missing_ok=True)
@@ -255,6 +381,6 @@ def _failure(artifact: Artifact, failures: _Failures) -> CheckpointError:
     said = "\n".join(f"  {source}: {error}" for source, error in failures)
     errors = [error for _, error in failures] or [DownloadError("the manifest names no source")]
     cause = next((error for error in errors if isinstance(error, ChecksumError)), errors[-1])
-    failure = type(cause)(f"{artifact.name} could not be fetched:\n{said or cause}")
+    failure = type(cause)(f"{artifact.name} could not be fetched:\n{said or cause}{_by_hand(artifact)}")
     failure.__cause__ = cause
     return failure

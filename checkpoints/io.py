@@ -20,10 +20,10 @@ def load_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
     """Read tensors by name from a file, whatever its suffix.
 
     Args:
-        path: A safetensors file; or a torch file, of which the entry `state_dict_ema`, `model_ema`, `state_dict` or
-            `model` is taken, in this order, where there is one. Of a Lightning checkpoint only the entries below
-            "model." are taken, without that prefix. The prefixes "module." of data parallelism and "_orig_mod." of a
-            compiled model are removed.
+        path: A safetensors file; or a torch file, of which the entry `state_dict_ema`, `model_ema`, `net_E`,
+            `state_dict`, `model` or `net` is taken, in this order, where there is one. Of a Lightning checkpoint only
+            the entries below "model." are taken, without that prefix. The prefixes "module." of data parallelism and
+            "_orig_mod." of a compiled model are removed.
 
     Returns:
         Tensors on the CPU, in the file's order; beside them only what modules store as their "_extra_state".
@@ -68,7 +68,7 @@ def _from_torch(path: Path) -> dict[str, torch.Tensor]:
             "and save model.state_dict() alone, best as safetensors."
         ) from error
     is_lightning = isinstance(content, dict) and "pytorch-lightning_version" in content
-    for key in ("state_dict_ema", "model_ema", "state_dict", "model"):
+    for key in ("state_dict_ema", "model_ema", "net_E", "state_dict", "model", "net"):
         if isinstance(content, dict) and isinstance(content.get(key), Mapping):
             content = content[key]
             break

@@ -147,9 +147,10 @@ def period_conv_gathered(
     slots = max(-(-steps // period) * (period + half) for period in period_candidates(steps))
 
     p = periods.reshape(-1, periods.shape[-1], 1)  # (1 or B, k, 1)
-    rows = (steps + p - 1) // p
+    rows = _quotient(steps + p - 1, p)
     slot = torch.arange(slots, device=x.device)
-    row, column = slot // (p + half), slot % (p + half)
+    row = _quotient(slot, p + half)
+    column = slot - row * (p + half)
     inside = (row < rows) & (column < p)  # (1 or B, k, slots)
 
     # Rows around each slot: (1 or B, k, K, slots); what lies outside reads the zero appended behind the data.
@@ -165,9 +166,18 @@ def period_conv_gathered(
     image = _gather_conv(hidden.flatten(2), source, w2, b2)  # (B, C, k, slots)
 
     time = torch.arange(steps, device=x.device)
-    slot_of_time = time // p * (p + half) + time % p
+    slot_of_time = time + _quotient(time, p) * half
     index = slot_of_time[:, None].expand(batch, image.shape[1], -1, -1)
     return torch.einsum("bckt,bk->btc", image.gather(3, index), weights.to(image.dtype))
+
+
+def _quotient(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Integers x // y for x >= 0, y > 0 and x below 2**50.
+
+    Vector loops that AOTInductor writes also compute in lanes beyond the end, which hold 0; there an integer division
+    stops the program, and this does not.
+    """
+    return ((x + 0.5) / y.double()).floor().long()
 
 
 def period_conv_fused(

@@ -13,6 +13,8 @@ import torch
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from blockzoo.tasks.model_export import compile_program
+
 __all__ = ["compile_package", "export_program", "package_inputs"]
 
 
@@ -126,13 +128,5 @@ def compile_package(model: Any, path: str | Path, inputs: dict[str, torch.Tensor
         "elements": json.dumps(model.elements),
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
     }
-    path = Path(path)
-    temporary = path.with_name(f".{path.stem}.part.pt2")
-    try:
-        torch._inductor.aoti_compile_and_package(
-            program, package_path=str(temporary), inductor_configs={"aot_inductor.metadata": about}
-        )
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    compile_program(program, path, about)
+    return Path(path)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from blockzoo import timm_bridge
 
 if TYPE_CHECKING:
-    from blockzoo._builder import convert_state_dict, create_model
+    from blockzoo._builder import convert_state_dict, create_model, from_pretrained
     from blockzoo._model import ZooModel
     from blockzoo._registry import (
         get_pretrained_cfg,
@@ -26,10 +26,12 @@ if TYPE_CHECKING:
         model_entrypoint,
         register_model,
     )
+    from blockzoo._sharing import push_to_hub, save_pretrained
 
 _HOMES = {
     "convert_state_dict": "_builder",
     "create_model": "_builder",
+    "from_pretrained": "_builder",
     "ZooModel": "_model",
     "get_pretrained_cfg": "_registry",
     "is_model": "_registry",
@@ -38,6 +40,8 @@ _HOMES = {
     "list_pretrained": "_registry",
     "model_entrypoint": "_registry",
     "register_model": "_registry",
+    "push_to_hub": "_sharing",
+    "save_pretrained": "_sharing",
 }
 
 __all__ = [
@@ -45,13 +49,16 @@ __all__ = [
     "__version__",
     "convert_state_dict",
     "create_model",
+    "from_pretrained",
     "get_pretrained_cfg",
     "is_model",
     "list_families",
     "list_models",
     "list_pretrained",
     "model_entrypoint",
+    "push_to_hub",
     "register_model",
+    "save_pretrained",
 ]
 
 

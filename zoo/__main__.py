@@ -15,8 +15,9 @@ COMMANDS = {
     "demo": "evaluate every shipped checkpoint on its real data and write a page about it",
     "predict": "classify or forecast your own file with pretrained weights",
     "bench": "time a model as built, merged for deployment, and against the plain formulation",
-    "export": "write a model as safetensors, torch.export or ONNX, and check the result",
+    "export": "write a model as safetensors, torch.export, AOTInductor or ONNX, also in int8, and check the result",
     "download": "fetch and verify pretrained weights",
+    "convert": "adopt a file of weights that was fetched by hand",
 }
 TRAINING = {
     "fit": "train from a config",

@@ -2,21 +2,22 @@
 
 import difflib
 import inspect
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import timm
-from timm.models import build_model_with_cfg, load_model_config_from_hf, parse_model_name
+from timm.models import build_model_with_cfg, parse_model_name
 from timm.models._hub import load_model_config_from_path
 from timm.models._registry import split_model_name_tag
 from torch import nn
 
-from blockzoo import _registry, checkpoints
+from blockzoo import _registry, checkpoints, timm_bridge
 from blockzoo._cfg import ZooCfg
 from blockzoo._model import ZooModel
 
-__all__ = ["build_model", "convert_state_dict", "create_model"]
+__all__ = ["build_model", "convert_state_dict", "create_model", "from_pretrained"]
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
@@ -37,7 +38,7 @@ def create_model(
 
     Args:
         model_name: "name", "name.tag", "hf-hub:org/name[@revision]", "local-dir:path", or "timm:anything" for what
-            `timm.create_model` builds under that name.
+            `timm.create_model` builds under that name; weights of timm's that the manifest lists go our verified path.
         pretrained: Load the weights of the tag, by default the first that has weights. Packaged, cached and downloaded
             weights go through one verified path (`blockzoo.checkpoints.fetch`).
         pretrained_cfg: A tag, or a whole configuration, instead of the tag in the name.
@@ -58,6 +59,8 @@ def create_model(
     """
     if model_name.startswith("timm:"):
         kwargs = _without_none(kwargs)
+        if pretrained and not (pretrained_cfg or pretrained_cfg_overlay or checkpoint_path):
+            pretrained_cfg_overlay = _fetched(model_name.removeprefix("timm:"), cache_dir)
         return timm.create_model(
             model_name.removeprefix("timm:"),
             pretrained=pretrained,
@@ -75,9 +78,14 @@ def create_model(
         raise ValueError(f"pretrained_cfg={pretrained_cfg!r} cannot be given with {model_name!r}, which brings its own")
     else:
         if source == "local-dir":
-            pretrained_cfg, name, model_args = load_model_config_from_path(name)
+            pretrained_cfg, name, model_args = _described(Path(name), {"file": name, "source": "local-dir"})
         else:
-            pretrained_cfg, name, model_args = load_model_config_from_hf(name, cache_dir=cache_dir)
+            about = checkpoints.fetch_hub(name, ("config.json",), cache_dir)
+            found = {"file": str(checkpoints.fetch_hub(name, cache_dir=cache_dir))} if pretrained else {}
+            pretrained_cfg, name, model_args = _described(
+                about.parent, {"hf_hub_id": name, "source": "hf-hub", **found}
+            )
+        name = name.removeprefix(timm_bridge.PREFIX)
         kwargs = {**(model_args or {}), **_without_none(kwargs, _registry.get_pretrained_cfg(name).none_args)}
     kwargs = _without_none(kwargs, _registry.get_pretrained_cfg(name).none_args)
     model = _registry.model_entrypoint(name)(
@@ -90,6 +98,44 @@ def create_model(
     if checkpoint_path:
         model.load_state_dict(convert_state_dict(model, checkpoints.load_state_dict(checkpoint_path)), strict=True)
     return model
+
+
+def from_pretrained(source: str | Path, **kwargs: Any) -> Any:
+    """Load a model with its weights: what `save_pretrained` and `push_to_hub` wrote, or any name with weights.
+
+    Args:
+        source: A folder, "hf-hub:org/name[@revision]", "local-dir:path", or "name.tag".
+        **kwargs: See `create_model`.
+
+    Raises:
+        ValueError: There is no such folder, name or source.
+        RuntimeError: The weights cannot be had or do not fit.
+    """
+    name = str(source)
+    if isinstance(source, Path) or (":" not in name and Path(name).is_dir()):
+        name = f"local-dir:{name}"
+    return create_model(name, pretrained=True, **kwargs)
+
+
+def _fetched(name: str, cache_dir: str | Path | None) -> dict[str, Any] | None:
+    """Overlay with the verified file of timm's weights, where the manifest lists them."""
+    name = name if split_model_name_tag(name)[1] else f"{name}.{getattr(timm.get_pretrained_cfg(name), 'tag', None)}"
+    artifact = checkpoints.load_manifest().get(name)
+    return None if artifact is None else {"file": str(checkpoints.fetch(artifact, cache_dir=cache_dir))}
+
+
+def _described(folder: Path, extra: dict[str, Any]) -> tuple[dict[str, Any], str, dict[str, Any]]:
+    """What `config.json` in a folder says: configuration of the weights, name, and arguments of the model."""
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{folder} has no config.json, so it is not a model's folder")
+    try:
+        text = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if not isinstance(text, dict) or not isinstance(text.get("architecture"), str):
+            raise ValueError("it names no architecture")
+        cfg, name, model_args = load_model_config_from_path(folder)
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ValueError(f"{folder / 'config.json'} does not describe a model: {error}") from error
+    return {**{key: value for key, value in cfg.items() if key != "file"}, **extra}, name, model_args or {}
 
 
 def _without_none(kwargs: dict[str, Any], keep: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -164,6 +210,7 @@ def build_model(
         described["input_size"] = built.input_size
     if ("num_classes" in described or cfg.modality == "image") and hasattr(built, "num_classes"):
         described["num_classes"] = built.num_classes
+    built.init_args = {key: value for key, value in kwargs.items() if key not in BUILDER_ARGS}
     model.pretrained_cfg = model.default_cfg = {key: value for key, value in described.items() if value is not None}
     return model
 

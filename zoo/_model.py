@@ -18,11 +18,13 @@ class ZooModel(nn.Module, abc.ABC):
         modality: What the inputs are: "image", "video", "series", "graph" or "field".
         pretrained_cfg: The resolved configuration as a dictionary, set by the builder; `input_size` describes one input
             of this very model, without the batch axis, its axes named by `input_axes`.
+        init_args: Arguments of the constructor that the builder passed, beside the defaults.
     """
 
     task: ClassVar[str]
     modality: ClassVar[str]
     pretrained_cfg: dict[str, Any]
+    init_args: dict[str, Any]
 
     @abc.abstractmethod
     def example_inputs(self, batch_size: int = 1, generator: torch.Generator | None = None) -> dict[str, torch.Tensor]:

@@ -32,7 +32,7 @@ from torch.utils.checkpoint import checkpoint
 from typing_extensions import Self
 
 from blockzoo import checkpoints
-from blockzoo._builder import build_model
+from blockzoo._builder import build_model, create_model
 from blockzoo._image_model import get_device_dtype, image_cfg, image_cfgs
 from blockzoo._model import ZooModel
 from blockzoo._registry import register_model, resolve_cfg
@@ -70,7 +70,7 @@ def teacher_trajectory(vit: VisionTransformer, x: torch.Tensor) -> list[torch.Te
 
 def _load_teacher(name: str, pretrained: bool, checkpoint_path: str | None, kwargs: dict[str, Any]) -> nn.Module:
     name = name.removeprefix("timm:")
-    vit: nn.Module = timm.create_model(name, pretrained=pretrained and not checkpoint_path, **kwargs)
+    vit: nn.Module = create_model(f"timm:{name}", pretrained=pretrained and not checkpoint_path, **kwargs)
     if checkpoint_path:
         vit.load_state_dict(checkpoints.load_state_dict(checkpoint_path))
     return vit

@@ -1,7 +1,8 @@
 """Makes our image models reachable through `timm.create_model`, where timm has no model of the name.
 
 timm is heavy to import, so nothing here imports it: when timm is loaded already, the models are registered there at
-once, otherwise at the moment it is imported. timm's own entries are never replaced.
+once, otherwise at the moment it is imported. timm's own entries are never replaced: ours of the same name is
+"blockzoo_name" there.
 """
 
 import functools
@@ -14,7 +15,10 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-__all__ = ["install", "offer"]
+__all__ = ["PREFIX", "install", "offer"]
+
+PREFIX = "blockzoo_"
+"""In front of the names of ours in timm that timm has too, so that a saved model says whose it is."""
 
 default_cfgs: dict[str, Any] = {}
 """Configurations of the models offered to timm, where timm's `register_model` looks for them."""
@@ -29,7 +33,7 @@ def install() -> None:
 
 
 def offer(name: str, fn: Callable[..., Any], cfgs: Any) -> None:
-    """Register an image model of ours in timm, unless timm has the name.
+    """Register an image model of ours in timm, with a prefix if timm has the name.
 
     Args:
         name: The model's name.
@@ -39,7 +43,7 @@ def offer(name: str, fn: Callable[..., Any], cfgs: Any) -> None:
     from timm.models._registry import is_model, register_model
 
     if is_model(name):
-        return
+        name = f"{PREFIX}{name}"
 
     @functools.wraps(fn)
     def entrypoint(pretrained: bool = False, **kwargs: Any) -> Any:

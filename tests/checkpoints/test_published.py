@@ -72,6 +72,8 @@ def test_the_manifest_lists_the_official_weights_of_every_image_family():
     families = {name.split("_")[0].split(".")[0] for name in official}
     assert {"nextvit", "emov2", "nasnetalarge", "nasnetamobile"} <= families and len(official) >= 20
     for name, item in official.items():
+        if not blockzoo.is_model(name):  # a teacher, which timm builds
+            continue
         cfg = blockzoo.get_pretrained_cfg(name)
         assert cfg.has_weights and cfg.checkpoint == name and 0.7 < item.metric["value"] < 0.95
     assert blockzoo.get_pretrained_cfg("nasnetalarge.cadene_in1k").model_args == {"pool_count": "real"}

@@ -1,0 +1,81 @@
+"""Files of any repository on a hub, as `hf-hub:` names mean them: fetched by the stock client, then checked.
+
+The client keeps its own cache and resumes there. A file's entity tag on the hub is its SHA-256 if it is a large one;
+that is compared, so a damaged or truncated file is never read. HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE and
+HF_HUB_DOWNLOAD_TIMEOUT apply, and BLOCKZOO_OFFLINE.
+"""
+
+import hashlib
+import re
+from pathlib import Path
+
+from blockzoo.checkpoints.download import file_text, is_offline
+from blockzoo.checkpoints.errors import CheckpointError, ChecksumError, DownloadError, OfflineError
+
+__all__ = ["WEIGHTS", "fetch_hub"]
+
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+"""Names of the file of weights in a repository, the first that is there."""
+
+
+def fetch_hub(repo: str, names: tuple[str, ...] = WEIGHTS, cache_dir: str | Path | None = None) -> Path:
+    """Get a file of a repository.
+
+    Args:
+        repo: "organisation/name", perhaps with "@revision".
+        names: The file's name, or names of which the first that the repository has is taken.
+        cache_dir: The client's cache folder instead of its default one.
+
+    Returns:
+        Path of the file, checked against the hub's SHA-256 where the hub states one.
+
+    Raises:
+        ChecksumError: The bytes are not those that the hub announced; they are removed.
+        OfflineError: The file is not cached, in offline mode.
+        DownloadError: No such repository, revision or file, or the transfer failed; the message says which.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    repo_id, _, revision = repo.partition("@")
+    offline = is_offline()
+    for name in names:
+        try:
+            path = hf_hub_download(
+                repo_id, name, revision=revision or None, cache_dir=cache_dir, local_files_only=offline
+            )
+        except LocalEntryNotFoundError as error:
+            if offline:
+                raise OfflineError(f"hf-hub:{repo} ({name}) is not cached and offline mode is on") from error
+            raise DownloadError(f"hf-hub:{repo} ({name}) could not be fetched: {_first(error)}") from error
+        except EntryNotFoundError:
+            continue
+        except Exception as error:  # beside its own errors the client raises those of whichever transport it uses
+            raise DownloadError(f"hf-hub:{repo} ({name}) could not be fetched: {_first(error)}") from error
+        _check(Path(path), repo, name)
+        return Path(path)
+    raise DownloadError(f"hf-hub:{repo} has no file {' or '.join(names)}")
+
+
+def _first(error: BaseException) -> str:
+    """What went wrong in one line, down to the cause."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+def _check(path: Path, repo: str, name: str) -> None:
+    """Compare a cached file with the tag that its blob is named by, and refuse text where weights should be."""
+    blob = path.resolve()
+    failure: CheckpointError | None = None
+    if re.fullmatch("[0-9a-f]{64}", blob.name):
+        digest = hashlib.sha256(blob.read_bytes()).hexdigest()
+        if digest != blob.name:
+            failure = ChecksumError(f"hf-hub:{repo} ({name}) has sha256 {digest}, the hub says {blob.name}")
+    what = None if name.endswith(".json") else file_text(blob)
+    if what is not None:
+        failure = DownloadError(f"hf-hub:{repo} ({name}) is {what} instead of weights")
+    if failure is not None:
+        path.unlink()
+        blob.unlink(missing_ok=True)
+        raise failure
