@@ -79,7 +79,8 @@ def fit_probe(
 def _features(data: TeacherActivations, part: str, count: int, student: Raptor | None, layer: int = -1) -> Any:
     """Features (N, F) of a student's, or the teacher's, states, and labels (N,)."""
     vit, features, labels = data.teacher, [], []
-    for batch in data.datasets[part]:
+    batches: Any = data.datasets[part]  # whole batches, in order
+    for batch in batches:
         states = batch["states"]
         last = states[:, layer] if student is None else student.forward_trajectory(states[:, 0])[-1]
         features.append(token_features(vit.norm, last, vit.num_prefix_tokens))
@@ -188,8 +189,9 @@ def _context(args: Any, more: list[str]) -> dict[str, Any]:
     """Data, phases and the teacher's own figures."""
     data = _open_data(args.first, more)
     vit: Any = data.teacher
+    parts: Any = data.datasets
     batches = []
-    for batch in data.datasets["train"]:
+    for batch in parts["train"]:
         batches.append(batch["states"][:, 1:])
         if sum(map(len, batches)) >= 1000:
             break
@@ -198,7 +200,7 @@ def _context(args: Any, more: list[str]) -> dict[str, Any]:
     ends = {k: (*segment_layers(distance, k, "dp"), depth) for k in args.blocks}
     right = []
     with torch.no_grad():
-        for batch in data.datasets["test"]:
+        for batch in parts["test"]:
             logits = vit.forward_head(vit.norm(batch["states"][:, -1]))
             right.append((logits.argmax(1) == batch["label"]).double())
     teacher = {"depth": depth, "parameters": sum(p.numel() for p in vit.blocks.parameters())}

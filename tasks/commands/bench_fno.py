@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -157,7 +157,9 @@ class _Arithmetic:
         self.maps = [m for m in model.modules() if isinstance(m, nn.Linear)]
         self.inputs = {m: torch.randn(self.piece, m.in_features) for m in self.maps}
         blocks: Any = model.blocks
-        widths = [m.layers[0].weight.shape[0] for m in model.modules() if isinstance(m, PointwiseMLP)]
+        widths: list[int] = [
+            cast(nn.Linear, m.layers[0]).out_features for m in model.modules() if isinstance(m, PointwiseMLP)
+        ]
         widths += [blocks[0].spectral.out_chans] * (2 * len(blocks) - 2)
         self.acts = [torch.randn(self.piece, width) for width in widths]
 

@@ -40,7 +40,8 @@ def predict_structures(model: Any, path: str, out: str | None = None, as_json: b
     if target.suffix not in (".xyz", ".extxyz"):
         raise ValueError(f"--out {target} must end in .extxyz or .xyz")
     calculator = ZooCalculator(model, dtype=torch.float64)
-    rows, done = [], []
+    rows: list[dict[str, Any]] = []
+    done: list[Any] = []
     for where, atoms in frames:
         known = {} if atoms.calc is None else dict(atoms.calc.results)
         known |= {key: atoms.info[key] for key in ("energy",) if key in atoms.info}

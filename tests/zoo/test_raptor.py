@@ -353,6 +353,6 @@ def test_other_types_copies_and_pickles():
 
 def test_names_are_registered_in_timm_too():
     names = blockzoo.list_models(family="raptor")
-    assert len(names) == 7 and set(names) <= set(timm.list_models("raptor*"))
+    assert len(names) == 8 and set(names) <= set(timm.list_models("raptor*"))
     model = timm.create_model("raptor", embed_dim=48, num_heads=3, depth=2, img_size=28, num_classes=2)
     assert isinstance(model, Raptor) and model(**model.example_inputs(1)).shape == (1, 2)
