@@ -267,7 +267,7 @@ def _write_onnx(model: Any, inputs: Inputs | None, shapes: dict[str, Any] | None
             warnings.filterwarnings("ignore", ".*will not be used, since it shares the same shape", UserWarning)
             program = torch.onnx.export(model, (), kwargs=inputs, dynamo=True, dynamic_shapes=shapes, verbose=False)
     except OnnxExporterError as error:
-        reason = str(error.__cause__ or error).strip().partition("\n")[0]
+        reason = str(error.__cause__ or error).strip().partition("\n")[0].partition(" : [")[0]
         raise ValueError(f"{type(model).__name__} cannot be written as ONNX: {reason}") from error
     if program is None:
         raise ValueError("the ONNX exporter returned nothing")
