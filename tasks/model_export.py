@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch._decomp import get_decompositions
 from torch.export import Dim
 
 from blockzoo.layers.window_attention import WindowAttention
@@ -202,9 +201,8 @@ def _write_graph(model: Any, form: str, path: Path) -> None:
     if form == "aoti":
         compile_package(model, path)
     elif form == "onnx":
-        with torch.no_grad():  # backward operations, which ONNX lacks, become elementary ones
-            table = {**torch.export.default_decompositions(), **get_decompositions([torch.ops.aten.silu_backward])}
-            _write_onnx(export_program(model).run_decompositions(table), None, None, path)
+        with torch.no_grad():
+            _write_onnx(export_program(model, elementary=True), None, None, path)
     else:
         _save_program(export_program(model), path)
 

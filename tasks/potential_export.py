@@ -11,11 +11,17 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._decomp import get_decompositions
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from blockzoo.tasks.model_export import compile_program
 
 __all__ = ["compile_package", "export_program", "package_inputs"]
+
+_BACKWARD = [
+    getattr(torch.ops.aten, f"{name}_backward")
+    for name in ("native_layer_norm", "select", "sigmoid", "silu", "slice", "softplus")
+]
 
 
 class _Traced(nn.Module):
@@ -48,13 +54,16 @@ def package_inputs(model: Any, batch_size: int = 5, periodic: bool = False) -> d
     return inputs
 
 
-def export_program(model: Any, inputs: dict[str, torch.Tensor] | None = None) -> torch.export.ExportedProgram:
+def export_program(
+    model: Any, inputs: dict[str, torch.Tensor] | None = None, elementary: bool = False
+) -> torch.export.ExportedProgram:
     """Export a potential with free numbers of atoms, edges and graphs.
 
     Args:
         model: A potential, see `blockzoo.tdn.TDN`; it is put in eval mode.
         inputs: Example arguments with edges, see `package_inputs`; what they hold is what the program takes, in this
             order. Without "batch" and "cell", or without "batch" and with one cell, the program is for one graph.
+        elementary: Write the operations of backward passes in elementary ones, for formats that lack them.
 
     Returns:
         The program; it returns what the model does. Forces that are gradients cannot be differentiated again.
@@ -88,8 +97,9 @@ def export_program(model: Any, inputs: dict[str, torch.Tensor] | None = None) ->
         def run(constants: dict[str, torch.Tensor], *args: torch.Tensor) -> dict[str, torch.Tensor]:
             return torch.func.functional_call(model, constants, (), dict(zip(names, args, strict=True)))
 
+        table = get_decompositions(_BACKWARD) if elementary else None
         with torch.no_grad():
-            graph = make_fx(run, tracing_mode="symbolic")(constants, *inputs.values())
+            graph = make_fx(run, table, tracing_mode="symbolic")(constants, *inputs.values())
         traced = _Traced(graph, constants)
     with torch.no_grad():
         return torch.export.export(traced, tuple(inputs.values()), dynamic_shapes=(shapes,))

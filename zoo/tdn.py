@@ -333,7 +333,7 @@ class TDN(ZooModel):
             forces are gradients, since its last block computes scalars alone.
         """
         vectors, edge_index, _, _ = self._graph(positions, atomic_numbers, batch, cell, pbc, edge_index, shifts, 1)
-        return self._nodes(atomic_numbers, self._edges(vectors, edge_index, len(positions)))
+        return self._nodes(atomic_numbers, self._edges(vectors, edge_index, positions.shape[0]))
 
     def _graph(
         self,

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import blockzoo
+from blockzoo.tasks import model_export
 from blockzoo.tasks.potential_export import export_program, package_inputs
 
 SMALL = {"hidden_channels": 8, "depth": 1, "num_basis": 6, "radial_hidden": 8, "num_heads": 2, "dtype": torch.double}
@@ -35,3 +36,19 @@ def test_sizes_that_tracing_would_mix_up_are_refused():
     model = blockzoo.create_model("tdn", **SMALL)
     with pytest.raises(ValueError, match="atoms, edges and graphs; give numbers other than 2 and 3"):
         export_program(model, package_inputs(model, 2))
+
+
+def test_a_model_of_tensors_exports_as_well():
+    model = blockzoo.create_model("tdn_tensor", l_max=2, **SMALL)
+    program = export_program(model).module()
+    fresh = package_inputs(model, 4)
+    torch.testing.assert_close(program(*fresh.values())["tensor"], model(**fresh)["tensor"])
+
+
+def test_potentials_run_in_onnxruntime_with_their_forces(tmp_path):
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(name, reason="needs the extra export")
+    model = blockzoo.create_model("tdn", **{**SMALL, "dtype": torch.float32}).eval()
+    model_export.export_model(model, "onnx", tmp_path / "tdn.onnx")
+    run = model_export.load_exported(tmp_path / "tdn.onnx", "onnx")
+    assert model_export.difference(model, run, model_export.fresh_examples(model)) < 1e-4
