@@ -43,7 +43,7 @@ ROWS = (
     *(Row(f"timesnet_{task}", (f"timesnet_{task}",), _SERIES) for task in ("forecast", "imputation", "anomaly")),
     Row("timesnet_classifier", ("timesnet_classifier",), _SERIES),
     Row("nextvit_cifar", ("nextvit_*",)),
-    Row("emov2_cifar", ("emov1_*", "emov2_*"), {"depths": (1, 1, 1)}),
+    Row("emov2_cifar", ("emov1_*", "emov2_*"), {"depths": (1, 1, 2)}),
     Row("nasnet_cifar", ("nasnet*",), {"num_cells": 1}),
     Row("p3d_tiny", ("p3d*",)),
     Row("raptor", ("raptor*",), {"depth": 2, "embed_dim": 32, "num_heads": 2, "img_size": 56, "num_classes": 10}),
