@@ -365,7 +365,9 @@ def _from_one(artifact: Artifact, source: Source, part: Path) -> None:
         what = file_text(part)
         if what is not None:
             part.unlink()
-            raise DownloadError(f"the server sent {what} instead of the file")
+            if not leftover:
+                raise DownloadError(f"the server sent {what} instead of the file")
+            return _from_one(artifact, source, part)
         verify_file(part, artifact)
     except ChecksumError:
         part.unlink(missing_ok=True)

@@ -167,7 +167,7 @@ def test_other_files_are_named_for_what_they_are(tmp_path):
     (tmp_path / "noise").write_bytes(b"\x01noise" * 20)
     (tmp_path / "empty").touch()
     torch.save([1, 2], tmp_path / "list.pt")
-    torch.save({"epoch": 3, "net": {"a": torch.ones(1)}}, tmp_path / "odd.pt")
+    torch.save({"epoch": 3, "things": {"a": torch.ones(1)}}, tmp_path / "odd.pt")
     expected = {
         "page": "web page",
         "noise": "neither",
