@@ -40,10 +40,10 @@ __all__ = ["analyse", "main"]
 Step = Callable[[torch.Tensor, int], torch.Tensor]
 
 
-def _images(vit: VisionTransformer, name: str, folder: str | None, limit: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _images(
+    vit: VisionTransformer, mean: Sequence[float], std: Sequence[float], folder: str | None, limit: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Prepared images (N, C, H, W) and labels (N,), spread over the classes."""
-    cfg = timm.get_pretrained_cfg(name.removeprefix("timm:"))
-    mean, std = (cfg.mean, cfg.std) if cfg is not None else ((0.5,) * 3, (0.5,) * 3)
     size: Any = vit.patch_embed.img_size
     if folder is None:
         sample = load_file(str(files("blockzoo.tasks.data") / "cifar10_sample.safetensors"))
@@ -60,6 +60,17 @@ def _images(vit: VisionTransformer, name: str, folder: str | None, limit: int) -
         labels = torch.tensor([label for _, label in pairs])
     shape = (1, 3, 1, 1)
     return (images - torch.tensor(mean).reshape(shape)) / torch.tensor(std).reshape(shape), labels
+
+
+def _normalisation(args: argparse.Namespace, student: Any) -> tuple[Sequence[float], Sequence[float]]:
+    """Mean and deviation of channels: as given, else as the student was trained, else as timm's weights want."""
+    cfg = timm.get_pretrained_cfg(args.teacher.removeprefix("timm:"))
+    of_timm: dict[str, Any] = {} if cfg is None else {"mean": cfg.mean, "std": cfg.std}
+    found = {**of_timm, **({} if student is None else student.pretrained_cfg)}
+    mean, std = (getattr(args, key) or found.get(key) or (0.5,) * 3 for key in ("mean", "std"))
+    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+        raise ValueError(f"--mean {mean} and --std {std} must be three numbers, deviations above 0")
+    return mean, std
 
 
 @torch.no_grad()
@@ -194,6 +205,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--checkpoint", help="or those in this file")
     parser.add_argument("--student", help="folder of a finished fit of a Raptor")
     parser.add_argument("--images", help="folder of classes of images (default: packaged CIFAR-10 images)")
+    parser.add_argument("--mean", type=float, nargs=3, help="of the channels (default: the student's or timm's)")
+    parser.add_argument("--std", type=float, nargs=3, help="likewise")
     parser.add_argument("--limit", type=int, default=200, help="number of images (default: 200)")
     parser.add_argument("--phases", type=int, default=2, help="number of phases, without a student (default: 2)")
     parser.add_argument("--method", default="dp", choices=("dp", "bisect"), help="of the segmentation (default: dp)")
@@ -206,18 +219,20 @@ def _report(args: argparse.Namespace) -> Path:
     if args.limit < 2:
         raise ValueError(f"--limit {args.limit} must be at least 2")
     vit = load_vit(args.teacher, args.teacher_kwargs, args.pretrained, args.checkpoint)
-    x, labels = _images(vit, args.teacher, args.images, args.limit)
-    folder = Path(args.out)
-    folder.mkdir(parents=True, exist_ok=True)
-    states = _states(lambda part: teacher_trajectory(vit, part), x)
-    prefix, class_token = vit.num_prefix_tokens, bool(vit.has_class_token)
-    distance = layer_distance([states[:, 1:]], prefix, class_token)
     student: Any = None
     if args.student:
         student = blockzoo.create_model(f"local-dir:{args.student}", pretrained=True).eval()
         if not isinstance(student, Raptor) or student.depth != len(vit.blocks):
             raise ValueError(f"--student {args.student} is no Raptor of {len(vit.blocks)} layers")
-        boundaries: tuple[int, ...] = tuple(student.bounds[1:-1])
+    x, labels = _images(vit, *_normalisation(args, student), args.images, args.limit)
+    folder = Path(args.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    states = _states(lambda part: teacher_trajectory(vit, part), x)
+    prefix, class_token = vit.num_prefix_tokens, bool(vit.has_class_token)
+    distance = layer_distance([states[:, 1:]], prefix, class_token)
+    boundaries: tuple[int, ...]
+    if student is not None:
+        boundaries = tuple(student.bounds[1:-1])
     else:
         boundaries = segment_layers(distance, args.phases, args.method)
     plot_segments(distance, boundaries, folder / "phases.png", args.teacher)
