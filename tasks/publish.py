@@ -32,8 +32,6 @@ def _spread(path: str, key: str, unit: str, factor: float) -> str:
     report = json.loads(Path(path).read_text())
     if key == "either":
         key = "last" if "last" in report else "chosen"
-    if key not in report:
-        return f"- | - | {len(report['runs'])}"
     median, least, most = (factor * report[key][name] for name in ("median", "min", "max"))
     if unit == "%":
         return f"{median:.2f} % | {least:.2f} to {most:.2f} % | {len(report['runs'])}"
@@ -44,8 +42,11 @@ def _spread(path: str, key: str, unit: str, factor: float) -> str:
 def _card(args: argparse.Namespace, run: Path, metric: dict[str, Any], commit: str) -> str:
     text = (run / "README.md").read_text()
     shown = (args.unit, args.factor)
-    rows = [f"| this recipe, last epoch | {_spread(args.seeds, 'last', *shown)} |"]
-    rows += [f"| this recipe, best by validation | {_spread(args.seeds, 'chosen', *shown)} |"]
+    kinds = {"last": "last epoch", "chosen": "best by validation"}
+    known = json.loads(Path(args.seeds).read_text())
+    rows = [
+        f"| this recipe, {word} | {_spread(args.seeds, key, *shown)} |" for key, word in kinds.items() if key in known
+    ]
     rows += [f"| {name} | {_spread(path, 'either', *shown)} |" for name, path in args.baseline]
     spread = "\n".join(
         [f"## Spread over seeds: {metric['dataset']}, {metric['split']} {metric['name']}", ""]
@@ -56,7 +57,7 @@ def _card(args: argparse.Namespace, run: Path, metric: dict[str, Any], commit: s
         ]
     )
     head, _, rest = text.partition("## How it was made")
-    head = head.replace("# " + args.name.split(".")[0], f"# {args.name}", 1)
+    head = re.sub(r"^# .*", f"# {args.name}", head, count=1)
     head = head.replace('"local-dir:THIS_FOLDER"', f'"{args.name}"')
     head = head.replace("; `last.safetensors` those of the last epoch", "").replace(
         "`model.safetensors` holds", "Weights:"
