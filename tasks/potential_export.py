@@ -97,7 +97,7 @@ def export_program(
         def run(constants: dict[str, torch.Tensor], *args: torch.Tensor) -> dict[str, torch.Tensor]:
             return torch.func.functional_call(model, constants, (), dict(zip(names, args, strict=True)))
 
-        table = get_decompositions(_BACKWARD) if elementary else None
+        table: Any = get_decompositions(_BACKWARD) if elementary else None
         with torch.no_grad():
             graph = make_fx(run, table, tracing_mode="symbolic")(constants, *inputs.values())
         traced = _Traced(graph, constants)
