@@ -46,7 +46,7 @@ def fetch_hub(repo: str, names: tuple[str, ...] = WEIGHTS, cache_dir: str | Path
             )
         except LocalEntryNotFoundError as error:
             if offline:
-                raise OfflineError(f"hf-hub:{repo} ({name}) is not cached and offline mode is on") from error
+                continue  # another of the names may be cached
             raise DownloadError(f"hf-hub:{repo} ({name}) could not be fetched: {_first(error)}") from error
         except EntryNotFoundError:
             continue
@@ -54,7 +54,10 @@ def fetch_hub(repo: str, names: tuple[str, ...] = WEIGHTS, cache_dir: str | Path
             raise DownloadError(f"hf-hub:{repo} ({name}) could not be fetched: {_first(error)}") from error
         _check(Path(path), repo, name)
         return Path(path)
-    raise DownloadError(f"hf-hub:{repo} has no file {' or '.join(names)}")
+    wanted = " or ".join(names)
+    if offline:
+        raise OfflineError(f"hf-hub:{repo} ({wanted}) is not cached and offline mode is on")
+    raise DownloadError(f"hf-hub:{repo} has no file {wanted}")
 
 
 def _first(error: BaseException) -> str:

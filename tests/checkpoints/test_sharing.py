@@ -248,6 +248,14 @@ def test_refusals_and_offline_mode(hub, tmp_path, monkeypatch):
         blockzoo.push_to_hub(model, "org/name")
 
 
+def test_weights_under_the_second_name_are_found_offline_too(hub, tmp_path, monkeypatch):
+    torch.save({"w": torch.ones(2)}, tmp_path / "w.bin")
+    hub.files["pytorch_model.bin"] = (tmp_path / "w.bin").read_bytes()
+    online = fetch_hub("org/name", cache_dir=tmp_path / "cache")
+    monkeypatch.setenv("BLOCKZOO_OFFLINE", "1")
+    assert fetch_hub("org/name", cache_dir=tmp_path / "cache") == online and online.name == "pytorch_model.bin"
+
+
 def test_saved_weights_are_plain_safetensors(tmp_path):
     model = blockzoo.create_model("tdn", **GRAPH)
     weights = load_state_dict(blockzoo.save_pretrained(model, tmp_path / "m") / "model.safetensors")
