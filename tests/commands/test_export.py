@@ -176,14 +176,12 @@ def test_every_model_has_one_row_and_the_readme_shows_the_results():
     results = json.loads((ROOT / export_table.RESULTS).read_text())
     text = (ROOT / "README.md").read_text()
     table = text.split(export_table.BEGIN)[1].split(export_table.END)[0].strip()
-    assert table == export_table.render(results)
+    assert table == export_table.render(results) and "not measured" not in table
 
 
 @pytest.mark.parametrize("name", ["timesnet_anomaly", "tfno1d", "raptor", "cgnet_l1"])
 def test_rows_of_the_table_come_out_the_same(name):
-    results = json.loads((ROOT / export_table.RESULTS).read_text()).get(name)
-    if results is None:
-        pytest.skip("the row has not been measured yet")
+    results = json.loads((ROOT / export_table.RESULTS).read_text())[name]
     row = next(row for row in export_table.ROWS if row.name == name)
     found = export_table.measure_row(row, ("torch-export",))
     assert found["size"] == results["size"] and found["torch-export"].keys() == results["torch-export"].keys()
