@@ -232,13 +232,10 @@ class DeployedRecurrentBlock(nn.Module):
                 return x + y if table is None else torch.addcmul(x * table[2], y, table[1])
         if self.depth_scale:
             table = self.table[depth - self.first]
-            if not torch.is_grad_enabled() and x.dtype == y.dtype:  # in the memory there is
-                x = torch.addcmul(x, y, table[0], out=y)
-                y = self.fc2(self.act(self.fc1(F.layer_norm(x, width, None, None, self.eps))))
-                return x.mul_(table[2]).addcmul_(y, table[1])
-            x = torch.addcmul(x, y, table[0])
+            in_place = not torch.is_grad_enabled() and x.dtype == y.dtype and x.dtype == table.dtype
+            x = torch.addcmul(x, y, table[0], out=y) if in_place else torch.addcmul(x, y, table[0])
             y = self.fc2(self.act(self.fc1(F.layer_norm(x, width, None, None, self.eps))))
-            return torch.addcmul(x * table[2], y, table[1])
+            return torch.addcmul(x.mul_(table[2]) if in_place else x * table[2], y, table[1])
         x = x + y
         return x + self.fc2(self.act(self.fc1(F.layer_norm(x, width, None, None, self.eps))))
 
