@@ -15,14 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from blockzoo.tasks.cli import run
+from blockzoo.tasks.files import write_text
 
 __all__ = ["draw", "main"]
-
-
-def _write(path: Path, content: Any) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(temporary, path)
 
 
 def draw(report: dict[str, Any], out: Path) -> None:
@@ -71,7 +66,7 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
         metrics = run(["fit", "--config", known.config, *options]).trainer.callback_metrics
         row = {"size": size, **{name: float(metrics[name]) for name in known.metrics}}
         report["runs"].append(row)
-        _write(out, report)
+        write_text(out, json.dumps(report, indent=2) + "\n")
         print(f"{size}: " + ", ".join(f"{name} {row[name]:.4g}" for name in known.metrics), flush=True)
     draw(report, out.with_suffix(".png"))
     return report

@@ -28,6 +28,7 @@ import blockzoo
 from blockzoo.raptor import Raptor
 from blockzoo.tasks.cli import config_path, run
 from blockzoo.tasks.data.activations import TeacherActivations
+from blockzoo.tasks.files import write_text
 from blockzoo.tasks.raptor_segmentation import layer_distance, segment_layers
 from blockzoo.tasks.seeds import summarize
 
@@ -146,9 +147,7 @@ def _one(kind: str, blocks: int, seed: int, context: dict[str, Any], args: Any, 
     result |= {"parameters": sum(p.numel() for p in student.blocks.parameters())}
     result |= {key: found["metrics"][f"test/{key}"] for key in ("acc", "r2_last", "r2_mean")}
     result["share"] = probe / context["teacher"]["probe"]
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(result, indent=1) + "\n")
-    temporary.replace(path)
+    write_text(path, json.dumps(result, indent=1) + "\n")
     print(f"{path.stem}: " + ", ".join(f"{key} {result[key]:.4f}" for key in FIGURES), flush=True)
 
 
@@ -220,6 +219,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--joint", default="raptor/cifar10_joint", help="config of the second")
     parser.add_argument("--images", type=int, default=5000, help="training and test images of a probe (default: 5000)")
     args, more = parser.parse_known_args(argv)
+    if args.images < 1 or min(args.blocks) < 1:
+        parser.error(f"--images {args.images} and --blocks {args.blocks} must be positive")
     (args.out / "runs").mkdir(parents=True, exist_ok=True)
     context = _context(args, [item for item in more if item.startswith("--data")])
     for seed in args.seeds:
@@ -227,11 +228,11 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             for kind in args.kinds:
                 _one(kind, blocks, seed, context, args, more)
     summary = _summary(args.out, context["teacher"])
-    (args.out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    write_text(args.out / "summary.json", json.dumps(summary, indent=1) + "\n")
     for row in summary["rows"]:
         same = [r for r in summary["runs"] if (r["kind"], r["blocks"]) == (row["kind"], row["blocks"])]
         report = {"metric": "test/acc", "runs": same, "chosen": row["acc"]}
-        (args.out / f"{row['kind']}{row['blocks']}.json").write_text(json.dumps(report, indent=1) + "\n")
+        write_text(args.out / f"{row['kind']}{row['blocks']}.json", json.dumps(report, indent=1) + "\n")
     print(_table(summary))
     return summary
 

@@ -7,6 +7,7 @@ import inspect
 import json
 import os
 import tempfile
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from timm.models._registry import is_model as timm_has
 
 from blockzoo import checkpoints, timm_bridge
 from blockzoo._builder import from_pretrained
+from blockzoo._cfg import ZooCfg
 from blockzoo._model import ZooModel
 from blockzoo._registry import is_model
 
@@ -139,7 +141,7 @@ def _config(model: ZooModel, about: dict[str, Any]) -> dict[str, Any]:
     config: dict[str, Any] = {"architecture": name, "model_args": args, "pretrained_cfg": {**kept, "model_args": args}}
     if hasattr(model, "num_classes"):
         config["num_classes"] = kept["num_classes"] = model.num_classes
-    known = {field for field in _fields()}
+    known = {field.name for field in fields(ZooCfg)}
     for key in about:
         if key not in known:
             raise TypeError(
@@ -160,14 +162,6 @@ def _arguments(model: ZooModel) -> dict[str, Any]:
     if "global_pool" in parameters and "global_pool" in (found := get_model_args(model)):
         args["global_pool"] = found["global_pool"]
     return args
-
-
-def _fields() -> list[str]:
-    from dataclasses import fields
-
-    from blockzoo._cfg import ZooCfg
-
-    return [field.name for field in fields(ZooCfg)]
 
 
 def _is_plain(value: Any) -> bool:

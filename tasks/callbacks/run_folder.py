@@ -22,6 +22,7 @@ from blockzoo.tasks.base import Task
 from blockzoo.tasks.callbacks.field_plots import write_field_report
 from blockzoo.tasks.callbacks.plots import draw_curves
 from blockzoo.tasks.data.base import ZooData
+from blockzoo.tasks.files import write_text
 from blockzoo.tasks.operator_learning import OperatorLearning
 
 __all__ = ["RunFolder"]
@@ -71,7 +72,7 @@ class RunFolder(Callback):
         of_best, of_last = ({**results, "weights": which} for which in ("best" if keeper else "last", "last"))
         save_state_dict(best, folder / "model.safetensors", {**metadata, "results": json.dumps(of_best)})
         save_state_dict(last, folder / "last.safetensors", {**metadata, "results": json.dumps(of_last)})
-        _write(folder / "config.json", json.dumps(config, indent=2) + "\n")
+        write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
         if (folder / "metrics.csv").is_file():
             monitor, mode = (keeper.monitor, keeper.mode) if keeper is not None else (None, "min")
             draw_curves(folder / "metrics.csv", folder / "curves.png", monitor, mode, pl_module.model_name)
@@ -93,7 +94,7 @@ class RunFolder(Callback):
         counts = getattr(pl_module, "test_confusion", None)
         if counts is not None:
             names = self._facts["preprocessing"].get("label_names") or [str(i) for i in range(len(counts))]
-            _write(folder / "confusion.csv", _confusion_csv(counts.tolist(), names))
+            write_text(folder / "confusion.csv", _confusion_csv(counts.tolist(), names))
         if isinstance(pl_module, OperatorLearning):
             write_field_report(pl_module, folder)
 
@@ -117,8 +118,8 @@ class RunFolder(Callback):
         }
 
     def _describe(self, folder: Path) -> None:
-        _write(folder / "results.json", json.dumps(self._facts["results"], indent=2) + "\n")
-        _write(folder / "README.md", _card(self._facts))
+        write_text(folder / "results.json", json.dumps(self._facts["results"], indent=2) + "\n")
+        write_text(folder / "README.md", _card(self._facts))
 
 
 def _keeper(trainer: Trainer) -> ModelCheckpoint | None:
@@ -168,12 +169,6 @@ def _hardware(trainer: Trainer) -> str:
     if trainer.strategy.root_device.type == "cuda":
         return torch.cuda.get_device_name()
     return f"CPU ({platform.machine()}, {torch.get_num_threads()} threads)"
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def _card(facts: dict[str, Any]) -> str:

@@ -35,7 +35,8 @@ from blockzoo.kernels import _dispatch
 from blockzoo.kernels._dispatch import config_trial, kernels_as, triton
 from blockzoo.tasks.commands.kernel_cases import CASES, Case, Peer
 from blockzoo.tasks.commands.output import print_json, print_table
-from blockzoo.tasks.commands.timing import Clock, ceilings, environment, picture, write_text
+from blockzoo.tasks.commands.timing import Clock, ceilings, environment, picture
+from blockzoo.tasks.files import write_text
 
 __all__ = ["CASES", "markdown_table", "run"]
 

@@ -21,7 +21,8 @@ import torch
 
 from blockzoo.tasks.commands import bench, bench_equivariant, bench_fno, bench_images, bench_p3d, bench_raptor
 from blockzoo.tasks.commands.output import print_json, print_table
-from blockzoo.tasks.commands.timing import Clock, ceilings, environment, picture, write_text
+from blockzoo.tasks.commands.timing import Clock, ceilings, environment, picture
+from blockzoo.tasks.files import write_text
 
 __all__ = ["FAMILIES", "run"]
 

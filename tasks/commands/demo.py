@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from blockzoo.checkpoints import Artifact, load_manifest
 from blockzoo.tasks.commands.output import print_json, print_table
+from blockzoo.tasks.files import write_text
 
 if TYPE_CHECKING:
     from blockzoo.tasks.commands.demo_families import Family
@@ -163,9 +164,7 @@ def run(args: argparse.Namespace) -> int:
         for result in results
     ]
     out = Path(args.out)
-    temporary = out.with_name(f".{out.name}.tmp")
-    temporary.write_text(page(_chapters(results, args)), encoding="utf-8")
-    temporary.replace(out)
+    write_text(out, page(_chapters(results, args)))
     if args.json:
         print_json(rows)
     else:

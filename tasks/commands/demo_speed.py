@@ -14,11 +14,11 @@ from torch import nn
 
 import blockzoo
 from blockzoo.layers.neighbors import neighbor_list
-from blockzoo.tasks.commands.bench import interleaved
 from blockzoo.tasks.commands.bench_fno import make_models
 from blockzoo.tasks.commands.bench_p3d import PlainP3D
 from blockzoo.tasks.commands.bench_reference import PlainPeriodBlock
 from blockzoo.tasks.commands.bench_reference_tdn import plain_energy_forces
+from blockzoo.tasks.commands.timing import interleaved
 
 __all__ = ["CASES", "Case", "Speed", "measure_speed"]
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from blockzoo.tasks.files import write_text
+
 __all__ = ["RESULTS", "ROWS", "measure_row", "render", "row_of", "write_table"]
 
 RESULTS = Path("tests") / "commands" / "export_table.json"
@@ -142,16 +144,10 @@ def write_table(readme: Path, only: list[str] | None = None) -> int:
             continue
         results[row.name] = measure_row(row)
         print(row.name, json.dumps(results[row.name]), flush=True)
-        _write(path, json.dumps({name: results[name] for name in names if name in results}, indent=2) + "\n")
+        write_text(path, json.dumps({name: results[name] for name in names if name in results}, indent=2) + "\n")
     head, rest = text.split(BEGIN)[0], text.split(END, 1)[1]
-    _write(readme, f"{head}{BEGIN}\n{render(results)}\n{END}{rest}")
+    write_text(readme, f"{head}{BEGIN}\n{render(results)}\n{END}{rest}")
     bad = [name for name in names if any("no" in results.get(name, {}).get(form, {}) for form in COLUMNS)]
     if bad:
         print(f"not in every format: {', '.join(bad)}")
     return 0
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

@@ -20,7 +20,6 @@ __all__ = [
     "interleaved",
     "operations",
     "timed_rows",
-    "write_text",
 ]
 
 
@@ -148,13 +147,6 @@ def environment(device: str) -> dict[str, Any]:
         driver = subprocess.run(query, capture_output=True, text=True, check=False).stdout.split()
         facts |= {"device": torch.cuda.get_device_name(), "cuda": torch.version.cuda, "driver": " ".join(driver)}
     return {**facts, "threads": torch.get_num_threads(), "kernels": kernel_mode()}
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file at once, so that it is never there in part."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text)
-    part.replace(path)
 
 
 def picture(rows: Sequence[Mapping[str, Any]], label: Callable[[Any], str], title: str, path: Path) -> None:
