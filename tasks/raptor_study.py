@@ -17,6 +17,7 @@ share of the teacher's accuracy of the probe. Nothing is chosen by a test metric
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ import torch
 import torch.nn.functional as F
 
 import blockzoo
+from blockzoo.checkpoints import CheckpointError
 from blockzoo.raptor import Raptor
 from blockzoo.tasks.cli import config_path, run
 from blockzoo.tasks.data.activations import TeacherActivations
@@ -238,4 +240,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (ValueError, OSError, CheckpointError) as failure:
+        sys.exit(f"raptor_study: {failure}")

@@ -34,7 +34,10 @@ def load_vit(
 
     Raises:
         TypeError: The model is no `VisionTransformer`.
+        FileNotFoundError: There is no such file.
     """
+    if checkpoint and not Path(checkpoint).is_file():
+        raise FileNotFoundError(f"teacher_checkpoint={checkpoint!r} is no file; train the teacher first")
     model: Any = create_model(f"timm:{name.removeprefix('timm:')}", pretrained=pretrained, **(kwargs or {}))
     if not isinstance(model, VisionTransformer):
         raise TypeError(f"teacher={name!r} is a {type(model).__name__}, not a timm VisionTransformer")

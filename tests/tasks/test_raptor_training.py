@@ -238,6 +238,8 @@ def test_a_cache_is_bounded_and_refuses_another_teachers_states(cifar, tmp_path)
     (tmp_path / "cache" / "train" / "states.bin").write_bytes(b"short")
     with pytest.raises(ValueError, match="is damaged; delete"):
         activations(cifar, tmp_path / "cache", num_images=40, dtype="float16").prepare_data()
+    with pytest.raises(FileNotFoundError, match="teacher_checkpoint='gone.safetensors' is no file; train the teacher"):
+        activations(cifar, tmp_path, teacher_checkpoint="gone.safetensors")
     with pytest.raises(TypeError, match="is a ResNet, not a timm VisionTransformer"):
         activations(cifar, tmp_path, teacher="resnet10t", teacher_kwargs={})
 
