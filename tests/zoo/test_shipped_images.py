@@ -29,4 +29,5 @@ def test_accuracy_on_the_packaged_images_is_the_claimed_one(name, deployed):
 
 
 def test_every_family_ships_one():
-    assert SHIPPED == ["emov2_cifar.cifar10", "nasnet_cifar.cifar10", "nextvit_cifar.cifar10"]
+    families = ("emov2", "nasnet", "nextvit", "raptor")
+    assert SHIPPED == [f"{family}_cifar.cifar10" for family in families]
