@@ -7,9 +7,18 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from blockzoo.layers.pointwise import PointBlock, point_block, runs_in_pieces
+from blockzoo.layers.pointwise import PointBlock, RowTables, point_block, runs_in_pieces
 
-__all__ = ["ComplexPair", "FieldNorm", "LocalConv", "PointwiseMLP", "SoftGate", "coordinate_grid", "pad_domain"]
+__all__ = [
+    "ComplexPair",
+    "FieldNorm",
+    "LocalConv",
+    "PointwiseMLP",
+    "Relay",
+    "SoftGate",
+    "coordinate_grid",
+    "pad_domain",
+]
 
 
 def coordinate_grid(size: Sequence[int], like: torch.Tensor) -> torch.Tensor:
@@ -24,6 +33,20 @@ def pad_domain(x: torch.Tensor, amounts: Sequence[int], one_sided: bool = False)
     for amount in reversed(amounts):
         pads += [0 if one_sided else amount, amount]
     return F.pad(x, pads)
+
+
+class Relay:
+    """What a layer hands to the next one beside its field: the coefficients along the last axis, which it makes of
+    pieces that are still in the cache.
+
+    Attributes:
+        wanted: The next layer's analysis, (K, n); None if it does not want any.
+        ready: Coefficients of the field that was handed on, (B, *size[:-1], K, C); None if they were not made.
+    """
+
+    def __init__(self) -> None:
+        self.wanted: torch.Tensor | None = None
+        self.ready: torch.Tensor | None = None
 
 
 class PointwiseMLP(nn.Module):
@@ -59,10 +82,14 @@ class PointwiseMLP(nn.Module):
         self.act = act
         self.drop = nn.Dropout(drop_rate)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Apply the layer to x (..., in_chans)."""
-        if len(self.layers) == 2 and self.act is F.gelu and not self.drops() and runs_in_pieces(x, *self.weights()):
-            return point_block(PointBlock(), x, None, [None, *self.weights(), None])
+    def forward(self, x: torch.Tensor, relay: Relay | None = None) -> torch.Tensor:
+        """Apply the layer to x (..., in_chans); see `Relay`."""
+        if len(self.layers) == 2 and self.act is F.gelu and not self.drops() and runs_in_pieces([x], self.weights()):
+            tables = RowTables(analysis=None if relay is None else relay.wanted)
+            y, a = point_block(PointBlock(), x, None, [None, *self.weights(), None], tables)
+            if relay is not None:
+                relay.ready = a
+            return y
         for i, layer in enumerate(self.layers):
             x = layer(x)
             x = self.drop(self.act(x) if i + 1 < len(self.layers) else x)

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from blockzoo.layers.field_ops import ComplexPair, FieldNorm, LocalConv, PointwiseMLP, SoftGate
+from blockzoo.layers.field_ops import ComplexPair, FieldNorm, LocalConv, PointwiseMLP, Relay, SoftGate
 from blockzoo.layers.fourier import resample
-from blockzoo.layers.pointwise import PointBlock, point_block, runs_in_pieces
+from blockzoo.layers.pointwise import PointBlock, RowTables, point_block, runs_in_pieces
 from blockzoo.layers.spectral_conv import SpectralConv
 
 __all__ = ["SKIPS", "FNOBlock", "Semantics"]
@@ -116,7 +116,11 @@ class FNOBlock(nn.Module):
         return [round(n * s) for n, s in zip(size, self.scaling or [1.0] * len(size), strict=True)]
 
     def forward(
-        self, x: torch.Tensor, output_size: Sequence[int] | None = None, embedding: torch.Tensor | None = None
+        self,
+        x: torch.Tensor,
+        output_size: Sequence[int] | None = None,
+        embedding: torch.Tensor | None = None,
+        relay: Relay | None = None,
     ) -> torch.Tensor:
         """Map a field.
 
@@ -124,27 +128,61 @@ class FNOBlock(nn.Module):
             x: (B, *size, C), or (B, *size, 2, C) if complex.
             output_size: Points along each axis of the result; by default those of `x`, times the scaling.
             embedding: For norms that take one.
+            relay: From the layer in front, with what it has made ready, and for the next one.
 
         Returns:
             (B, *output_size, C).
         """
+        a = None
+        if relay is not None:
+            a, relay.ready = relay.ready, None
         if self.preactivation:
             x = self.act(x)
             x = x if self.norm1 is None else self.norm1(x, embedding)
         size = list(x.shape[1 : 1 + len(self.spectral.n_modes)])
         target = self.output_size(size) if output_size is None else list(output_size)
+        weights = self._point_weights() if target == size else None
+        tables = None if weights is None else self._row_tables(x, size)
+        if tables is not None and weights is not None and runs_in_pieces([x], weights):
+            analysis, synthesis = tables
+            h = self.spectral.between_rows(torch.matmul(analysis, x) if a is None else a, size)
+            around = RowTables(synthesis, None if relay is None else relay.wanted)
+            h, a = point_block(self._point_block(), h, x, weights, around)
+            if relay is not None:
+                relay.ready = a
+            return h
         h = self.spectral.channels_last(torch.tanh(x) if self.stabilizer == "tanh" else x, target)
         if self.norm1 is not None and not self.preactivation:
             h = self.norm1(h, embedding)
-        weights = self._point_weights() if target == size else None
-        if weights is not None and runs_in_pieces(x, h, *weights):
-            h = point_block(self._point_block(), h, x, weights, overwrite=True)
+        if weights is not None and runs_in_pieces([x, h], weights):
+            h, _ = point_block(self._point_block(), h, x, weights, overwrite=True)
         else:
             h = self._field_by_field(x, h, target, embedding)
         if self.norm2 is not None and not self.preactivation:
             h = self.norm2(h, embedding)
             h = self.act(h) if self.acts_behind else h
         return h
+
+    def analysis(self, x: torch.Tensor, size: Sequence[int], output_size: Sequence[int]) -> torch.Tensor | None:
+        """What this block takes from a relay.
+
+        Args:
+            x: A field, for its type and device.
+            size: Points along each axis of the field that the block will be given.
+            output_size: Those of its result.
+
+        Returns:
+            For `Relay.wanted`.
+        """
+        weights = self._point_weights() if list(size) == list(output_size) else None
+        tables = None if weights is None or not runs_in_pieces([x], weights) else self._row_tables(x, size)
+        return None if tables is None else tables[0]
+
+    def _row_tables(self, x: torch.Tensor, size: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Transforms along the last axis, if nothing but the maps of single points stands behind the convolution."""
+        if self.preactivation or self.stabilizer or self.norm1 is not None or self.norm2 is not None:
+            return None
+        return self.spectral.row_tables(x, size)
 
     def _point_weights(self) -> list[torch.Tensor | None] | None:
         """Weights for `point_block`, if that is what follows the spectral convolution."""

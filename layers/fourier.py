@@ -20,7 +20,7 @@ from typing import Literal, NamedTuple
 
 import torch
 
-__all__ = ["Band", "Backend", "analyse", "kept_bands", "resample", "synthesise", "uses_dft"]
+__all__ = ["Band", "Backend", "analyse", "kept_bands", "resample", "row_tables", "synthesise", "uses_dft"]
 
 Backend = Literal["auto", "dft", "fft"]
 
@@ -125,8 +125,19 @@ def uses_dft(size: Sequence[int], bands: Sequence[Band], x: torch.Tensor, is_com
     return cost <= len(size) * (_TRAINING_LIMIT if torch.is_grad_enabled() else _LIMIT)
 
 
+def row_tables(n: int, band: Band, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Matrices of analysis (2 * m, n) and synthesis (n, 2 * m) along the last axis of a real field."""
+    kinds = ("analysis", "synthesis")
+    analysis, synthesis = (_table(kind, n, band, True, like.dtype, like.device) for kind in kinds)
+    return analysis, synthesis
+
+
 def analyse(
-    x: torch.Tensor, bands: Sequence[Band], is_complex: bool = False, backend: Backend = "auto"
+    x: torch.Tensor,
+    bands: Sequence[Band],
+    is_complex: bool = False,
+    backend: Backend = "auto",
+    size: Sequence[int] | None = None,
 ) -> torch.Tensor:
     """Coefficients of the kept frequencies.
 
@@ -135,15 +146,18 @@ def analyse(
         bands: Frequencies of each axis.
         is_complex: Which of the two.
         backend: "auto", "dft" or "fft".
+        size: Points along each axis of a real field of which x has the coefficients along the last axis already, as
+            `row_tables` gives them: (B, *size[:-1], 2 * m, C). The other axes follow by "dft".
 
     Returns:
         (B, 2, *kept, C).
     """
     batch, chans = x.shape[0], x.shape[-1]
-    size = x.shape[1 : 1 + len(bands)]
-    if backend == "dft" or (backend == "auto" and uses_dft(size, bands, x, is_complex)):
-        done = 1
-        for axis in range(len(bands) - 1, -1, -1):
+    begun = size is not None
+    size = size or x.shape[1 : 1 + len(bands)]
+    if begun or backend == "dft" or (backend == "auto" and uses_dft(size, bands, x, is_complex)):
+        done = bands[-1].count if begun else 1
+        for axis in range(len(bands) - 1 - begun, -1, -1):
             half = axis == len(bands) - 1 and not is_complex
             n, band = size[axis], bands[axis]
             table = _table("analysis", n, band, half, x.dtype, x.device)
@@ -205,7 +219,12 @@ def resample(x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
 
 
 def synthesise(
-    z: torch.Tensor, size: Sequence[int], bands: Sequence[Band], is_complex: bool = False, backend: Backend = "auto"
+    z: torch.Tensor,
+    size: Sequence[int],
+    bands: Sequence[Band],
+    is_complex: bool = False,
+    backend: Backend = "auto",
+    but_last: bool = False,
 ) -> torch.Tensor:
     """The field that has the given coefficients; of a real field, what is real in them.
 
@@ -215,14 +234,17 @@ def synthesise(
         bands: Frequencies of each axis, which the new grid must have.
         is_complex: Whether the field is complex.
         backend: "auto", "dft" or "fft".
+        but_last: Leave out the last axis of a real field, and use "dft" for the others.
 
     Returns:
-        (B, *size, C), or (B, *size, 2, C) if complex.
+        (B, *size, C), or (B, *size, 2, C) if complex; with `but_last` (B, *size[:-1], 2 * m, C), see `row_tables`.
     """
     batch, chans = z.shape[0], z.shape[-1]
-    if backend == "dft" or (backend == "auto" and uses_dft(size, bands, z, is_complex)):
+    if but_last or backend == "dft" or (backend == "auto" and uses_dft(size, bands, z, is_complex)):
         rest = math.prod([band.count for band in bands])
         for axis, (n, band) in enumerate(zip(size, bands, strict=True)):
+            if but_last and axis == len(bands) - 1:
+                return z.reshape(batch, *size[:-1], 2 * band.count, chans)
             half = axis == len(bands) - 1 and not is_complex
             rest = rest // band.count
             table = _table("synthesis", n, band, half, z.dtype, z.device)

@@ -4,21 +4,24 @@ With skip connections S and M of a field x, a linear map, a factor for each chan
 
     s = h + S(x),  u = gelu(s),  y = W2 gelu(W1 u + b1) + b2 + M(x),  z = gelu(y).
 
-Field by field, this reads and writes memory some ten times over, and on a CPU new memory costs more than the
-arithmetic. `point_block` runs all of it on pieces that stay in the cache, and in training keeps s and x only and
-computes the rest again in the backward pass.
+Field by field, this reads and writes memory some ten times over, and on a CPU moving a field costs more than the
+arithmetic. `point_block` runs all of it on pieces that stay in the cache, and in training keeps h and x only and
+computes the rest again in the backward pass. Where h comes out of a Fourier transform along the last axis and z goes
+into one, both as matrix products, they are part of it: a piece is a few rows, and neither h nor its gradient is ever a
+whole field.
 """
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch.autograd import forward_ad
 
-__all__ = ["PointBlock", "point_block", "runs_in_pieces"]
+__all__ = ["PointBlock", "RowTables", "point_block", "runs_in_pieces"]
 
-PIECE = 2**16
+PIECE = 2**18
 """Values of the widest field in a piece, which was fastest on the CPUs tried."""
 
 _gelu, _gelu_backward = torch.ops.aten.gelu.out, torch.ops.aten.gelu_backward.grad_input
@@ -45,26 +48,26 @@ class PointBlock(NamedTuple):
 
     def plain(self, h: torch.Tensor, x: torch.Tensor | None, *weights: torch.Tensor | None) -> torch.Tensor:
         """The definition, for fields (..., C); see `point_block` for the weights."""
-        s = h + _skipped(self.skip, x, weights[0]) if self.skip else h
-        return self.behind_skip(s, x, *weights[1:])
-
-    def behind_skip(
-        self,
-        s: torch.Tensor,
-        x: torch.Tensor | None,
-        w1: torch.Tensor | None,
-        b1: torch.Tensor | None,
-        w2: torch.Tensor | None,
-        b2: torch.Tensor | None,
-        mlp_skip: torch.Tensor | None,
-    ) -> torch.Tensor:
-        """Z from s."""
+        skip, w1, b1, w2, b2, mlp_skip = weights
+        s = h + _skipped(self.skip, x, skip) if self.skip else h
         y = F.gelu(s) if self.act_inside else s
         if self.mlp:
             assert w1 is not None and w2 is not None
             y = F.linear(F.gelu(F.linear(y, w1, b1)), w2, b2)
             y = y + _skipped(self.mlp_skip, x, mlp_skip) if self.mlp_skip else y
         return F.gelu(y) if self.act_behind else y
+
+
+class RowTables(NamedTuple):
+    """Transforms along the last axis of space, as matrices.
+
+    Attributes:
+        synthesis: (n, K) makes rows of h from their coefficients; None where h is a field.
+        analysis: (K', n) gives the coefficients of rows of z; None where they are not asked for.
+    """
+
+    synthesis: torch.Tensor | None = None
+    analysis: torch.Tensor | None = None
 
 
 def _skipped(kind: str | None, x: torch.Tensor | None, weight: torch.Tensor | None) -> torch.Tensor:
@@ -75,8 +78,8 @@ def _skipped(kind: str | None, x: torch.Tensor | None, weight: torch.Tensor | No
     return F.linear(x, weight) if kind == "matrix" else x * weight
 
 
-def runs_in_pieces(*tensors: torch.Tensor | None) -> bool:
-    """Whether `point_block` may run on these fields and weights.
+def runs_in_pieces(fields: Sequence[torch.Tensor], weights: Weights) -> bool:
+    """Whether `point_block` may run on fields (*size, C) with these weights.
 
     They must be real ones of one type on a CPU, the fields large enough, outside graphs, autocast and transforms.
     """
@@ -84,42 +87,68 @@ def runs_in_pieces(*tensors: torch.Tensor | None) -> bool:
         return False
     if torch.is_autocast_enabled("cpu") or torch._C._are_functorch_transforms_active():
         return False
-    given = [t for t in tensors if t is not None]
-    dtype = given[0].dtype
+    maps = [t for t in weights if t is not None]
+    given, dtype = [*fields, *maps], fields[0].dtype
     if dtype not in (torch.float32, torch.float64) or any(t.device.type != "cpu" or t.dtype != dtype for t in given):
         return False
-    plain = all(type(t) in (torch.Tensor, torch.nn.Parameter) for t in given)
-    return plain and forward_ad._current_level < 0 and max(t.numel() for t in given) > PIECE
+    if not all(type(t) in (torch.Tensor, torch.nn.Parameter) for t in given) or forward_ad._current_level >= 0:
+        return False
+    widest = max([*(t.shape[-1] for t in fields), *(t.shape[0] for t in maps)])
+    return math.prod(fields[0].shape[:-1]) * widest > PIECE
 
 
 def point_block(
-    block: PointBlock, h: torch.Tensor, x: torch.Tensor | None, weights: Weights, overwrite: bool = False
-) -> torch.Tensor:
+    block: PointBlock,
+    h: torch.Tensor,
+    x: torch.Tensor | None,
+    weights: Weights,
+    tables: RowTables | None = None,
+    overwrite: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
     """What `block.plain` computes.
 
     Args:
         block: The parts.
-        h: (*size, C).
+        h: (*size, C), or with `tables.synthesis` the coefficients of its rows, (*size[:-1], K, C).
         x: (*size, C'), for skip connections.
         weights: skip, w1, b1, w2, b2, mlp_skip; None for those that are not there.
+        tables: Transforms in front and behind; none by default.
         overwrite: Without gradients, the result may take the memory of `h`.
 
     Returns:
-        (*size, C'').
+        z (*size, C''), and the coefficients of its rows, (*size[:-1], K', C''), or None without `tables.analysis`.
     """
-    size = h.shape[:-1]
-    h, x = h.reshape(-1, h.shape[-1]), None if x is None else x.reshape(-1, x.shape[-1])
+    tables = tables or RowTables()
+    *outer, n, chans = h.shape
+    if tables.synthesis is not None:
+        n = len(tables.synthesis)
+    h = h.reshape(-1, *([] if tables.synthesis is None else [h.shape[-2]]), chans)
+    x = None if x is None else x.reshape(-1, x.shape[-1])
+    row = 1 if tables.synthesis is None and tables.analysis is None else n
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (h, x, *weights)):
-        z: torch.Tensor = _InPieces.apply(block, h, x, *weights)[0]  # type: ignore[no-untyped-call]
+        z, a = _InPieces.apply(block, tables, row, h, x, *weights)  # type: ignore[no-untyped-call]
     else:
-        z = _forward(block, h, x, weights, overwrite)
-    return z.unflatten(0, size)
+        z, a = _forward(block, tables, row, h, x, weights, overwrite)
+    return z.reshape(*outer, n, -1), None if a is None else a.reshape(*outer, *a.shape[1:])
+
+
+def _products(table: torch.Tensor, rows: torch.Tensor, out: torch.Tensor) -> None:
+    """Out = table @ rows for every row, (K, n) and (R, n, C)."""
+    torch.bmm(table.expand(len(rows), -1, -1), rows, out=out)
 
 
 def _inside(
-    block: PointBlock, h: torch.Tensor, x: torch.Tensor | None, skip: torch.Tensor | None, out: torch.Tensor
+    block: PointBlock,
+    synthesis: torch.Tensor | None,
+    h: torch.Tensor,
+    x: torch.Tensor | None,
+    skip: torch.Tensor | None,
+    out: torch.Tensor,
 ) -> torch.Tensor:
-    """S = h + S(x), in `out`, which may be h; h itself without S."""
+    """S = h + S(x), in `out`, which may be h; h itself if it is a field and there is no S."""
+    if synthesis is not None:
+        _products(synthesis, h, out.view(len(h), len(synthesis), -1))
+        h = out
     if block.skip is None:
         return h
     assert x is not None
@@ -137,154 +166,213 @@ def _behind(
     """Y = W2 q + b2 + M(x), in `out`."""
     w2, b2, skip = weights[3:]
     assert w2 is not None and b2 is not None
-    y = torch.addmm(b2, q, w2.t(), out=out)
     if block.mlp_skip is None:
-        return y
+        return torch.addmm(b2, q, w2.t(), out=out)
     assert x is not None
     if block.mlp_skip == "identity":
-        return y.add_(x)
-    assert skip is not None
-    return y.addcmul_(x, skip) if block.mlp_skip == "gate" else y.addmm_(x, skip.t())
+        torch.add(x, b2, out=out)
+    else:
+        assert skip is not None
+        torch.addcmul(b2, x, skip, out=out) if block.mlp_skip == "gate" else torch.addmm(b2, x, skip.t(), out=out)
+    return out.addmm_(q, w2.t())
 
 
-def _pieces(points: int, *fields: torch.Tensor | None) -> Iterable[Sequence[Any]]:
-    """Pieces of the fields; None where there is no field."""
-    count = next(-(-len(f) // points) for f in fields if f is not None)
-    return zip(*[[None] * count if f is None else f.split(points) for f in fields], strict=True)
+class _Pieces:
+    """How fields are cut, and room for what is computed of a piece."""
 
+    def __init__(self, h: torch.Tensor, row: int, weights: Weights) -> None:
+        w1, w2 = weights[1], weights[3]
+        self.chans = chans = h.shape[-1]
+        self.hidden, self.width = (chans, chans) if w1 is None or w2 is None else (w1.shape[0], w2.shape[0])
+        self.widest = max(chans, self.hidden, self.width)
+        self.row, self.rows = row, max(PIECE // (self.widest * row), 1)
+        self.like = h
+        self.rooms: dict[int, torch.Tensor] = {}
+        self.views: dict[tuple[int, int, int], torch.Tensor] = {}
 
-def _sizes(chans: int, weights: Weights) -> tuple[int, int, int]:
-    """Points of a piece, and channels inside and behind the MLP."""
-    w1, w2 = weights[1], weights[3]
-    hidden, width = (chans, chans) if w1 is None or w2 is None else (w1.shape[0], w2.shape[0])
-    return max(PIECE // max(chans, hidden, width), 1), hidden, width
+    def cut(self, *fields: tuple[torch.Tensor | None, bool]) -> Any:
+        """Pieces of points, or of rows where a tensor has one entry for each; None where there is no tensor."""
+        parts = [None if f is None else f.split(self.rows * (1 if rows else self.row)) for f, rows in fields]
+        count = next(len(part) for part in parts if part is not None)
+        return zip(*[[None] * count if part is None else part for part in parts], strict=True)
+
+    def room(self, i: int, points: int, chans: int) -> torch.Tensor:
+        """Room number i as (points, chans)."""
+        key = (i, points, chans)
+        if key not in self.views:
+            if i not in self.rooms:
+                self.rooms[i] = self.like.new_empty(self.rows * self.row * self.widest)
+            self.views[key] = self.rooms[i][: points * chans].view(points, chans)
+        return self.views[key]
 
 
 def _forward(
     block: PointBlock,
+    tables: RowTables,
+    row: int,
     h: torch.Tensor,
     x: torch.Tensor | None,
     weights: Weights,
-    overwrite: bool,
-    keep: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """The block; `keep` is where s stays."""
+    overwrite: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The block."""
     skip, w1, b1 = weights[:3]
-    chans = h.shape[-1]
-    points, hidden, width = _sizes(chans, weights)
-    result = h if overwrite and width == chans else h.new_empty(len(h), width)
-    room, ahead = h.new_empty(points, hidden), h.new_empty(points, chans)
-    for a, b, z, kept in _pieces(points, h, x, result, keep):
-        n = len(a)
-        own = a if result is h else ahead[:n]
-        u = _inside(block, a, b, skip, own if kept is None else kept)
+    synthesis, analysis = tables
+    pieces = _Pieces(h, row, weights)
+    chans, hidden, width = pieces.chans, pieces.hidden, pieces.width
+    in_rows = synthesis is not None
+    points = len(h) * row if in_rows else len(h)
+    inplace = overwrite and not in_rows and width == chans
+    result = h if inplace else h.new_empty(points, width)
+    spectrum = None if analysis is None else h.new_empty(points // row, len(analysis), width)
+    for f, b, z, a in pieces.cut((h, in_rows), (x, False), (result, False), (spectrum, True)):
+        n = len(z)
+        own = f if inplace else pieces.room(0, n, chans)
+        u = _inside(block, synthesis, f, b, skip, own)
         if block.act_inside:
             u = _gelu(u, out=own)
         if block.mlp:
             assert w1 is not None and b1 is not None
-            q = torch.addmm(b1, u, w1.t(), out=room[:n])
+            q = torch.addmm(b1, u, w1.t(), out=pieces.room(1, n, hidden))
             u = _behind(block, _gelu(q, out=q), b, weights, z)
         if block.act_behind:
             _gelu(u, out=z)
         elif u is not z:
             z.copy_(u)
-    return result
+        if analysis is not None:
+            _products(analysis, z.view(-1, row, width), a)
+    return result, spectrum
 
 
 class _InPieces(torch.autograd.Function):
-    """`point_block` with gradients. The second result is s, which is kept for them, None where s is h."""
+    """`point_block` with gradients."""
 
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any, block: PointBlock, h: torch.Tensor, x: torch.Tensor | None, *weights: torch.Tensor | None
+        ctx: Any,
+        block: PointBlock,
+        tables: RowTables,
+        row: int,
+        h: torch.Tensor,
+        x: torch.Tensor | None,
+        *weights: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        s = None if block.skip is None else torch.empty_like(h)
-        z = _forward(block, h, x, weights, False, s)
-        ctx.block = block
+        ctx.block, ctx.tables, ctx.row = block, tables, row
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(h if s is None else s, x, *weights)
-        return z, s
+        ctx.save_for_backward(h, x, *weights)
+        return _forward(block, tables, row, h, x, weights)
 
     @staticmethod
-    def backward(ctx: Any, of_z: torch.Tensor | None, of_s: torch.Tensor | None) -> Any:  # type: ignore[override]
-        tensors, needed = ctx.saved_tensors, ctx.needs_input_grad[1:]
-        if torch.is_grad_enabled() or of_z is None or of_s is not None:
-            return None, *_differentiable_backward(ctx.block, of_z, of_s, tensors, needed)
-        return None, *_backward(ctx.block, of_z, tensors, needed)
+    def backward(ctx: Any, of_z: torch.Tensor | None, of_a: torch.Tensor | None) -> Any:  # type: ignore[override]
+        needed = ctx.needs_input_grad[3:]
+        if of_z is None and of_a is None:
+            return None, None, None, *[None] * len(needed)
+        compute = _differentiable_backward if torch.is_grad_enabled() else _backward
+        found = compute(ctx.block, ctx.tables, ctx.row, of_z, of_a, ctx.saved_tensors, needed)
+        return None, None, None, *found
 
 
 def _differentiable_backward(
-    block: PointBlock, of_z: torch.Tensor | None, of_s: torch.Tensor | None, tensors: Weights, needed: Sequence[bool]
+    block: PointBlock,
+    tables: RowTables,
+    row: int,
+    of_z: torch.Tensor | None,
+    of_a: torch.Tensor | None,
+    tensors: Weights,
+    needed: Sequence[bool],
 ) -> Weights:
     """Gradients that have gradients, by torch's own operations."""
-    found: list[torch.Tensor | None] = [None] * len(tensors)
-
-    def add(of: torch.Tensor, result: torch.Tensor, indices: Sequence[int], own: Weights) -> None:
-        wanted = {i: t for i in indices if (t := own[i]) is not None}
-        given = torch.autograd.grad(result, list(wanted.values()), of, create_graph=True)
-        for i, value in zip(wanted, given, strict=True):
-            previous = found[i]
-            found[i] = value if previous is None else previous + value
-
     with torch.enable_grad():
         # Views, so that what the tensors were computed from is not followed here.
-        own = [
-            None if t is None else (t.view_as(t) if t.requires_grad else t.detach().requires_grad_()) for t in tensors
-        ]
-        s, x, skip, *mlp = own
-        assert s is not None
-        if of_z is not None:
-            with_x = [1, 7] if block.mlp_skip else []
-            add(of_z, block.behind_skip(s, x, *mlp), [0, *with_x[:1], *range(3, 7), *with_x[1:]], own)
-        if of_s is not None:
-            found[0] = of_s if found[0] is None else found[0] + of_s
-        if block.skip and found[0] is not None:
-            add(found[0], _skipped(block.skip, x, skip), [1, 2], own)
-    return [value if need else None for value, need in zip(found, needed, strict=True)]
+        own = [t if t is None or not t.requires_grad else t.view_as(t) for t in tensors]
+        h, *others = own
+        assert h is not None
+        if tables.synthesis is not None:
+            h = torch.matmul(tables.synthesis, h).flatten(0, 1)
+        z = block.plain(h, *others)
+        results = [(z, of_z)]
+        if tables.analysis is not None:
+            results.append((torch.matmul(tables.analysis, z.unflatten(0, (-1, row))), of_a))
+        outputs, grads = zip(*[(y, g) for y, g in results if g is not None], strict=True)
+        wanted = [t for t, need in zip(own, needed, strict=True) if t is not None and need]
+        given = iter(torch.autograd.grad(outputs, wanted, grads, create_graph=True, allow_unused=True))
+    return [next(given) if t is not None and need else None for t, need in zip(own, needed, strict=True)]
 
 
-def _backward(block: PointBlock, grad: torch.Tensor, tensors: Weights, needed: Sequence[bool]) -> Weights:
+def _backward(
+    block: PointBlock,
+    tables: RowTables,
+    row: int,
+    of_z: torch.Tensor | None,
+    of_a: torch.Tensor | None,
+    tensors: Weights,
+    needed: Sequence[bool],
+) -> Weights:
     """Gradients, piece by piece."""
-    s, x, skip, w1, b1, w2, _, mlp_skip = tensors
-    assert s is not None
+    h, x, skip, w1, b1, w2, _, mlp_skip = tensors
+    assert h is not None
+    synthesis, analysis = tables
     found = [
         torch.zeros_like(t) if t is not None and need else None for t, need in zip(tensors[2:], needed[2:], strict=True)
     ]
     of_skip, of_w1, of_b1, of_w2, of_b2, of_mlp_skip = found
-    of_h = torch.empty_like(s) if needed[0] else None
+    of_h = torch.empty_like(h) if needed[0] else None
     of_x = torch.empty_like(x) if x is not None and needed[1] else None
     into_s = of_h is not None or of_x is not None or of_skip is not None
-    chans = s.shape[-1]
-    points, hidden, width = _sizes(chans, tensors[2:])
-    rooms = [s.new_empty(points, c) for c in (chans, hidden, hidden, max(width, chans))]
-    for g, a, b, d_h, d_x in _pieces(points, grad, s, x, of_h, of_x):
-        o, p, q, r = rooms if len(a) == points else [room[: len(a)] for room in rooms]
-        y = r[:, :width] if width < chans else r
-        u = _gelu(a, out=o) if block.act_inside else a
+    pieces = _Pieces(h, row, tensors[2:])
+    chans, hidden, width = pieces.chans, pieces.hidden, pieces.width
+    in_rows = synthesis is not None
+    fields = [(h, in_rows), (of_h, in_rows), (of_a, True), (of_z, False), (x, False), (of_x, False)]
+    for f, d_h, g_a, g, b, d_x in pieces.cut(*fields):
+        n = len(f) * row if in_rows else len(f)
+        if g_a is not None:
+            assert analysis is not None
+            g = _add_products(g, analysis.t(), g_a, pieces.room(0, n, width))
+        s = _inside(block, synthesis, f, b, skip, pieces.room(1, n, chans))
+        u = _gelu(s, out=pieces.room(2, n, chans)) if block.act_inside else s
+        of_y = g
         if block.mlp:
             assert w1 is not None and w2 is not None and b1 is not None
-            torch.addmm(b1, u, w1.t(), out=p)
-            _gelu(p, out=q)
+            p = torch.addmm(b1, u, w1.t(), out=pieces.room(3, n, hidden))
+            q = _gelu(p, out=pieces.room(4, n, hidden))
             if block.act_behind:
-                g = _gelu_backward(g, _behind(block, q, b, tensors[2:], y), grad_input=y)
+                y = _behind(block, q, b, tensors[2:], pieces.room(5, n, width))
+                of_y = g = _gelu_backward(g, y, grad_input=pieces.room(0, n, width))
             _of_linear(g, q, of_w2, of_b2)
-            written = _of_skip(block.mlp_skip, g, b, mlp_skip, of_mlp_skip, d_x, d_h, False)
-            g = _gelu_backward(torch.mm(g, w2, out=q), p, grad_input=p)
+            g = torch.mm(g, w2, out=pieces.room(4, n, hidden))
+            g = _gelu_backward(g, p, grad_input=pieces.room(4, n, hidden))
             _of_linear(g, u, of_w1, of_b1)
-            if not into_s:
-                continue
-            g = torch.mm(g, w1, out=r[:, :chans] if width > chans else r)
-        else:
-            written = False
-            if block.act_behind:
-                g = _gelu_backward(g, u, grad_input=r)
+        if not into_s and of_mlp_skip is None:
+            continue
+        field = None if in_rows else d_h  # the gradient of s is that of h
+        room = pieces.room(2, n, chans) if field is None else field
+        if block.mlp:
+            assert w1 is not None
+            g = torch.mm(g, w1, out=room)
+        elif block.act_behind:
+            g = _gelu_backward(g, u, grad_input=room)
         if block.act_inside:
-            g = _gelu_backward(g, a, grad_input=r if d_h is None else d_h)
-        elif d_h is not None:
-            g = d_h.copy_(g)
-        if not _of_skip(block.skip, g, b, skip, of_skip, d_x, o, written) and d_x is not None:
+            g = _gelu_backward(g, s, grad_input=room)
+        if field is not None and g is not field:
+            field.copy_(g)
+        if synthesis is not None and d_h is not None:
+            _products(synthesis.t(), g.reshape(-1, row, chans), d_h)
+        scratch = pieces.room(5, n, chans)
+        written = _of_skip(block.mlp_skip, of_y, b, mlp_skip, of_mlp_skip, d_x, scratch, False)
+        written = _of_skip(block.skip, g, b, skip, of_skip, d_x, scratch, written)
+        if d_x is not None and not written:
             d_x.zero_()
     return [of_h, of_x, *found]
+
+
+def _add_products(g: torch.Tensor | None, table: torch.Tensor, rows: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    """Out = g + table @ rows."""
+    wide = out.view(len(rows), len(table), -1)
+    if g is None:
+        _products(table, rows, wide)
+    else:
+        torch.baddbmm(g.reshape(wide.shape), table.expand(len(rows), -1, -1), rows, out=wide)
+    return out
 
 
 def _of_linear(g: torch.Tensor, x: torch.Tensor, of_weight: torch.Tensor | None, of_bias: torch.Tensor | None) -> None:
@@ -302,7 +390,7 @@ def _of_skip(
     weight: torch.Tensor | None,
     of_weight: torch.Tensor | None,
     of_x: torch.Tensor | None,
-    room: torch.Tensor | None,
+    room: torch.Tensor,
     written: bool,
 ) -> bool:
     """Add the gradients of a skip connection of x, whose result has the gradient g.

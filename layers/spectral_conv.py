@@ -22,7 +22,7 @@ from blockzoo.layers.factorized_tensor import (
     outer_last,
     reconstruct,
 )
-from blockzoo.layers.fourier import Backend, Band, analyse, kept_bands, synthesise
+from blockzoo.layers.fourier import Backend, Band, analyse, kept_bands, row_tables, synthesise, uses_dft
 
 __all__ = ["Implementation", "SpectralConv", "SpectralWeight"]
 
@@ -324,14 +324,46 @@ class SpectralConv(nn.Module):
         size = x.shape[1 : 1 + len(self.n_modes)]
         output_size = size if output_size is None else output_size
         bands = self.bands(size, output_size)
+        z = self._mixed(analyse(x, bands, self.is_complex, self.backend), bands)
+        return synthesise(z, output_size, bands, self.is_complex, self.backend)
+
+    def row_tables(self, x: torch.Tensor, size: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Transforms along the last axis, see `blockzoo.layers.fourier.row_tables`.
+
+        Args:
+            x: A field, for its type and device.
+            size: Points along each axis, of fields and results.
+
+        Returns:
+            Matrices of analysis and synthesis; None where the layer works otherwise: on complex fields and by "fft".
+        """
+        bands = self.bands(size, size)
+        if self.is_complex or self.backend == "fft" or (self.backend == "auto" and not uses_dft(size, bands, x)):
+            return None
+        return row_tables(size[-1], bands[-1], x)
+
+    def between_rows(self, a: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+        """What happens between these transforms.
+
+        Args:
+            a: Coefficients of the field along the last axis, (B, *size[:-1], 2 * m, in_chans).
+            size: Points along each axis.
+
+        Returns:
+            Those of the result, (B, *size[:-1], 2 * m, out_chans).
+        """
+        bands = self.bands(size, size)
+        return synthesise(self._mixed(analyse(a, bands, size=size), bands), size, bands, but_last=True)
+
+    def _mixed(self, z: torch.Tensor, bands: Sequence[Band]) -> torch.Tensor:
+        """Coefficients of the result from those of the field, (B, 2, *kept, C)."""
         where = [self._slots(axis, band) for axis, band in enumerate(bands)]
-        z = analyse(x, bands, self.is_complex, self.backend)
         weight = self._shared[0] if self.weight is None else self.weight
         z = weight.mix(z, self.layer, where, self.implementation)
         if self.bias is not None:  # a constant is the coefficient of frequency 0
             constant = (slice(None), slice(None) if self.is_complex else 0, *[-band.low for band in bands])
             z[constant] += self.bias
-        return synthesise(z, output_size, bands, self.is_complex, self.backend)
+        return z
 
     def bands(self, size: Sequence[int], output_size: Sequence[int]) -> list[Band]:
         """Frequencies that both grids have and the layer keeps."""

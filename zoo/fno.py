@@ -14,7 +14,7 @@ Fields are (B, C, *size), on any grid. Inside, channels come last.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +28,7 @@ from blockzoo._fno_weights import convert
 from blockzoo._model import ZooModel
 from blockzoo._registry import register_model
 from blockzoo.layers.factorized_tensor import Factorization
-from blockzoo.layers.field_ops import ComplexPair, PointwiseMLP, coordinate_grid, pad_domain
+from blockzoo.layers.field_ops import ComplexPair, PointwiseMLP, Relay, coordinate_grid, pad_domain
 from blockzoo.layers.fno_block import SKIPS, FNOBlock, Semantics
 from blockzoo.layers.fourier import Backend
 from blockzoo.layers.multigrid import MultigridPatching
@@ -394,24 +394,40 @@ class FNO(ZooModel):
         dims = len(self.n_modes)
         if output_size is not None and len(output_size) != dims:
             raise ValueError(f"output_size={tuple(output_size)} must have {dims} numbers")
-        x = self.lifting(self._with_coordinates(x))
+        x = self._with_coordinates(x)
         size = list(x.shape[1 : 1 + dims])
-        padding = self._padding(size)
         sides, parts = 1 if self.one_sided else 2, [0] * self.complex_data
-        if any(padding):
-            x = pad_domain(x, [*padding, *parts], self.one_sided)
-        for i, block in enumerate(self.blocks):
-            size = block.output_size(size)  # type: ignore[operator]
-            if i + 1 == len(self.blocks) and output_size is not None:
+        paddings, sizes = [], []  # of the first block's input and of every block's result
+        for i in range(len(self.blocks) + 1):
+            if i:
+                size = cast(FNOBlock, self.blocks[i - 1]).output_size(size)
+            if i == len(self.blocks) and output_size is not None:
                 size = list(output_size)
-            padding = self._padding(size)
-            target = [n + sides * p for n, p in zip(size, padding, strict=True)]
-            if self.grad_checkpointing and self.training and torch.is_grad_enabled():
-                x = checkpoint(block, x, target, embedding, use_reentrant=False)
+            paddings.append(self._padding(size))
+            sizes.append([n + sides * p for n, p in zip(size, paddings[-1], strict=True)])
+        again = self.grad_checkpointing and self.training and torch.is_grad_enabled()
+        relay = None if again or self.complex_data else Relay()
+
+        def hand_to(i: int, x: torch.Tensor) -> None:
+            if relay is not None:
+                last = i == len(self.blocks)
+                relay.wanted = None if last else self.blocks[i].analysis(x, sizes[i], sizes[i + 1])  # type: ignore[operator]
+
+        if relay is None or any(paddings[0]):
+            x = self.lifting(x)
+        else:
+            hand_to(0, x)
+            x = self.lifting(x, relay)
+        if any(paddings[0]):
+            x = pad_domain(x, [*paddings[0], *parts], self.one_sided)
+        for i, block in enumerate(self.blocks):
+            if again:
+                x = checkpoint(block, x, sizes[i + 1], embedding, use_reentrant=False)
             else:
-                x = block(x, target, embedding)
-        if any(padding):
-            x = pad_domain(x, [*[-p for p in padding], *parts], self.one_sided)
+                hand_to(i + 1, x)
+                x = block(x, sizes[i + 1], embedding, relay)
+        if any(paddings[-1]):
+            x = pad_domain(x, [*[-p for p in paddings[-1]], *parts], self.one_sided)
         return x
 
     @classmethod

@@ -3,12 +3,14 @@
 `fno` times the spectral layer and the whole model, forward and training step, and measures the memory of each at its
 peak. The plain formulation is "rfftn, einsum with complex weights, irfftn" on fields with channels first, written here;
 neuraloperator's own code is measured too where it is installed. All variants have the same weights, their outputs are
-compared first, and they run turn by turn in one process; memory is that of a fresh process for each.
+compared first, and they run turn by turn in one process; memory is that of a fresh process for each. With `--compile`
+our whole model is also timed under `torch.compile`.
 
 `multigrid` measures a training step on one field of 1024 x 1024 points, whole and on 4 x 4 multi-grid patches.
 """
 
 import argparse
+import copy
 import importlib.util
 import json
 import os
@@ -258,7 +260,10 @@ def _fno(args: argparse.Namespace, options: dict[str, Any]) -> list[dict[str, An
         batch = args.batch_size or max(1, POINTS // n**2)
         about = {"n": n, "modes": modes, "width": width, "batch": batch}
         x = torch.randn(batch, 1, n, n, device=args.device)
-        rows += compared_rows("model", make_models(modes, width, options, args.device), x, args.runs, about)
+        models = make_models(modes, width, options, args.device)
+        if args.compile:
+            models["blockzoo, compiled"] = torch.compile(copy.deepcopy(models["blockzoo"]))  # type: ignore[assignment]
+        rows += compared_rows("model", models, x, args.runs, about)
     for n, modes in MODELS[1:4:2]:  # one of each size
         batch = args.batch_size or max(1, POINTS // n**2)
         for phase in ("forward", "training"):

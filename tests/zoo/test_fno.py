@@ -205,20 +205,36 @@ def test_every_parameter_learns_also_with_checkpointing(kind):
         torch.testing.assert_close(parameter.grad, plain[key])
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_large_fields_in_pieces_have_the_same_outputs_and_gradients(kind, monkeypatch):
-    model = make(kind).double()
+@pytest.mark.parametrize(
+    ("kind", "options"), [*((kind, {}) for kind in KINDS), ("dense", {"resolution_scaling_factor": 1.5})]
+)
+def test_large_fields_in_pieces_have_the_same_outputs_and_gradients(kind, options, monkeypatch):
+    model = make(kind, **options).double()
     x = torch.randn(2, 2, 16, 12, dtype=torch.double)
     results = []
     for piece in (2**40, 100):
         monkeypatch.setattr("blockzoo.layers.pointwise.PIECE", piece)
         with torch.no_grad():
-            result = [model(x)]
+            result = [model(x), model(x, output_size=(16, 12) if kind == "multigrid" else (11, 14))]
         model.zero_grad()
         model(x).square().mean().backward()
         results.append(result + [parameter.grad.clone() for parameter in model.parameters()])
     for ours, whole in zip(results[1], results[0], strict=True):
         torch.testing.assert_close(ours, whole)
+
+
+@pytest.mark.parametrize(
+    ("kind", "ready"), [("dense", [True, True]), ("padded", [False, True]), ("instance_norm", [False, False])]
+)
+def test_large_fields_reach_a_block_with_their_coefficients(kind, ready, monkeypatch):
+    monkeypatch.setattr("blockzoo.layers.pointwise.PIECE", 100)
+    model, found, results = make(kind, depth=2), [], []
+    for block in model.blocks:
+        block.register_forward_pre_hook(lambda _, given: found.append(given[3].ready is not None))
+        block.register_forward_hook(lambda *given: results.append(given[2]))
+    model(torch.randn(2, 2, 16, 12))
+    assert found == ready
+    assert all(isinstance(result, torch.Tensor) for result in results)
 
 
 def test_gradients_of_gradients_flow_through_the_whole_model(monkeypatch):
