@@ -89,19 +89,32 @@ def reconstruct(factorization: str, parts: Sequence[torch.Tensor], is_complex: b
         result, factors = parts_first(parts[0]), parts[1:]
         for factor in factors:
             result = contract_first(result, factor, is_complex)
-    elif factorization == "cp":
-        result, factors = parts_first(parts[0]).unsqueeze(-2), parts[1:]
-        for factor in factors[:-1]:
-            result = outer_last(result, factor, is_complex)
-        product = complex_matmul if is_complex else torch.matmul
-        result = product(result, factors[-1].transpose(0, 1)).flatten(-2)
-        result = result.unflatten(-1, [factor.shape[0] for factor in factors])
+        return result.movedim(0, -1) if is_complex else result
+    # Both halves of the axes first, then one matrix product of them.
+    factors = parts[1:] if factorization == "cp" else parts
+    sizes = [factor.shape[0 if factorization == "cp" else 1] for factor in factors]
+    middle = min(range(1, len(sizes)), key=lambda k: math.prod(sizes[:k]) + math.prod(sizes[k:]), default=0)
+    if factorization == "cp":
+        left, right = parts_first(parts[0]).unsqueeze(-2), parts_first(factors[middle])
+        for factor in factors[:middle]:
+            left = outer_last(left, factor, is_complex)
+        for factor in factors[middle + 1 :]:
+            right = outer_last(right, factor, is_complex)
+        right = right.transpose(-1, -2)
+    elif middle == 0:
+        return factors[0][0, :, 0]
     else:
-        result, factors = parts_first(parts[0][0]), parts
-        for factor in factors[1:]:
-            result = chain_last(result, factor, is_complex)
-        result = result.squeeze(-1).unflatten(-1, [factor.shape[1] for factor in factors])
-    return result.movedim(0, -1) if is_complex else result
+        left = parts_first(factors[0][0])
+        for factor in factors[1:middle]:
+            left = chain_last(left, factor, is_complex)
+        right = parts_first(factors[middle])
+        rank, right = right.shape[-3], right.flatten(-3, -2)
+        for factor in factors[middle + 1 :]:
+            right = chain_last(right, factor, is_complex)
+        right = right.squeeze(-1).unflatten(-1, (rank, -1))
+    if is_complex:
+        return complex_matmul(left, right.movedim(0, -1)).movedim(0, -1).reshape(*sizes, 2)
+    return torch.matmul(left, right).reshape(sizes)
 
 
 def _round(value: float) -> int:

@@ -31,6 +31,9 @@ Implementation = Literal["auto", "reconstructed", "factorized"]
 _MOVE = 4
 """What writing and reading a built weight costs, in multiplications for each entry."""
 
+_CP_APART = 3.2
+"""What a multiplication costs where the factors of CP are applied one after the other, against one of the single matrix
+product that builds the weight. Measured, like the rule as a whole, by `blockzoo bench fno --only factors`."""
 
 _TYPICAL_BATCH = 16
 """The batch that graphs are made for: one that is recorded must not depend on the batch of the day."""
@@ -137,13 +140,15 @@ class SpectralWeight(nn.Module):
         if self.factorization == "dense" or self.separable:
             return False
         pair, ranks = self.in_chans * self.out_chans, self.tensor.rank[0 if self.layers is None else 1 :]
+        factored: float
         if self.factorization == "tucker":
             r_in, r_out = ranks[:2]
             factored = modes * batch * (self.in_chans * r_in + r_in * r_out + r_out * self.out_chans)
             build = modes * (r_in * r_out * self.in_chans + r_out * pair)
         elif self.factorization == "cp":
             rank = self.tensor.rank[0]
-            factored, build = modes * batch * rank * (self.in_chans + self.out_chans), modes * rank * pair
+            factored = _CP_APART * modes * batch * rank * (self.in_chans + self.out_chans)
+            build = modes * rank * pair
         else:
             r_in, r_out = ranks[1:3] if self.layers is None else self.tensor.rank[2:4]
             factored = modes * r_in * self.out_chans * (r_out + batch) + modes * batch * self.in_chans * r_in

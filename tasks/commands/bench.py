@@ -57,6 +57,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--compile", action="store_true", help="also time the model under torch.compile")
     parser.add_argument("--device", help="cpu or cuda (default: cpu)")
     parser.add_argument("--kernel", help="of kernels, this one only")
+    tables = ", ".join(bench_equivariant.TABLES) + "; fno: " + ", ".join(bench_fno.TABLES)
+    parser.add_argument("--only", nargs="+", metavar="TABLE", choices=[*bench_equivariant.TABLES, *bench_fno.TABLES],
+                        help=f"tables to make (equivariant: {tables})")  # fmt: skip
     parser.add_argument("--family", help="of models, this family only")
     parser.add_argument("--out", metavar="DIR", help="write results and a picture of kernels or models there")
     parser.add_argument("--table", nargs="?", const="", metavar="FILE", help="'kernels': print a table of a run's "

@@ -38,9 +38,9 @@ from blockzoo.tasks.commands.bench_reference_tdn import plain_energy_forces
 from blockzoo.tasks.commands.output import print_json, print_table
 from blockzoo.tasks.commands.timing import interleaved, timed_rows
 
-__all__ = ["add_arguments", "e3nn_product", "edge_rows", "flat_features", "model_rows", "run", "uuu_rows"]
+__all__ = ["TABLES", "add_arguments", "e3nn_product", "edge_rows", "flat_features", "model_rows", "run", "uuu_rows"]
 
-_TABLES = ("edge", "uuu", "powers", "model")
+TABLES = ("edge", "uuu", "powers", "model")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +50,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--l-max", type=int, nargs="+", default=[1, 2, 3], help="'equivariant': degrees (default: all)")
     parser.add_argument("--atoms", type=int, default=40, help="'equivariant': atoms of the molecule (default: 40)")
     parser.add_argument("--official", type=Path, help="'equivariant': OpenMol/TDN of a checkout of AIRS, to run beside")
-    parser.add_argument("--only", nargs="+", choices=_TABLES, default=_TABLES, help="tables to make")
 
 
 def e3nn_product(l_max: int, channels: int, harmonics: bool) -> Any:
@@ -244,15 +243,16 @@ def _without_graph(function: Callable[[], Any]) -> Callable[[], Any]:
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
     rows: list[dict[str, Any]] = []
+    only = args.only or TABLES
     for l_max in args.l_max:
         runs = max(3, args.runs // (1 + 2 * (l_max > 2)))
-        if "edge" in args.only:
+        if "edge" in only:
             rows += edge_rows(l_max, args.edges, args.chans, runs, args.device)
-        if "uuu" in args.only:
+        if "uuu" in only:
             rows += uuu_rows(l_max, args.edges // 4, args.chans, runs, args.device)
-        if "powers" in args.only:
+        if "powers" in only:
             rows += _powers(l_max, args.edges // 4, args.chans, runs, args.device)
-        if "model" in args.only:
+        if "model" in only:
             rows += model_rows(l_max, args.atoms, max(3, args.runs // 3), args.official, args.device)
     if args.json:
         print_json({"torch": torch.__version__, "threads": torch.get_num_threads(), "rows": rows})

@@ -10,11 +10,12 @@ our whole model is also timed under `torch.compile`.
 """
 
 import argparse
-import copy
 import importlib.util
+import itertools
 import json
 import os
 import resource
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable
@@ -27,17 +28,22 @@ import torch.nn.functional as F
 from torch import nn
 
 import blockzoo
+from blockzoo.layers.factorized_tensor import Factorization
 from blockzoo.layers.field_ops import PointwiseMLP
-from blockzoo.layers.spectral_conv import SpectralConv
+from blockzoo.layers.spectral_conv import Implementation, SpectralConv, SpectralWeight
 from blockzoo.tasks.commands.output import parse_model_args, print_json, print_table
 from blockzoo.tasks.commands.timing import interleaved, timed_rows
 
-__all__ = ["MODELS", "SUITES", "PlainFNO", "compared_rows", "make_models", "plain_spectral_conv", "run"]
+__all__ = ["MODELS", "SUITES", "TABLES", "PlainFNO", "compared_rows", "make_models", "plain_spectral_conv", "run"]
 
 SUITES = ("fno", "multigrid")
+TABLES = ("layer", "model", "factors", "memory")
+"""Of `fno`."""
 
 LAYERS = [(n, m) for n in (64, 128, 256, 512) for m in (8, 16, 32, 64)]
 MODELS = [(64, 16), (128, 16), (128, 32), (256, 16), (256, 32)]
+RANKS, FACTORS, BATCHES = (0.05, 0.2), [(16, 16), (16, 32), (32, 24)], (1, 4, 32)
+"""Shares of the dense weight's entries; modes and widths; and samples, for tables of factors."""
 POINTS = 65536
 """Points of all samples of a batch together, as near as whole samples allow."""
 
@@ -180,6 +186,37 @@ class _Arithmetic:
                     torch.ops.aten.gelu_backward(act, act)
 
 
+def _factor_step(weight: SpectralWeight, x: torch.Tensor, order: Implementation) -> torch.Tensor:
+    x.grad = None
+    weight.zero_grad()
+    y = weight.mix(x, 0, [slice(None)] * 2, order)
+    y.square().sum().backward()
+    return y.detach()
+
+
+def factor_rows(runs: int, device: str = "cpu") -> list[dict[str, Any]]:
+    """The order in which factors are applied: both, and which one "auto" takes.
+
+    A training step of `SpectralWeight.mix`; the last number is what "auto" takes against the faster one.
+    """
+    rows = []
+    forms: tuple[Factorization, ...] = ("tucker", "cp", "tt")
+    for form, rank, (modes, width), batch in itertools.product(forms, RANKS, FACTORS, BATCHES):
+        torch.manual_seed(0)
+        weight = SpectralWeight(width, width, (modes, modes // 2 + 1), factorization=form, rank=rank, device=device)
+        x = torch.randn(batch, 2, modes, modes // 2 + 1, width, device=device, requires_grad=True)
+        orders: tuple[Implementation, ...] = ("reconstructed", "factorized", "auto")
+
+        results = [_factor_step(weight, x, order) for order in orders]
+        for y in results[1:]:
+            torch.testing.assert_close(y, results[0], rtol=1e-3, atol=1e-4 * float(results[0].std()))
+        times = interleaved({order: partial(_factor_step, weight, x, order) for order in orders}, runs, device)
+        ms = {order: statistics.median(found) for order, found in times.items()}
+        about = {"what": "factors", "form": form, "rank": rank, "modes": modes, "width": width, "batch": batch}
+        rows.append({**about, **ms, "auto / faster": ms["auto"] / min(ms.values())})
+    return rows
+
+
 def compared_rows(
     what: str, variants: dict[str, Any], x: torch.Tensor, runs: int, about: dict[str, Any]
 ) -> list[dict[str, Any]]:
@@ -250,21 +287,24 @@ def _measured(job: dict[str, Any]) -> dict[str, Any]:
 
 def _fno(args: argparse.Namespace, options: dict[str, Any]) -> list[dict[str, Any]]:
     width = int(options.pop("hidden_channels", 32))
+    only = args.only or TABLES
     rows = []
-    for n, modes in LAYERS:
+    for n, modes in LAYERS if "layer" in only else []:
         batch = args.batch_size or max(1, POINTS // n**2)
         about = {"n": n, "modes": modes, "width": width, "batch": batch}
         x = torch.randn(batch, width, n, n, device=args.device)
         rows += compared_rows("layer", make_layers(modes, width, args.device), x, args.runs, about)
-    for n, modes in MODELS:
+    for n, modes in MODELS if "model" in only else []:
         batch = args.batch_size or max(1, POINTS // n**2)
         about = {"n": n, "modes": modes, "width": width, "batch": batch}
         x = torch.randn(batch, 1, n, n, device=args.device)
         models = make_models(modes, width, options, args.device)
         if args.compile:
-            models["blockzoo, compiled"] = torch.compile(copy.deepcopy(models["blockzoo"]))  # type: ignore[assignment]
+            models["blockzoo, compiled"] = torch.compile(models["blockzoo"])  # type: ignore[assignment]
         rows += compared_rows("model", models, x, args.runs, about)
-    for n, modes in MODELS[1:4:2]:  # one of each size
+    if "factors" in only:
+        rows += factor_rows(args.runs, args.device)
+    for n, modes in MODELS[1:4:2] if "memory" in only else []:  # one of each size
         batch = args.batch_size or max(1, POINTS // n**2)
         for phase in ("forward", "training"):
             for variant in make_models(modes, width, options):
