@@ -358,8 +358,8 @@ def _backward(
         if synthesis is not None and d_h is not None:
             _products(synthesis.t(), g.reshape(-1, row, chans), d_h)
         scratch = pieces.room(5, n, chans)
-        written = _of_skip(block.mlp_skip, of_y, b, mlp_skip, of_mlp_skip, d_x, scratch, False)
-        written = _of_skip(block.skip, g, b, skip, of_skip, d_x, scratch, written)
+        written = _of_skip(block.skip, g, b, skip, of_skip, d_x, scratch, False)
+        written = _of_skip(block.mlp_skip, of_y, b, mlp_skip, of_mlp_skip, d_x, scratch, written)
         if d_x is not None and not written:
             d_x.zero_()
     return [of_h, of_x, *found]
@@ -368,11 +368,8 @@ def _backward(
 def _add_products(g: torch.Tensor | None, table: torch.Tensor, rows: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
     """Out = g + table @ rows."""
     wide = out.view(len(rows), len(table), -1)
-    if g is None:
-        _products(table, rows, wide)
-    else:
-        torch.baddbmm(g.reshape(wide.shape), table.expand(len(rows), -1, -1), rows, out=wide)
-    return out
+    _products(table, rows, wide)
+    return out if g is None else out.add_(g)
 
 
 def _of_linear(g: torch.Tensor, x: torch.Tensor, of_weight: torch.Tensor | None, of_bias: torch.Tensor | None) -> None:
@@ -380,7 +377,7 @@ def _of_linear(g: torch.Tensor, x: torch.Tensor, of_weight: torch.Tensor | None,
     if of_weight is not None:
         of_weight.addmm_(g.t(), x)
     if of_bias is not None:
-        of_bias += g.sum(0)
+        of_bias.addmv_(g.t(), g.new_ones(len(g)))
 
 
 def _of_skip(
