@@ -34,7 +34,17 @@ from blockzoo.layers.spectral_conv import Implementation, SpectralConv, Spectral
 from blockzoo.tasks.commands.output import parse_model_args, print_json, print_table
 from blockzoo.tasks.commands.timing import interleaved, timed_rows
 
-__all__ = ["MODELS", "SUITES", "TABLES", "PlainFNO", "compared_rows", "make_models", "plain_spectral_conv", "run"]
+__all__ = [
+    "MODELS",
+    "SUITES",
+    "TABLES",
+    "PlainFNO",
+    "compared_rows",
+    "compiled",
+    "make_models",
+    "plain_spectral_conv",
+    "run",
+]
 
 SUITES = ("fno", "multigrid")
 TABLES = ("layer", "model", "factors", "memory")
@@ -146,6 +156,12 @@ def _step(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> 
     if isinstance(function, nn.Module):
         function.zero_grad()
     function(x).square().mean().backward()
+
+
+def compiled(model: nn.Module) -> Any:
+    """The model under `torch.compile`, for the shapes it is given; what was compiled before is forgotten."""
+    torch.compiler.reset()
+    return torch.compile(model, dynamic=False)
 
 
 def _forward(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
@@ -300,7 +316,7 @@ def _fno(args: argparse.Namespace, options: dict[str, Any]) -> list[dict[str, An
         x = torch.randn(batch, 1, n, n, device=args.device)
         models = make_models(modes, width, options, args.device)
         if args.compile:
-            models["blockzoo, compiled"] = torch.compile(models["blockzoo"])  # type: ignore[assignment]
+            models["blockzoo, compiled"] = compiled(models["blockzoo"])
         rows += compared_rows("model", models, x, args.runs, about)
     if "factors" in only:
         rows += factor_rows(args.runs, args.device)

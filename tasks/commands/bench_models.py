@@ -58,7 +58,7 @@ def _fno(args: argparse.Namespace) -> Rows:
         batch = args.batch_size or max(1, bench_fno.POINTS // n**2)
         variants: dict[str, Any] = bench_fno.make_models(modes, 32, {}, args.device)
         if args.compile:
-            variants["blockzoo, compiled"] = torch.compile(variants["blockzoo"])
+            variants["blockzoo, compiled"] = bench_fno.compiled(variants["blockzoo"])
         about = {"points": f"{n} x {n}", "modes": modes, "width": 32, "batch": batch}
         x = torch.randn(batch, 1, n, n, device=args.device)
         yield from bench_fno.compared_rows("model", variants, x, args.runs, about)
