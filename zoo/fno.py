@@ -408,15 +408,16 @@ class FNO(ZooModel):
         again = self.grad_checkpointing and self.training and torch.is_grad_enabled()
         relay = None if again or self.complex_data else Relay()
 
-        def hand_to(i: int, x: torch.Tensor) -> None:
+        def prepare(i: int, x: torch.Tensor) -> None:
+            """Have the relay ask for what block i takes."""
             if relay is not None:
-                last = i == len(self.blocks)
-                relay.wanted = None if last else self.blocks[i].analysis(x, sizes[i], sizes[i + 1])  # type: ignore[operator]
+                block = None if i == len(self.blocks) else cast(FNOBlock, self.blocks[i])
+                relay.wanted = None if block is None else block.analysis(x, sizes[i], sizes[i + 1])
 
         if relay is None or any(paddings[0]):
             x = self.lifting(x)
         else:
-            hand_to(0, x)
+            prepare(0, x)
             x = self.lifting(x, relay)
         if any(paddings[0]):
             x = pad_domain(x, [*paddings[0], *parts], self.one_sided)
@@ -424,7 +425,7 @@ class FNO(ZooModel):
             if again:
                 x = checkpoint(block, x, sizes[i + 1], embedding, use_reentrant=False)
             else:
-                hand_to(i + 1, x)
+                prepare(i + 1, x)
                 x = block(x, sizes[i + 1], embedding, relay)
         if any(paddings[-1]):
             x = pad_domain(x, [*[-p for p in paddings[-1]], *parts], self.one_sided)
