@@ -69,6 +69,13 @@ class RowTables(NamedTuple):
     synthesis: torch.Tensor | None = None
     analysis: torch.Tensor | None = None
 
+    @property
+    def row(self) -> int:
+        """Points of a row, n; 1 without transforms, for which points need not stay together."""
+        if self.synthesis is not None:
+            return len(self.synthesis)
+        return 1 if self.analysis is None else self.analysis.shape[1]
+
 
 def _skipped(kind: str | None, x: torch.Tensor | None, weight: torch.Tensor | None) -> torch.Tensor:
     assert x is not None
@@ -120,15 +127,15 @@ def point_block(
     """
     tables = tables or RowTables()
     *outer, n, chans = h.shape
-    if tables.synthesis is not None:
-        n = len(tables.synthesis)
-    h = h.reshape(-1, *([] if tables.synthesis is None else [h.shape[-2]]), chans)
-    x = None if x is None else x.reshape(-1, x.shape[-1])
-    row = 1 if tables.synthesis is None and tables.analysis is None else n
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (h, x, *weights)):
-        z, a = _InPieces.apply(block, tables, row, h, x, *weights)  # type: ignore[no-untyped-call]
+    if tables.synthesis is None:
+        h = h.reshape(-1, chans)
     else:
-        z, a = _forward(block, tables, row, h, x, weights, overwrite)
+        h, n = h.reshape(-1, n, chans), tables.row
+    x = None if x is None else x.reshape(-1, x.shape[-1])
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (h, x, *weights)):
+        z, a = _InPieces.apply(block, tables, h, x, *weights)  # type: ignore[no-untyped-call]
+    else:
+        z, a = _forward(block, tables, h, x, weights, overwrite)
     return z.reshape(*outer, n, -1), None if a is None else a.reshape(*outer, *a.shape[1:])
 
 
@@ -209,7 +216,6 @@ class _Pieces:
 def _forward(
     block: PointBlock,
     tables: RowTables,
-    row: int,
     h: torch.Tensor,
     x: torch.Tensor | None,
     weights: Weights,
@@ -217,7 +223,7 @@ def _forward(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The block."""
     skip, w1, b1 = weights[:3]
-    synthesis, analysis = tables
+    (synthesis, analysis), row = tables, tables.row
     pieces = _Pieces(h, row, weights)
     chans, hidden, width = pieces.chans, pieces.hidden, pieces.width
     in_rows = synthesis is not None
@@ -252,36 +258,28 @@ class _InPieces(torch.autograd.Function):
         ctx: Any,
         block: PointBlock,
         tables: RowTables,
-        row: int,
         h: torch.Tensor,
         x: torch.Tensor | None,
         *weights: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        ctx.block, ctx.tables, ctx.row = block, tables, row
+        ctx.block, ctx.tables = block, tables
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(h, x, *weights)
-        return _forward(block, tables, row, h, x, weights)
+        return _forward(block, tables, h, x, weights)
 
     @staticmethod
     def backward(ctx: Any, of_z: torch.Tensor | None, of_a: torch.Tensor | None) -> Any:  # type: ignore[override]
-        needed = ctx.needs_input_grad[3:]
+        needed = ctx.needs_input_grad[2:]
         if of_z is None and of_a is None:
-            return None, None, None, *[None] * len(needed)
+            return None, None, *[None] * len(needed)
         compute = _differentiable_backward if torch.is_grad_enabled() else _backward
-        found = compute(ctx.block, ctx.tables, ctx.row, of_z, of_a, ctx.saved_tensors, needed)
-        return None, None, None, *found
+        return None, None, *compute(ctx.block, ctx.tables, (of_z, of_a), ctx.saved_tensors, needed)
 
 
 def _differentiable_backward(
-    block: PointBlock,
-    tables: RowTables,
-    row: int,
-    of_z: torch.Tensor | None,
-    of_a: torch.Tensor | None,
-    tensors: Weights,
-    needed: Sequence[bool],
+    block: PointBlock, tables: RowTables, grads: Weights, tensors: Weights, needed: Sequence[bool]
 ) -> Weights:
-    """Gradients that have gradients, by torch's own operations."""
+    """Gradients that have gradients, by torch's own operations; `grads` are those of z and of its coefficients."""
     with torch.enable_grad():
         # Views, so that what the tensors were computed from is not followed here.
         own = [t if t is None or not t.requires_grad else t.view_as(t) for t in tensors]
@@ -290,28 +288,22 @@ def _differentiable_backward(
         if tables.synthesis is not None:
             h = torch.matmul(tables.synthesis, h).flatten(0, 1)
         z = block.plain(h, *others)
-        results = [(z, of_z)]
+        results = [z]
         if tables.analysis is not None:
-            results.append((torch.matmul(tables.analysis, z.unflatten(0, (-1, row))), of_a))
-        outputs, grads = zip(*[(y, g) for y, g in results if g is not None], strict=True)
+            results.append(torch.matmul(tables.analysis, z.unflatten(0, (-1, tables.row))))
+        outputs, given = zip(*[(y, g) for y, g in zip(results, grads, strict=False) if g is not None], strict=True)
         wanted = [t for t, need in zip(own, needed, strict=True) if t is not None and need]
-        given = iter(torch.autograd.grad(outputs, wanted, grads, create_graph=True, allow_unused=True))
-    return [next(given) if t is not None and need else None for t, need in zip(own, needed, strict=True)]
+        found = iter(torch.autograd.grad(outputs, wanted, given, create_graph=True, allow_unused=True))
+    return [next(found) if t is not None and need else None for t, need in zip(own, needed, strict=True)]
 
 
 def _backward(
-    block: PointBlock,
-    tables: RowTables,
-    row: int,
-    of_z: torch.Tensor | None,
-    of_a: torch.Tensor | None,
-    tensors: Weights,
-    needed: Sequence[bool],
+    block: PointBlock, tables: RowTables, grads: Weights, tensors: Weights, needed: Sequence[bool]
 ) -> Weights:
-    """Gradients, piece by piece."""
+    """Gradients, piece by piece, in the same form."""
     h, x, skip, w1, b1, w2, _, mlp_skip = tensors
     assert h is not None
-    synthesis, analysis = tables
+    (of_z, of_a), (synthesis, analysis), row = grads, tables, tables.row
     found = [
         torch.zeros_like(t) if t is not None and need else None for t, need in zip(tensors[2:], needed[2:], strict=True)
     ]

@@ -112,7 +112,7 @@ class SpectralWeight(nn.Module):
             layer: Which of the layers that share the tensor.
             where: The slots of these modes, along each axis.
             implementation: "reconstructed" builds the dense weights first, "factorized" applies one factor after the
-                other, "auto" does what needs fewer multiplications.
+                other, "auto" does what takes less time by a rule that counts multiplications.
 
         Returns:
             (B, 2, *modes, out_chans).
@@ -136,7 +136,7 @@ class SpectralWeight(nn.Module):
         return y.permute(order + 1, order, *range(order), order + 2)
 
     def _factors_are_cheaper(self, batch: int, modes: int, built: bool = False) -> bool:
-        """Compare the multiplications of both ways; writing and reading a built weight counts as well."""
+        """Compare the multiplications of both ways, at what they cost; moving a built weight counts as well."""
         if self.factorization == "dense" or self.separable:
             return False
         pair, ranks = self.in_chans * self.out_chans, self.tensor.rank[0 if self.layers is None else 1 :]
@@ -204,7 +204,7 @@ class SpectralWeight(nn.Module):
 
     @torch.no_grad()
     def fuse(self) -> None:
-        """Build the dense weights for good if applying them takes fewer multiplications than the factors do."""
+        """Build the dense weights for good if applying them is cheaper than applying the factors, by the same rule."""
         if self.factorization == "dense" or self.layers is not None or self._factors_are_cheaper(1, 1, built=True):
             return
         dense = self.dense(0, [slice(None)] * len(self.slots)).contiguous()

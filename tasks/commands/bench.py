@@ -48,6 +48,10 @@ TIMESNET = {
 }
 
 
+TABLES = {"equivariant": bench_equivariant.TABLES, "fno": bench_fno.TABLES}
+"""Suites that make several tables."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("name", help="model, or 'timesnet' for the comparison with the plain formulation")
@@ -57,9 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--compile", action="store_true", help="also time the model under torch.compile")
     parser.add_argument("--device", help="cpu or cuda (default: cpu)")
     parser.add_argument("--kernel", help="of kernels, this one only")
-    tables = ", ".join(bench_equivariant.TABLES) + "; fno: " + ", ".join(bench_fno.TABLES)
-    parser.add_argument("--only", nargs="+", metavar="TABLE", choices=[*bench_equivariant.TABLES, *bench_fno.TABLES],
-                        help=f"tables to make (equivariant: {tables})")  # fmt: skip
+    choices = "; ".join(f"{suite}: {', '.join(tables)}" for suite, tables in TABLES.items())
+    parser.add_argument("--only", nargs="+", metavar="TABLE", help=f"tables to make ({choices}; default: all)")
     parser.add_argument("--family", help="of models, this family only")
     parser.add_argument("--out", metavar="DIR", help="write results and a picture of kernels or models there")
     parser.add_argument("--table", nargs="?", const="", metavar="FILE", help="'kernels': print a table of a run's "
@@ -127,6 +130,12 @@ def run(args: argparse.Namespace) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     args.device = checked_device(args.device)
+    tables = TABLES.get(args.name, ())
+    for table in args.only or ():
+        if table not in tables:
+            raise ValueError(
+                f"--only {table!r}: {args.name!r} has " + (", ".join(tables) or "no tables to choose from")
+            )
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         return _run_suite(args)
 

@@ -30,6 +30,16 @@ def test_both_orders_of_factors_are_measured_alone(monkeypatch, capsys):
     assert all(min(row["reconstructed"], row["factorized"], row["auto"]) > 0 for row in rows)
 
 
+@pytest.mark.parametrize(
+    ("suite", "table", "known"),
+    [("fno", "edge", "layer, model"), ("equivariant", "layer", "edge, uuu"), ("timesnet", "layer", "no tables")],
+)
+def test_tables_of_another_suite_are_refused(suite, table, known, capsys):
+    assert main(["bench", suite, "--only", table]) != 0
+    error = capsys.readouterr().err
+    assert repr(table) in error and known in error
+
+
 @pytest.mark.parametrize("variant", ["plain", "blockzoo", "multigrid, 1 patch at a time"])
 def test_memory_at_its_peak(variant):
     job = {"n": 64, "modes": 4, "width": 4, "batch": 1, "phase": "training", "variant": variant}
