@@ -47,7 +47,7 @@ def _commands() -> str:
 
 
 def _help(name: str) -> str:
-    command = importlib.import_module(f"blockzoo.tasks.commands.{name}")
+    command = importlib.import_module(f"blockzoo.tasks.app.{name}")
     shown = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog=f"blockzoo {name}", description=command.__doc__, formatter_class=shown)
     command.add_arguments(parser)

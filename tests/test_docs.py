@@ -13,7 +13,7 @@ import pytest
 
 from blockzoo.__main__ import COMMANDS
 from blockzoo._registry import FAMILIES
-from blockzoo.tasks.cli import list_configs
+from blockzoo.tasks.app.training import list_configs
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -105,7 +105,7 @@ def test_the_api_pages_name_all_public_modules():
     pages = [hooks.on_page_markdown(path.read_text(), None, {}, None) for path in (DOCS / "api").glob("*.md")]
     listed = re.findall(r"^::: (\S+)$", "\n".join(pages), re.M)
     assert len(listed) == len(set(listed)) and not any("<!--" in page for page in pages)
-    assert {"blockzoo.fno", "blockzoo.layers.period", "blockzoo.tasks.data.darcy"} <= set(listed)
+    assert {"blockzoo.fno", "blockzoo.layers.series.period", "blockzoo.tasks.fields.darcy"} <= set(listed)
     modules = [name for name in listed if not re.search(r"\._\w+\.\w+$", name)]
     assert all(importlib.util.find_spec(name) for name in modules) and set(FAMILIES) <= {
         name.removeprefix("blockzoo.") for name in modules

@@ -37,7 +37,7 @@ def test_creating_a_model_loads_neither_lightning_nor_e3nn():
         "import blockzoo._registry",
         "import blockzoo._cfg",
         "from blockzoo import create_model",
-        "import blockzoo.layers.period, timm.layers",
+        "import blockzoo.layers.series.period, timm.layers",
     ],
 )
 def test_any_order_of_imports_works(code):

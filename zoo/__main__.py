@@ -63,7 +63,7 @@ def main(args: Sequence[str] | None = None) -> int:
         return 0
     name, rest = given[0], given[1:]
     if _is_training(name, rest):
-        return int(importlib.import_module("blockzoo.tasks.cli").main(given))
+        return int(importlib.import_module("blockzoo.tasks.app.training").main(given))
     if name not in COMMANDS:
         close = difflib.get_close_matches(name, [*COMMANDS, "fit", "validate", "test"], n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
@@ -73,7 +73,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _run(name: str, rest: Sequence[str]) -> int:
-    command = importlib.import_module(f"blockzoo.tasks.commands.{name}")
+    command = importlib.import_module(f"blockzoo.tasks.app.{name}")
     parser = argparse.ArgumentParser(
         prog=f"blockzoo {name}", description=command.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

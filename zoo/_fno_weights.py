@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from blockzoo.layers.field_ops import FieldNorm, LocalConv, SoftGate
+from blockzoo.layers.spectral.field_ops import FieldNorm, LocalConv, SoftGate
 
 __all__ = ["convert"]
 

@@ -12,7 +12,7 @@ from typing_extensions import Self
 
 from blockzoo._cfg import ZooCfg, from_manifest, tags_of
 from blockzoo._model import ZooModel
-from blockzoo.layers.deployed_conv import deploy_convolutions, runs_eagerly_on_cpu
+from blockzoo.layers.conv.deployed_conv import deploy_convolutions, runs_eagerly_on_cpu
 
 __all__ = ["ImageModel", "get_device_dtype", "image_cfg", "image_cfgs"]
 
@@ -231,7 +231,7 @@ class ImageModel(ZooModel):
     def deploy(self) -> Self:
         """See `ZooModel.deploy`; weights are stored channels-last, which CPU convolutions carry on to activations.
 
-        Convolutions become `blockzoo.layers.deployed_conv.DeployedConv2d`, under the same names.
+        Convolutions become `blockzoo.layers.conv.deployed_conv.DeployedConv2d`, under the same names.
         """
         super().deploy()
         deploy_convolutions(self)

@@ -27,10 +27,10 @@ from blockzoo._model import ZooModel
 from blockzoo._registry import register_model
 from blockzoo.kernels._dispatch import use_kernel
 from blockzoo.kernels.separable_conv import separable_conv
-from blockzoo.layers.conv_norm_act import ConvNormAct, NormConv, fold_before, replace_parameters
-from blockzoo.layers.deployed_conv import DeployedConv2d
-from blockzoo.layers.squeeze_excite import create_se
-from blockzoo.layers.window_attention import WindowAttention
+from blockzoo.layers.attention.window import WindowAttention
+from blockzoo.layers.conv.conv_norm_act import ConvNormAct, NormConv, fold_before, replace_parameters
+from blockzoo.layers.conv.deployed_conv import DeployedConv2d
+from blockzoo.layers.conv.squeeze_excite import create_se
 
 __all__ = ["EMOv2"]
 
@@ -184,7 +184,7 @@ class EMOv2(ImageModel):
         strides: Of each stage.
         attn_stages: Which stages have attention, with layer norm and GELU; the others have batch norm and SiLU.
         window_size: Of attention, in pixels; 0 for one window over the whole map. 7 for 224 px, 8 for 256 and 512 px.
-        attn_partitions: "close", "remote" or both, see `blockzoo.layers.window_attention`.
+        attn_partitions: "close", "remote" or both, see `blockzoo.layers.attention.window`.
         init_values: First value of the layer scale. At the published 1e-6 a fresh model's logits do not depend on its
             input to any visible degree.
         drop_path_rate: Stochastic depth of the last block, growing linearly from 0; blocks without a skip have none.

@@ -27,12 +27,12 @@ from blockzoo._cfg import ZooCfg, field_cfg, from_manifest, tags_of
 from blockzoo._fno_weights import convert
 from blockzoo._model import ZooModel
 from blockzoo._registry import register_model
-from blockzoo.layers.factorized_tensor import Factorization
-from blockzoo.layers.field_ops import ComplexPair, PointwiseMLP, Relay, coordinate_grid, pad_domain
-from blockzoo.layers.fno_block import SKIPS, FNOBlock, Semantics
-from blockzoo.layers.fourier import Backend
-from blockzoo.layers.multigrid import MultigridPatching
-from blockzoo.layers.spectral_conv import Implementation, SpectralConv, SpectralWeight, stored_slots
+from blockzoo.layers.spectral.factorized_tensor import Factorization
+from blockzoo.layers.spectral.field_ops import ComplexPair, PointwiseMLP, Relay, coordinate_grid, pad_domain
+from blockzoo.layers.spectral.fno_block import SKIPS, FNOBlock, Semantics
+from blockzoo.layers.spectral.fourier import Backend
+from blockzoo.layers.spectral.multigrid import MultigridPatching
+from blockzoo.layers.spectral.spectral_conv import Implementation, SpectralConv, SpectralWeight, stored_slots
 
 __all__ = ["FNO", "MGTFNO"]
 
@@ -52,7 +52,7 @@ class FNO(ZooModel):
         non_linearity: Activation: its name in `torch.nn.functional`, or a function. In the MLPs of blocks it is always
             GELU, as published.
         norm: None, "instance_norm", "group_norm", "batch_norm" or "ada_in", see
-            `blockzoo.layers.field_ops.FieldNorm`.
+            `blockzoo.layers.spectral.field_ops.FieldNorm`.
         norm_groups: Groups of channels for "group_norm".
         embed_dim: Size of the embedding that every call must bring for "ada_in".
         use_channel_mlp: Whether blocks have an MLP over channels; without it, and as published, their activation is
@@ -68,17 +68,18 @@ class FNO(ZooModel):
         domain_padding: Zeros around the lifted field, as a share of each axis: a number, or one for each axis.
         domain_padding_mode: "symmetric" pads both sides of an axis by that share, "one-sided" its end only.
         resolution_scaling_factor: Output over input points of every block: a number, or one for each block.
-        factorization: None or "dense", "tucker", "cp", "tt", see `blockzoo.layers.factorized_tensor`.
-        rank: Share of the dense weight's entries, or ranks, see `blockzoo.layers.factorized_tensor.tensor_ranks`.
+        factorization: None or "dense", "tucker", "cp", "tt", see `blockzoo.layers.spectral.factorized_tensor`.
+        rank: Share of the dense weight's entries, or ranks, see
+            `blockzoo.layers.spectral.factorized_tensor.tensor_ranks`.
         fixed_rank_modes: Axes of the weight that keep their full rank (Tucker); the axes are (layers,) input channels,
             output channels, modes. True means the first one.
-        implementation: How factors are applied, see `blockzoo.layers.spectral_conv.SpectralWeight.mix`.
+        implementation: How factors are applied, see `blockzoo.layers.spectral.spectral_conv.SpectralWeight.mix`.
         joint_factorization: One factorised tensor for all blocks.
         max_n_modes: Modes that are stored, see `set_n_modes`; `n_modes` by default.
         complex_data: Complex input and output fields. Norms are not defined for them.
         semantics: "1.0" as neuraloperator is since that version, or "0.3" as it was, see `FNOBlock`; whose lifting and
             projection had their hidden channels as numbers, by default 256.
-        backend: How Fourier coefficients are computed, see `blockzoo.layers.fourier`.
+        backend: How Fourier coefficients are computed, see `blockzoo.layers.spectral.fourier`.
         device: Device of the parameters.
         dtype: Type of the parameters.
 

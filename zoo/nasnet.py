@@ -28,10 +28,10 @@ from blockzoo._builder import build_model
 from blockzoo._image_model import ImageModel, image_cfg, image_cfgs
 from blockzoo._model import ZooModel
 from blockzoo._registry import register_model
-from blockzoo.layers.conv_norm_act import ConvNormAct
-from blockzoo.layers.scheduled_drop_path import ScheduledDropPath
-from blockzoo.layers.separable_conv import SeparableConv
-from blockzoo.layers.squeeze_excite import create_se
+from blockzoo.layers.conv.conv_norm_act import ConvNormAct
+from blockzoo.layers.conv.scheduled_drop_path import ScheduledDropPath
+from blockzoo.layers.conv.separable_conv import SeparableConv
+from blockzoo.layers.conv.squeeze_excite import create_se
 
 __all__ = ["NASNet"]
 
@@ -192,7 +192,7 @@ class NASNet(ImageModel):
             (large), not the first one (mobile).
         pool_count: What border windows of strided average pools are divided by, see the head of this module.
         drop_path_rate: Scheduled drop path of the last cell at the end of training, growing linearly over the cells and
-            with `blockzoo.layers.scheduled_drop_path.set_drop_path_progress`.
+            with `blockzoo.layers.conv.scheduled_drop_path.set_drop_path_progress`.
         drop_rate: Dropout before the classifier.
         se: Squeeze-and-excitation of every cell's output: "cse", "sse", "scse", or None as published.
         device: Device of the parameters.

@@ -5,7 +5,8 @@ Source: "Next-ViT: Next Generation Vision Transformer for Efficient Deployment i
 weights.
 
 What differs from that code: queries, keys and values are one or two 1x1 convolutions; batch norms know the four modes
-of `blockzoo.layers.conv_norm_act`; any number of input channels; `deploy()` leaves no batch norm but the final one.
+of `blockzoo.layers.conv.conv_norm_act`; any number of input channels; `deploy()` leaves no batch norm but the final
+one.
 """
 
 import re
@@ -21,10 +22,10 @@ from blockzoo._builder import build_model
 from blockzoo._image_model import ImageModel, image_cfg, image_cfgs
 from blockzoo._model import ZooModel
 from blockzoo._registry import register_model
-from blockzoo.layers.conv_norm_act import ConvNormAct, ModalBatchNorm2d, NormConv
-from blockzoo.layers.deployed_conv import DeployedConv2d
-from blockzoo.layers.pooled_attention import PooledAttention
-from blockzoo.layers.squeeze_excite import create_se
+from blockzoo.layers.attention.pooled import PooledAttention
+from blockzoo.layers.conv.conv_norm_act import ConvNormAct, ModalBatchNorm2d, NormConv
+from blockzoo.layers.conv.deployed_conv import DeployedConv2d
+from blockzoo.layers.conv.squeeze_excite import create_se
 
 __all__ = ["NextViT"]
 

@@ -39,8 +39,8 @@ from blockzoo._cfg import ZooCfg
 from blockzoo._image_model import ImageModel, image_cfgs
 from blockzoo._model import ZooModel
 from blockzoo._registry import register_model
-from blockzoo.layers.pseudo3d import FrameConv, PseudoConv3d, as_clip, as_frames, channels_last_clip, pool_time
-from blockzoo.layers.squeeze_excite import create_se
+from blockzoo.layers.conv.pseudo3d import FrameConv, PseudoConv3d, as_clip, as_frames, channels_last_clip, pool_time
+from blockzoo.layers.conv.squeeze_excite import create_se
 
 __all__ = ["P3D", "inflate_resnet"]
 

@@ -36,7 +36,7 @@ from blockzoo._builder import build_model, create_model
 from blockzoo._image_model import get_device_dtype, image_cfg, image_cfgs
 from blockzoo._model import ZooModel
 from blockzoo._registry import register_model, resolve_cfg
-from blockzoo.layers.recurrent_block import DeployedRecurrentBlock, RecurrentBlock
+from blockzoo.layers.attention.recurrent_block import DeployedRecurrentBlock, RecurrentBlock
 
 __all__ = ["Raptor", "embed_tokens", "equal_boundaries", "teacher_trajectory"]
 
@@ -87,7 +87,7 @@ class Raptor(ZooModel):
         teacher_checkpoint: Or from the weights in this file.
         blocks: Number of blocks, 2 by default.
         boundaries: The last layer of each phase but the final one, counted from 1, for example from
-            `blockzoo.tasks.raptor_segmentation.segment_layers`; phases of equal length by default.
+            `blockzoo.tasks.raptor.segmentation.segment_layers`; phases of equal length by default.
         depth: Layers to stand for; the teacher's, or 12.
         embed_dim: Channels of a token; the teacher's, or 384.
         num_heads: Attention heads of a block; the teacher's, or 6.
@@ -424,7 +424,7 @@ class Raptor(ZooModel):
 
     @torch.no_grad()
     def deploy(self) -> Self:
-        """See `ZooModel.deploy`: blocks become `blockzoo.layers.recurrent_block.DeployedRecurrentBlock`."""
+        """See `ZooModel.deploy`: blocks become `blockzoo.layers.attention.recurrent_block.DeployedRecurrentBlock`."""
         super().deploy()
         if not self.deployed:
             spans = zip(self.blocks, self.bounds, self.bounds[1:], strict=False)
@@ -588,5 +588,5 @@ def raptor4_vit_small_patch14_reg4_dinov2(pretrained: bool = False, **kwargs: An
 def raptor_cifar(pretrained: bool = False, **kwargs: Any) -> Raptor:
     """3 blocks for a ViT of 8 layers and width 96 on 32 x 32 pixels, as many multiplications as the teacher's."""
     if kwargs.get("boundaries") is None and kwargs.get("blocks") is None:
-        kwargs["boundaries"] = (2, 5)  # by `blockzoo.tasks.raptor_segmentation`
+        kwargs["boundaries"] = (2, 5)  # by `blockzoo.tasks.raptor.segmentation`
     return _create("raptor_cifar", pretrained, **{**_CIFAR, **kwargs})

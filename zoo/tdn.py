@@ -5,10 +5,10 @@ code in AIRS, whose outputs these models reproduce from the same weights; "Enabl
 the Fourier Basis via Gaunt Tensor Products" (2024).
 
 What differs from that code, unless `extensive=False` asks for the published form: the product with an edge's harmonics
-is exact (and faster, see `blockzoo.layers.edge_product`), the energy is a sum over all atoms with references for each
-element and goes smoothly to its limit at the cutoff, forces are its gradient, isolated atoms stay, elements reach to
-118, cells may be periodic. In any form: `parity="o3"` gives mirror images the same energy; maps that follow each other
-without anything in between are one; only what is read is computed.
+is exact (and faster, see `blockzoo.layers.equivariant.edge_product`), the energy is a sum over all atoms with
+references for each element and goes smoothly to its limit at the cutoff, forces are its gradient, isolated atoms stay,
+elements reach to 118, cells may be periodic. In any form: `parity="o3"` gives mirror images the same energy; maps that
+follow each other without anything in between are one; only what is read is computed.
 
 Positions are in Å. Energies have the unit of the references, forces that per Å.
 """
@@ -30,15 +30,15 @@ from blockzoo._registry import register_model
 from blockzoo._tdn_layout import from_official
 from blockzoo.kernels._dispatch import use_kernel
 from blockzoo.kernels.edge_product import make_segments
-from blockzoo.layers.coupling import Parity, clebsch_gordan_tensor, gaunt_tensor
-from blockzoo.layers.cp_factors import cp_factors
-from blockzoo.layers.edge_attention import EdgeAttention, EdgeDegree, Edges
-from blockzoo.layers.edge_product import EdgeProduct
-from blockzoo.layers.irreps import Gate, IrrepsLayerNorm, IrrepsLinear
-from blockzoo.layers.neighbors import neighbor_list
-from blockzoo.layers.radial import BesselBasis, GaussianBasis, polynomial_envelope
-from blockzoo.layers.segment import segment_sum
-from blockzoo.layers.spherical_harmonics import spherical_harmonics
+from blockzoo.layers.equivariant.coupling import Parity, clebsch_gordan_tensor, gaunt_tensor
+from blockzoo.layers.equivariant.cp_factors import cp_factors
+from blockzoo.layers.equivariant.edge_attention import EdgeAttention, EdgeDegree, Edges
+from blockzoo.layers.equivariant.edge_product import EdgeProduct
+from blockzoo.layers.equivariant.irreps import Gate, IrrepsLayerNorm, IrrepsLinear
+from blockzoo.layers.equivariant.neighbors import neighbor_list
+from blockzoo.layers.equivariant.radial import BesselBasis, GaussianBasis, polynomial_envelope
+from blockzoo.layers.equivariant.segment import segment_sum
+from blockzoo.layers.equivariant.spherical_harmonics import spherical_harmonics
 
 __all__ = ["TDN"]
 
@@ -116,7 +116,7 @@ class TDN(ZooModel):
         product: Product of a feature with an edge's harmonics: "exact" is Clebsch-Gordan's; "cp" goes through factors
             of rank `rank` and is as published; "gaunt" is the product of functions on the sphere.
         rank: For "cp": "published" (7 l_max²; off by 2 to 5 %), "exact", or a number among the shipped ones, see
-            `blockzoo.layers.cp_factors`.
+            `blockzoo.layers.equivariant.cp_factors`.
         parity: "so3" as published, where a molecule and its mirror image get different energies; "o3" leaves out the
             paths that do that.
         extensive: Energies are sums over all atoms, with references and scales of elements, and smooth at the cutoff.
@@ -379,7 +379,7 @@ class TDN(ZooModel):
 
         With forces as gradients, the result can be differentiated again wherever gradients are enabled. For
         `torch.compile` in one graph and `torch.export`, give the edges, and `cell` or `num_graphs` or no `batch`; with
-        forces as gradients, export by `blockzoo.tasks.potential_export.export_program`.
+        forces as gradients, export by `blockzoo.tasks.molecules.export.export_program`.
 
         Args:
             positions: (N, 3), Å.
@@ -387,8 +387,8 @@ class TDN(ZooModel):
             batch: Graph of each atom, (N,), from 0; all atoms in one graph by default.
             cell: Cell vectors as rows, (B, 3, 3), Å; zero for graphs that are not periodic.
             pbc: Which directions are periodic, (B, 3); none by default.
-            edge_index: Pairs (sender, receiver) within the cutoff, (2, E), see `blockzoo.layers.neighbors`; found
-                here by default.
+            edge_index: Pairs (sender, receiver) within the cutoff, (2, E), see
+                `blockzoo.layers.equivariant.neighbors`; found here by default.
             shifts: Image of the sender for each edge, in cell vectors, (E, 3).
             num_graphs: Number of graphs, where `cell` does not tell.
 
@@ -467,7 +467,7 @@ def _value_and_slope(function: Any, x: torch.Tensor) -> tuple[torch.Tensor, torc
     """Parts and the gradient of the sum, for function(x) = (sum, parts); differentiable where gradients are enabled."""
     if torch.compiler.is_exporting():
         raise RuntimeError(
-            "torch.export cannot trace gradients; use blockzoo.tasks.potential_export.export_program, which exports "
+            "torch.export cannot trace gradients; use blockzoo.tasks.molecules.export.export_program, which exports "
             "energies and forces, or forces='direct'"
         )
     if torch.compiler.is_dynamo_compiling():  # which traces transforms of functions, and not autograd.grad

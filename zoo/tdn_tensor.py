@@ -13,8 +13,8 @@ from torch import nn
 from blockzoo._builder import build_model
 from blockzoo._cfg import from_manifest, graph_cfg, tags_of
 from blockzoo._registry import register_model
-from blockzoo.layers.cartesian_tensor import from_irreps
-from blockzoo.layers.segment import segment_sum
+from blockzoo.layers.equivariant.cartesian_tensor import from_irreps
+from blockzoo.layers.equivariant.segment import segment_sum
 from blockzoo.tdn import TDN
 
 __all__ = ["TDNTensor"]

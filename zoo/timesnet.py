@@ -28,9 +28,9 @@ from blockzoo._model import ZooModel
 from blockzoo._registry import register_model
 from blockzoo.kernels._dispatch import use_kernel
 from blockzoo.kernels.residual_norm import residual_norm
-from blockzoo.layers.period import PeriodBlock, PeriodScope
-from blockzoo.layers.series_embed import SeriesEmbedding
-from blockzoo.layers.series_norm import standardize_series
+from blockzoo.layers.series.embed import SeriesEmbedding
+from blockzoo.layers.series.norm import standardize_series
+from blockzoo.layers.series.period import PeriodBlock, PeriodScope
 
 __all__ = ["TimesNet", "TimesNetAnomaly", "TimesNetClassifier", "TimesNetForecast", "TimesNetImputation"]
 

@@ -20,7 +20,7 @@ from blockzoo.checkpoints import (
     save_state_dict,
 )
 from blockzoo.checkpoints.download import file_text
-from blockzoo.tasks.commands.convert import read_as
+from blockzoo.tasks.app.convert import read_as
 
 NAME = "p3d199.kinetics_rgb"
 PAGE = (
@@ -202,7 +202,7 @@ def test_every_official_entry_says_where_under_which_licence_in_which_layout_and
 
 
 def test_downloads_announce_and_sort_by_licence(call, monkeypatch, cache):
-    from blockzoo.tasks.commands import download
+    from blockzoo.tasks.app import download
 
     asked = []
 

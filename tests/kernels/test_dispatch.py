@@ -11,7 +11,7 @@ import blockzoo
 from blockzoo.kernels import _dispatch
 from blockzoo.kernels._dispatch import kernel_mode, kernels_as, launch_config, use_kernel
 from blockzoo.kernels.residual_norm import residual_norm
-from blockzoo.layers.recurrent_block import DeployedRecurrentBlock, RecurrentBlock
+from blockzoo.layers.attention.recurrent_block import DeployedRecurrentBlock, RecurrentBlock
 
 
 def test_a_bad_value_is_named_and_triton_may_be_missing():

@@ -12,8 +12,8 @@ from blockzoo.kernels import separable_conv as module
 from blockzoo.kernels._dispatch import kernels_as
 from blockzoo.kernels._testing import compiled_launches
 from blockzoo.kernels.separable_conv import separable_conv, separable_conv_op
-from blockzoo.layers.conv_norm_act import pad_same
-from blockzoo.layers.separable_conv import SeparableConv
+from blockzoo.layers.conv.conv_norm_act import pad_same
+from blockzoo.layers.conv.separable_conv import SeparableConv
 
 
 def arguments(dtype=torch.float32, shape=(2, 5, 7, 6), out_chans=4, window=3):

@@ -7,7 +7,7 @@ from blockzoo.kernels import spectral_mix as module
 from blockzoo.kernels._dispatch import kernels_as
 from blockzoo.kernels._testing import compiled_launches
 from blockzoo.kernels.spectral_mix import mode_product, spectral_mix
-from blockzoo.layers.spectral_conv import SpectralConv
+from blockzoo.layers.spectral.spectral_conv import SpectralConv
 
 
 def arguments(dtype=torch.float32, samples=2, modes=3, chans=4, out_chans=5):

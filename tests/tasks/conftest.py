@@ -1,11 +1,13 @@
-"""A small run of the command line in a folder of its own."""
+"""A small run of the command line in a folder of its own, and the demo, run once for all tests below this folder."""
 
 import contextlib
 import copy
 import io
+import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,9 @@ import pytest
 import torch
 import yaml
 
-HERE = Path(__file__).parent
+from blockzoo.__main__ import main
+
+HERE = Path(__file__).parent / "app"
 
 CONFIG: dict[str, Any] = {
     "seed_everything": 0,
@@ -78,7 +82,7 @@ class Workspace:
 
     def run(self, *args: str) -> Any:
         """Run in this process; errors are raised. Returns the command line object."""
-        from blockzoo.tasks.cli import run
+        from blockzoo.tasks.app.training import run
 
         return run(list(args))
 
@@ -88,7 +92,7 @@ class Workspace:
 
     def main(self, *args: str) -> int:
         """Run in this process; returns the exit status."""
-        from blockzoo.tasks.cli import main
+        from blockzoo.tasks.app.training import main
 
         return main(list(args))
 
@@ -120,3 +124,27 @@ def zoo(tmp_path, monkeypatch):
     torch.set_num_threads(1)
     yield Workspace(tmp_path)
     torch.set_num_threads(threads)
+
+
+@dataclass
+class Demo:
+    """What `blockzoo demo` left: exit status, rows of its output, and the page."""
+
+    status: int
+    rows: list[dict[str, Any]]
+    file: Path
+
+    @property
+    def page(self) -> str:
+        return self.file.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def demo_run(tmp_path_factory):
+    """One complete run, with the comparison of speed."""
+    folder = tmp_path_factory.mktemp("demo")
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BLOCKZOO_CACHE", str(folder / "cache"))
+        status = main(["demo", "--json", "--out", str(folder / "page with spaces.html")])
+    return Demo(status, json.loads(out.getvalue()), folder / "page with spaces.html")

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 import blockzoo
-from blockzoo.layers.fourier import resample
+from blockzoo.layers.spectral.fourier import resample
 
 OFFICIAL_NAMES = {"in_channels": "in_chans", "out_channels": "out_chans", "n_layers": "depth"}
 EARLY_NAMES = {"use_mlp": "use_channel_mlp", "mlp_skip": "channel_mlp_skip"}
@@ -213,7 +213,7 @@ def test_large_fields_in_pieces_have_the_same_outputs_and_gradients(kind, option
     x = torch.randn(2, 2, 16, 12, dtype=torch.double)
     results = []
     for piece in (2**40, 100):
-        monkeypatch.setattr("blockzoo.layers.pointwise.PIECE", piece)
+        monkeypatch.setattr("blockzoo.layers.spectral.pointwise.PIECE", piece)
         with torch.no_grad():
             result = [model(x), model(x, output_size=(16, 12) if kind == "multigrid" else (11, 14))]
         model.zero_grad()
@@ -227,7 +227,7 @@ def test_large_fields_in_pieces_have_the_same_outputs_and_gradients(kind, option
     ("kind", "ready"), [("dense", [True, True]), ("padded", [False, True]), ("instance_norm", [False, False])]
 )
 def test_large_fields_reach_a_block_with_their_coefficients(kind, ready, monkeypatch):
-    monkeypatch.setattr("blockzoo.layers.pointwise.PIECE", 100)
+    monkeypatch.setattr("blockzoo.layers.spectral.pointwise.PIECE", 100)
     model, found, results = make(kind, depth=2), [], []
     for block in model.blocks:
         block.register_forward_pre_hook(lambda _, given: found.append(given[3].ready is not None))
@@ -238,7 +238,7 @@ def test_large_fields_reach_a_block_with_their_coefficients(kind, ready, monkeyp
 
 
 def test_gradients_of_gradients_flow_through_the_whole_model(monkeypatch):
-    monkeypatch.setattr("blockzoo.layers.pointwise.PIECE", 16)
+    monkeypatch.setattr("blockzoo.layers.spectral.pointwise.PIECE", 16)
     model = blockzoo.create_model("tfno1d", n_modes=(4,), hidden_channels=3, depth=2, rank=0.5).double()
     x = torch.randn(1, 1, 9, dtype=torch.double, requires_grad=True)
     assert torch.autograd.gradgradcheck(model, x)

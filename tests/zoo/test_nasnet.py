@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 import blockzoo
-from blockzoo.layers.scheduled_drop_path import ScheduledDropPath, set_drop_path_progress
+from blockzoo.layers.conv.scheduled_drop_path import ScheduledDropPath, set_drop_path_progress
 from blockzoo.nasnet import _avg_pool, _max_pool
 
 

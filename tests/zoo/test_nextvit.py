@@ -7,7 +7,7 @@ import timm
 import torch
 
 import blockzoo
-from blockzoo.layers.conv_norm_act import set_conv_norm_mode
+from blockzoo.layers.conv.conv_norm_act import set_conv_norm_mode
 
 SIZES = {"small": 31_763_368, "base": 44_818_856, "large": 57_874_344}
 

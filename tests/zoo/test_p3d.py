@@ -8,9 +8,9 @@ import torch
 
 import blockzoo
 from blockzoo import p3d
-from blockzoo.layers.conv_norm_act import set_conv_norm_mode
+from blockzoo.layers.conv.conv_norm_act import set_conv_norm_mode
 from blockzoo.p3d import inflate_resnet
-from blockzoo.tasks.commands.bench_p3d import PlainP3D
+from blockzoo.tasks.video.bench import PlainP3D
 
 SMALL = {"depths": (2, 3, 2, 1), "widths": (8, 8, 16, 16), "stem_chans": 8, "num_classes": 5, "drop_rate": 0.0}
 

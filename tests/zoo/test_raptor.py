@@ -11,7 +11,7 @@ import torch
 from timm.optim import param_groups_layer_decay
 
 import blockzoo
-from blockzoo.layers.recurrent_block import DeployedRecurrentBlock, RecurrentBlock
+from blockzoo.layers.attention.recurrent_block import DeployedRecurrentBlock, RecurrentBlock
 from blockzoo.raptor import Raptor, equal_boundaries, teacher_trajectory
 
 SMALL = {"img_size": 64, "embed_dim": 48, "depth": 4, "num_heads": 3}

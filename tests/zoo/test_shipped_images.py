@@ -19,7 +19,7 @@ def test_accuracy_on_the_packaged_images_is_the_claimed_one(name, deployed):
     model = blockzoo.create_model(name, pretrained=True).eval()
     if deployed:
         model.deploy()
-    sample = load_file(str(files("blockzoo.tasks.data") / "cifar10_sample.safetensors"))
+    sample = load_file(str(files("blockzoo.tasks.core") / "cifar10_sample.safetensors"))
     mean, std = (torch.tensor(model.pretrained_cfg[key]).reshape(1, 3, 1, 1) for key in ("mean", "std"))
     logits = model((sample["images"].float() / 255 - mean) / std)
     accuracy = float((logits.argmax(1) == sample["labels"]).double().mean())

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import blockzoo
-from blockzoo.layers.neighbors import neighbor_list
+from blockzoo.layers.equivariant.neighbors import neighbor_list
 
 SMALL = {"hidden_channels": 8, "depth": 2, "num_basis": 6, "radial_hidden": 8, "num_heads": 2}
 CASES = ("tdn_l1", "tdn_l2", "tdn_cp_l1_direct", "tdn_cp_l1_grad", "tdn_cp_l2_direct")

@@ -1,8 +1,8 @@
 """Tuning finds a configuration for every launch; see tests/kernels/test_interpreter.py."""
 
 from blockzoo.kernels import _dispatch
-from blockzoo.tasks.commands.bench_kernels import CASES, tune
-from blockzoo.tasks.commands.timing import Clock
+from blockzoo.tasks.app.bench_kernels import CASES, tune
+from blockzoo.tasks.core.timing import Clock
 
 
 def test_tuning_gives_a_table_that_launches_understand():

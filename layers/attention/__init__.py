@@ -1,0 +1,1 @@
+"""Attention: in windows, over pooled keys, gated linear, and the recurrent block."""

@@ -1,0 +1,3 @@
+"""Convolutions: with norm and activation, merged for deployment, separable, inception, pseudo-3D,
+squeeze-and-excite.
+"""

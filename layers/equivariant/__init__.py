@@ -1,0 +1,1 @@
+"""Equivariant layers: irreps, harmonics, tensor products, edges, neighbours, radial bases."""

@@ -1,0 +1,1 @@
+"""Time series: periods, embeddings, normalisation."""

@@ -1,0 +1,153 @@
+"""What exports to which format: measured on a small model of each kind, and written into the README.
+
+For maintainers, in a source checkout: `blockzoo export --table README.md`. Each model goes through every format, with
+free sizes where the architecture allows them, and the file is run and compared as `blockzoo export` does. Results are
+kept in `tests/tasks/deploy/export_table.json`, beside the test that compares the README with them.
+"""
+
+import fnmatch
+import json
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from blockzoo.tasks.core.files import write_text
+
+__all__ = ["RESULTS", "ROWS", "measure_row", "render", "row_of", "write_table"]
+
+RESULTS = Path("tests") / "commands" / "export_table.json"
+BEGIN, END = "<!-- export table: blockzoo export --table README.md -->", "<!-- end of export table -->"
+COLUMNS = {"torch-export": False, "onnx": True, "aoti": True}
+"""Formats by column, and whether the model is deployed before."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        name: The model that is exported.
+        covers: Wildcards of the models that it stands for.
+        args: Arguments that make it small.
+    """
+
+    name: str
+    covers: tuple[str, ...]
+    args: dict[str, Any] = field(default_factory=dict)
+
+
+_SERIES: dict[str, Any] = {"d_model": 4, "d_ff": 4, "depth": 1, "num_kernels": 2}
+_FIELD: dict[str, Any] = {"hidden_channels": 8, "depth": 1}
+_GRAPH: dict[str, Any] = {"hidden_channels": 8, "depth": 1, "num_basis": 6, "radial_hidden": 8, "num_heads": 2}
+
+ROWS = (
+    *(Row(f"timesnet_{task}", (f"timesnet_{task}",), _SERIES) for task in ("forecast", "imputation", "anomaly")),
+    Row("timesnet_classifier", ("timesnet_classifier",), _SERIES),
+    Row("nextvit_cifar", ("nextvit_*",)),
+    Row("emov2_cifar", ("emov1_*", "emov2_*"), {"depths": (1, 1, 2)}),
+    Row("nasnet_cifar", ("nasnet*",), {"num_cells": 1}),
+    Row("p3d_tiny", ("p3d*",)),
+    Row("raptor", ("raptor*",), {"depth": 2, "embed_dim": 32, "num_heads": 2, "img_size": 56, "num_classes": 10}),
+    *(Row(f"fno{n}d", (f"fno{n}d",), {**_FIELD, "n_modes": (4,) * n}) for n in (1, 2, 3)),
+    *(Row(f"tfno{n}d", (f"tfno{n}d",), {**_FIELD, "n_modes": (4,) * n}) for n in (1, 2, 3)),
+    Row("mg_tfno2d", ("mg_tfno2d",), {**_FIELD, "n_modes": (4, 4)}),
+    Row("tdn", ("tdn", "tdn_l*"), _GRAPH),
+    Row("gaunt_l1", ("gaunt_*",), _GRAPH),
+    Row("cgnet_l1", ("cgnet_*",), _GRAPH),
+    Row("tdn_tensor", ("tdn_tensor",), _GRAPH),
+)
+
+
+def row_of(name: str) -> Row:
+    """The row that stands for a model."""
+    return next(row for row in ROWS if any(fnmatch.fnmatchcase(name, pattern) for pattern in row.covers))
+
+
+def measure_row(row: Row, formats: tuple[str, ...] = tuple(COLUMNS)) -> dict[str, Any]:
+    """Export a row's model to formats and compare.
+
+    Returns:
+        "size": what sizes are free, or why none is; and for each format "ok" with the difference, or "no" with the
+        reason.
+    """
+    import torch
+
+    import blockzoo
+    from blockzoo.tasks.app.export import TOLERANCE, liven
+    from blockzoo.tasks.deploy import export as model_export
+
+    found: dict[str, Any] = {}
+    for form in formats:
+        torch.manual_seed(0)
+        model = blockzoo.create_model(row.name, **row.args).eval()
+        liven(model)
+        dynamic = False
+        try:
+            steps = model_export.size_steps(model)
+            dynamic, found["size"] = True, "steps of " + " x ".join(map(str, steps))
+        except ValueError:
+            found["size"] = "atoms, edges, graphs" if model.modality == "graph" else "fixed"
+        if COLUMNS[form]:
+            model.deploy()
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / ("model.onnx" if form == "onnx" else "model.pt2")
+            try:
+                model_export.export_model(model, form, path, dynamic_size=dynamic)
+                fresh = model_export.fresh_examples(model, dynamic_size=dynamic)
+                error = model_export.difference(model, model_export.load_exported(path, form), fresh)
+            except ValueError as refusal:
+                found[form] = {"no": str(refusal)}
+            else:
+                found[form] = {"ok" if error < TOLERANCE else "no": f"{error:.0e}"}
+    return found
+
+
+def render(results: dict[str, Any]) -> str:
+    """The table, Markdown; rows without results say that they were not measured."""
+    lines = ["| model | stands for | free size | " + " | ".join(COLUMNS) + " |", "| --- " * (3 + len(COLUMNS)) + "|"]
+    for row in ROWS:
+        found = results.get(row.name, {})
+        cells = [_cell(found.get(form)) for form in COLUMNS]
+        covers = ", ".join(f"`{pattern}`" for pattern in row.covers)
+        lines.append(f"| `{row.name}` | {covers} | {found.get('size', '-')} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cell(found: dict[str, str] | None) -> str:
+    if found is None:
+        return "not measured"
+    return "yes" if "ok" in found else f"no: {found['no']}".replace("|", "/")
+
+
+def write_table(readme: Path, only: list[str] | None = None) -> int:
+    """Measure the rows, keep the results, and write the table into a README between its markers.
+
+    Args:
+        readme: The file; results are kept in `RESULTS` beside it.
+        only: Names of the rows to measure anew; all by default.
+
+    Raises:
+        ValueError: The file has no markers, or a name is no row's.
+    """
+    text = readme.read_text(encoding="utf-8")
+    if BEGIN not in text or END not in text:
+        raise ValueError(f"{readme} has no lines {BEGIN} and {END}")
+    names = [row.name for row in ROWS]
+    for name in only or ():
+        if name not in names:
+            raise ValueError(f"--only {name} is none of {', '.join(names)}")
+    path = readme.parent / RESULTS
+    results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    for row in ROWS:
+        if only and row.name not in only:
+            continue
+        results[row.name] = measure_row(row)
+        print(row.name, json.dumps(results[row.name]), flush=True)
+        write_text(path, json.dumps({name: results[name] for name in names if name in results}, indent=2) + "\n")
+    head, rest = text.split(BEGIN)[0], text.split(END, 1)[1]
+    write_text(readme, f"{head}{BEGIN}\n{render(results)}\n{END}{rest}")
+    bad = [name for name in names if any("no" in results.get(name, {}).get(form, {}) for form in COLUMNS)]
+    if bad:
+        print(f"not in every format: {', '.join(bad)}")
+    return 0

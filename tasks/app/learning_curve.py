@@ -1,0 +1,76 @@
+"""Train one config on training sets of several sizes, and draw how the errors fall.
+
+    python -m blockzoo.tasks.app.learning_curve --config molecules/tdn --sizes 180 720 2880 --out curve.json
+
+Every size gets the same number of optimiser steps with `--steps`, otherwise the config's epochs. The result is written
+after every fit, and sizes that it already holds are not run again; the picture goes beside it. Further arguments go to
+`blockzoo fit`.
+"""
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from blockzoo.tasks.app.training import run
+from blockzoo.tasks.core.files import write_text
+
+__all__ = ["draw", "main"]
+
+
+def draw(report: dict[str, Any], out: Path) -> None:
+    """Draw each metric over the size of the training set, both axes logarithmic."""
+    from matplotlib.figure import Figure
+
+    runs = sorted(report["runs"], key=lambda row: row["size"])
+    figure = Figure(figsize=(4.2 * len(report["metrics"]), 3.4))
+    for axis, name in zip(figure.subplots(1, len(report["metrics"]), squeeze=False)[0], report["metrics"], strict=True):
+        axis.plot([row["size"] for row in runs], [row[name] for row in runs], "o-", color="#0072B2")
+        axis.set(xscale="log", yscale="log", xlabel="training structures", ylabel=name)
+        axis.grid(alpha=0.3, which="both")
+    figure.suptitle(report["config"])
+    figure.tight_layout()
+    temporary = out.with_name(f".{out.name}.tmp")
+    figure.savefig(temporary, dpi=120, format="png")
+    os.replace(temporary, out)
+
+
+def main(args: Sequence[str] | None = None) -> dict[str, Any]:
+    """Run the command; returns what it writes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True, help="name of a packaged config, or a path")
+    parser.add_argument("--sizes", type=int, nargs="+", required=True, help="training structures")
+    parser.add_argument("--steps", type=int, help="optimiser steps of every fit")
+    parser.add_argument("--metrics", nargs="+", default=["test/energy_mae", "test/force_mae"])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", required=True, help="JSON file of the result")
+    known, more = parser.parse_known_args(None if args is None else list(args))
+    out = Path(known.out)
+    report: dict[str, Any] = {"config": known.config, "seed": known.seed, "metrics": known.metrics, "runs": []}
+    if out.is_file():
+        stored = json.loads(out.read_text())
+        for key in ("config", "seed", "metrics"):
+            if stored[key] != report[key]:
+                raise ValueError(f"{out} is of {key} {stored[key]!r}, not {report[key]!r}; choose another --out")
+        report = stored
+    length = []
+    if known.steps is not None:  # whatever an epoch is, validated once, at the end
+        length = [f"--trainer.max_steps={known.steps}", "--trainer.max_epochs=-1"]
+        length += [f"--trainer.val_check_interval={known.steps}", "--trainer.check_val_every_n_epoch=null"]
+    for size in known.sizes:
+        if any(row["size"] == size for row in report["runs"]):
+            continue
+        options = [f"--seed_everything={known.seed}", f"--data.init_args.train_size={size}", *length, *more]
+        metrics = run(["fit", "--config", known.config, *options]).trainer.callback_metrics
+        row = {"size": size, **{name: float(metrics[name]) for name in known.metrics}}
+        report["runs"].append(row)
+        write_text(out, json.dumps(report, indent=2) + "\n")
+        print(f"{size}: " + ", ".join(f"{name} {row[name]:.4g}" for name in known.metrics), flush=True)
+    draw(report, out.with_suffix(".png"))
+    return report
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""List models, pretrained tags or packaged training configs.
+
+Examples:
+  blockzoo list 'timesnet*'
+  blockzoo list --task classification --pretrained
+  blockzoo list --configs
+"""
+
+import argparse
+from importlib.resources import files
+from pathlib import Path
+
+from blockzoo.tasks.core.output import print_json, print_table
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("filter", nargs="?", default="", help="wildcard that names must match")
+    parser.add_argument("--family", default="", help="only this family")
+    parser.add_argument("--task", default="", help="only models for this task")
+    parser.add_argument("--modality", default="", help="only models with this kind of input")
+    parser.add_argument("--pretrained", action="store_true", help="only models with weights, tags included")
+    parser.add_argument("--configs", action="store_true", help="list training configs instead of models")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the list."""
+    if args.configs:
+        root = Path(str(files("blockzoo.configs")))
+        paths = sorted(root.rglob("*.yaml"))
+        rows: list[tuple[str, ...]] = [
+            (path.relative_to(root).with_suffix("").as_posix(), _first_comment(path)) for path in paths
+        ]
+        columns: tuple[str, ...] = ("config", "about")
+    else:
+        import blockzoo
+        from blockzoo._registry import family_of
+
+        names = blockzoo.list_models(args.filter, args.family, args.task, args.modality, args.pretrained)
+        cfgs = {name: blockzoo.get_pretrained_cfg(name) for name in names}
+        columns = ("model", "family", "task", "input", "sizes")
+        rows = [
+            (name, family_of(name), cfg.task, f"{cfg.modality} {cfg.input_axes}", "x".join(map(str, cfg.input_size)))
+            for name, cfg in cfgs.items()
+        ]
+    if args.json:
+        print_json([dict(zip(columns, row, strict=True)) for row in rows])
+    else:
+        print_table(columns, rows)
+    return 0
+
+
+def _first_comment(path: Path) -> str:
+    return path.read_text(encoding="utf-8").split("\n", 1)[0].lstrip("# ")

@@ -1,0 +1,151 @@
+"""Turn a finished run into a shipped checkpoint: weights, model card and manifest entry.
+
+    python -m blockzoo.tasks.app.publish RUN --name MODEL.TAG --seeds seeds.json --baseline "published recipe"
+    base.json ...
+
+For maintainers, in a source checkout. The run's weights are copied beside the manifest, evaluated once more through
+`blockzoo.create_model` on the test set by `blockzoo demo`, and described; no figure in the card is typed by hand.
+A baseline is a report of `blockzoo.tasks.app.seeds`, or any JSON object with "last" (median, min, max) and "runs".
+"""
+
+import argparse
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from blockzoo import create_model
+from blockzoo.checkpoints import read_metadata
+from blockzoo.tasks.app.demo import TOLERANCE, measure
+
+__all__ = ["main"]
+
+_PREPROCESSING = ("mean", "std", "label_names", "input_size", "frame_stride", "series")
+"""Entries of a run's configuration that go into the manifest."""
+
+
+def _spread(path: str, key: str, unit: str, factor: float) -> str:
+    """One table row's cells: median and range of several seeds; "either" of last epoch and best by validation."""
+    report = json.loads(Path(path).read_text())
+    if key == "either":
+        key = "last" if "last" in report else "chosen"
+    median, least, most = (factor * report[key][name] for name in ("median", "min", "max"))
+    if unit == "%":
+        return f"{median:.2f} % | {least:.2f} to {most:.2f} % | {len(report['runs'])}"
+    space = f" {unit}" if unit else ""
+    return f"{median:.4g}{space} | {least:.4g} to {most:.4g}{space} | {len(report['runs'])}"
+
+
+def _card(args: argparse.Namespace, run: Path, metric: dict[str, Any], commit: str) -> str:
+    text = (run / "README.md").read_text()
+    shown = (args.unit, args.factor)
+    kinds = {"last": "last epoch", "chosen": "best by validation"}
+    known = json.loads(Path(args.seeds).read_text())
+    rows = [
+        f"| this recipe, {word} | {_spread(args.seeds, key, *shown)} |" for key, word in kinds.items() if key in known
+    ]
+    rows += [f"| {name} | {_spread(path, 'either', *shown)} |" for name, path in args.baseline]
+    spread = "\n".join(
+        [f"## Spread over seeds: {metric['dataset']}, {metric['split']} {metric['name']}", ""]
+        + ["| recipe | median | range | seeds |", "| --- | --- | --- | --- |", *rows]
+        + [
+            "",
+            f"The shipped weights are those of {args.chosen}; no test metric chose anything.",
+        ]
+    )
+    head, _, rest = text.partition("## How it was made")
+    head = re.sub(r"^# .*", f"# {args.name}", head, count=1)
+    head = head.replace('"local-dir:THIS_FOLDER"', f'"{args.name}"')
+    head = head.replace("; `last.safetensors` those of the last epoch", "").replace(
+        "`model.safetensors` holds", "Weights:"
+    )
+    head = head.replace("weights of `model.safetensors`", "these weights").replace("`config.json`", "the manifest")
+    rest = re.sub("- command: `[^`]*`", f"- command: `{args.command}`", rest).replace("`config.yaml`", "in the package")
+    figures = "".join(f"![{caption}]({name})\n\n" for name, caption in _figures(args))
+    made = f"## How it was made\n\n- commit: {commit}\n{rest.strip()}\n"
+    return f"{head}{spread}\n\n{figures}{made}" + "".join(f"\n{line}\n" for line in args.limit)
+
+
+def _figures(args: argparse.Namespace) -> list[tuple[str, str]]:
+    """File names, beside the card, and captions of its figures."""
+    return [(f"{args.name}.{i}{Path(path).suffix}", caption) for i, (path, caption) in enumerate(args.figure)]
+
+
+def _on_sample(
+    name: str, dataset: str, config: dict[str, Any], weights: Path, value: float, tolerance: float
+) -> dict[str, float]:
+    """The metric on the packaged part of the data, where that is not the whole."""
+    model = create_model(config["architecture"], checkpoint_path=weights, **config["model_args"]).eval()
+    model.pretrained_cfg |= config["pretrained_cfg"]
+    measured = measure(model, name, dataset)[0]
+    return {} if abs(measured - value) <= tolerance else {"sample": measured}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Write the three files."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", help="folder of a finished fit")
+    parser.add_argument("--name", required=True, metavar="MODEL.TAG")
+    parser.add_argument("--seeds", required=True, help="JSON of blockzoo.tasks.app.seeds for the same config")
+    parser.add_argument("--baseline", nargs=2, action="append", default=[], metavar=("NAME", "JSON"))
+    parser.add_argument("--metric", default="test/acc")
+    parser.add_argument("--unit", help="of the table's figures (default: %% for accuracy, none otherwise)")
+    parser.add_argument("--factor", type=float, help="from the metric to the unit (default: 100 for %%, 1 otherwise)")
+    parser.add_argument("--figure", nargs=2, action="append", default=[], metavar=("FILE", "CAPTION"))
+    chosen = "the seed with the lowest validation loss"
+    parser.add_argument("--chosen", default=chosen, help=f"how the shipped seed was chosen (default: {chosen})")
+    parser.add_argument("--limit", action="append", default=[], metavar="TEXT", help="a paragraph under Limits")
+    parser.add_argument("--dataset", required=True)
+    parser.add_argument("--data-license", required=True)
+    parser.add_argument("--commit", help="the commit that the run was made at (default: the checkout's)")
+    parser.add_argument("--command", required=True, help="the command that made the run")
+    args = parser.parse_args(argv)
+    if args.unit is None:
+        args.unit = "%" if args.metric == "test/acc" else ""
+    if args.factor is None:
+        args.factor = 100.0 if args.unit == "%" else 1.0
+    run, home = Path(args.run), Path(str(files("blockzoo.checkpoints")))
+    weights = run / "model.safetensors"
+    config = json.loads(read_metadata(weights)["config"])
+    results = json.loads((run / "results.json").read_text())
+    cfg = config["pretrained_cfg"]
+    split, _, short = args.metric.partition("/")
+    names = {"acc": "accuracy"}
+    metric = {"name": names.get(short, short), "value": results[split][args.metric]}
+    metric |= {"dataset": args.dataset, "split": split}
+    if args.metric != "test/acc":  # not a share of right answers: another machine's last digits differ
+        metric["tolerance"] = 1e-4 * abs(metric["value"])
+    tolerance = metric.get("tolerance", TOLERANCE)
+    metric |= _on_sample(args.name, args.dataset, config, weights, metric["value"], tolerance)
+    head = ["git", "rev-parse", args.commit or "HEAD"]
+    commit = subprocess.run(head, capture_output=True, text=True, check=True).stdout.strip()
+    shutil.copyfile(weights, home / f"{args.name}.safetensors")
+    (home / f"{args.name}.md").write_text(_card(args, run, metric, commit))
+    for (path, _), (name, _) in zip(args.figure, _figures(args), strict=True):
+        shutil.copyfile(path, home / name)
+    manifest_path = home / "manifest.json"
+    manifest = json.loads(manifest_path.read_text())
+    manifest["checkpoints"][args.name] = {
+        "file": f"{args.name}.safetensors",
+        "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        "size": weights.stat().st_size,
+        "sources": [{"package": f"{args.name}.safetensors"}],
+        "license": "Apache-2.0",
+        "data_license": args.data_license,
+        "origin": "ours",
+        "metric": metric,
+        "command": args.command,
+        "card": f"{args.name}.md",
+        "model_args": config["model_args"],
+        "preprocessing": {key: cfg[key] for key in _PREPROCESSING if key in cfg},
+    }
+    manifest_path.write_text(json.dumps(manifest, indent=2) + "\n")
+    print(f"{args.name}: {metric['name']} {metric['value']:.6f}, {weights.stat().st_size:,} bytes")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,334 @@
+"""`blockzoo fit|validate|test|predict`: Lightning's command line over the zoo's tasks and data modules."""
+
+import csv
+import difflib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import ArgumentError, Namespace, set_parsing_settings
+from lightning.fabric.plugins.io import TorchCheckpointIO
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
+
+# Tasks and data modules are imported so that configs may name them by class name alone.
+from blockzoo.checkpoints import CheckpointError, load_state_dict, save_state_dict
+from blockzoo.tasks.app.training_errors import UsageError, explain
+from blockzoo.tasks.core.checkpoint_io import AtomicCheckpointIO
+from blockzoo.tasks.core.data import ZooData
+from blockzoo.tasks.core.drop_path import ScheduledDropPathProgress
+from blockzoo.tasks.core.guards import ExactResume, InterruptGuard, NonFiniteLossError, NonFiniteLossGuard
+from blockzoo.tasks.core.run_folder import RunFolder
+from blockzoo.tasks.core.save_config import SaveFitConfig
+from blockzoo.tasks.core.task import Task
+from blockzoo.tasks.fields.darcy import DarcyFlow
+from blockzoo.tasks.fields.files import FieldFiles
+from blockzoo.tasks.fields.learning import OperatorLearning
+from blockzoo.tasks.fields.pairs import NavierStokes
+from blockzoo.tasks.images.classification import ImageClassification
+from blockzoo.tasks.images.folders import ImageFolder, TorchvisionImages
+from blockzoo.tasks.images.small_sets import CIFAR10, FashionMNIST
+from blockzoo.tasks.molecules.files import StructureFiles
+from blockzoo.tasks.molecules.parity import ParityPlot
+from blockzoo.tasks.molecules.potential import InteratomicPotential
+from blockzoo.tasks.molecules.pubchemqcr import PubChemQCR
+from blockzoo.tasks.molecules.qm9 import QM9Polarizability
+from blockzoo.tasks.molecules.structures import XTBMolecules
+from blockzoo.tasks.molecules.tensors import TensorProperty
+from blockzoo.tasks.raptor.activations import TeacherActivations
+from blockzoo.tasks.raptor.training import LinearProbe, RaptorDistillation
+from blockzoo.tasks.series.anomaly import SeriesAnomaly
+from blockzoo.tasks.series.anomaly_files import AnomalyFiles, InternalBleeding
+from blockzoo.tasks.series.classification import SeriesClassification
+from blockzoo.tasks.series.competition import M4, M3Monthly
+from blockzoo.tasks.series.csv_files import CSVSeries, Daphnet
+from blockzoo.tasks.series.forecasting import SeriesForecasting
+from blockzoo.tasks.series.imputation import SeriesImputation
+from blockzoo.tasks.series.plots import SeriesPlots
+from blockzoo.tasks.series.short_term import SeriesShortTerm
+from blockzoo.tasks.series.uea import JapaneseVowels, UEASeries
+from blockzoo.tasks.video.camera_moves import CameraMoves
+from blockzoo.tasks.video.classification import VideoClassification
+from blockzoo.tasks.video.files import VideoFolder, VideoList
+
+__all__ = [
+    "AnomalyFiles",
+    "CIFAR10",
+    "CSVSeries",
+    "CameraMoves",
+    "Daphnet",
+    "DarcyFlow",
+    "FashionMNIST",
+    "FieldFiles",
+    "ImageClassification",
+    "ImageFolder",
+    "InteratomicPotential",
+    "InternalBleeding",
+    "JapaneseVowels",
+    "LinearProbe",
+    "M3Monthly",
+    "M4",
+    "NavierStokes",
+    "OperatorLearning",
+    "ParityPlot",
+    "PubChemQCR",
+    "QM9Polarizability",
+    "RaptorDistillation",
+    "RunFolder",
+    "ScheduledDropPathProgress",
+    "SeriesAnomaly",
+    "SeriesClassification",
+    "SeriesForecasting",
+    "SeriesImputation",
+    "SeriesPlots",
+    "SeriesShortTerm",
+    "StructureFiles",
+    "TeacherActivations",
+    "TensorProperty",
+    "TorchvisionImages",
+    "UEASeries",
+    "VideoClassification",
+    "VideoFolder",
+    "VideoList",
+    "XTBMolecules",
+    "ZooCLI",
+    "config_path",
+    "list_configs",
+    "main",
+    "run",
+]
+
+SUBCOMMANDS = ("fit", "validate", "test", "predict")
+
+
+def list_configs() -> list[str]:
+    """Names of the packaged configs, as `--config` takes them."""
+    root = Path(str(files("blockzoo.configs")))
+    return sorted(path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.yaml"))
+
+
+def config_path(name: str) -> str:
+    """The file of a config: a path that exists, or else the packaged config of that name, with or without `.yaml`.
+
+    Raises:
+        FileNotFoundError: It is neither; the message suggests near names and lists all.
+    """
+    if Path(name).is_file():
+        return name
+    known = list_configs()
+    if name.removesuffix(".yaml") in known:
+        return str(Path(str(files("blockzoo.configs"))) / f"{name.removesuffix('.yaml')}.yaml")
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+    hint = f"; did you mean {' or '.join(close)}?" if close else ""
+    raise FileNotFoundError(
+        f"--config {name}: no such file, and no packaged config{hint}\nPackaged configs: {', '.join(known)}"
+    )
+
+
+class ZooCLI(LightningCLI):
+    """Lightning's command line with the zoo's rules.
+
+    Interpolation follows overrides from later files and the command line; for `fit` the given config wins over what a
+    checkpoint remembers, for the other subcommands the checkpoint does; every trainer saves atomically, stops cleanly
+    and can be resumed exactly.
+    """
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add `--vars`, values that no other argument owns, for `${vars.name}` in configs."""
+        parser.add_argument("--vars", type=dict, default={}, help="free values for ${vars.name} in configs")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse a command line, in which configs may be named and a finished run may be given by its folder.
+
+        Raises:
+            UsageError: It is wrong; the first line of the message says what, and where.
+        """
+        self.command = list(sys.argv[1:] if args is None else args)
+        expanded = _expand(self.command)
+        try:
+            self.config = parser.parse_args(expanded)
+        except (ArgumentError, ValueError, TypeError) as error:
+            known = self._subcommand_parsers.get(expanded[0] if expanded else "")
+            options = [action.dest for action in known._actions] if known else []
+            raise UsageError(explain(error, expanded, options)) from error
+
+    def _parse_ckpt_path(self) -> None:
+        # Lightning lets the checkpoint's hyper-parameters win always, without a word.
+        given = _model_arguments(self.config)
+        if self.config.get("subcommand") == "fit":
+            path = self.config.fit.get("ckpt_path")
+            found = path and Path(path).is_file()
+            stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True) if found else {}
+            _print_differences(given, stored.get("hyper_parameters", {}), "the config's value is used")
+        else:
+            super()._parse_ckpt_path()
+            _print_differences(given, _model_arguments(self.config), "the checkpoint's value is used")
+
+    def instantiate_classes(self) -> None:
+        """Build trainer, task and data.
+
+        Raises:
+            UsageError: A class refuses its arguments, or cannot be imported.
+        """
+        try:
+            super().instantiate_classes()
+        except (ArgumentError, ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
+            raise UsageError(explain(error, _expand(self.command))) from error
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> Trainer:
+        always = [NonFiniteLossGuard(), InterruptGuard(self.command), ExactResume()]
+        trainer = super()._instantiate_trainer(config, [*callbacks, *always])
+        # Plugins of the user, and strategies with their own way of saving, stay as they are.
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        return trainer
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "ZooCLI":
+        # Optimiser factories refer to their parser and so to this object with its trainer and processes; weight
+        # averaging copies the task and them.
+        return self
+
+    def after_predict(self) -> None:
+        """Write `predictions.csv` below the default root folder, one row a sample, and say where.
+
+        Fields are written as arrays instead, to `predictions.safetensors`.
+        """
+        batches: Any = self.trainer.predict_loop.predictions
+        rank = f".{self.trainer.global_rank}" if self.trainer.world_size > 1 else ""
+        path = Path(self.trainer.default_root_dir) / f"predictions{rank}.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        columns = {key: torch.cat([batch[key] for batch in batches]) for key in batches[0]}
+        if self.model.model.modality == "field":
+            path = path.with_suffix(".safetensors")
+            save_state_dict(columns, path)
+            print(f"predictions: {path}")
+            return
+        cells = {key: value.reshape(len(value), -1).tolist() for key, value in columns.items()}
+        names = [key if len(rows[0]) == 1 else f"{key}_{i}" for key, rows in cells.items() for i in range(len(rows[0]))]
+        with path.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(names)
+            writer.writerows([value for row in rows for value in row] for rows in zip(*cells.values(), strict=True))
+        print(f"predictions: {path}")
+
+    def after_fit(self) -> None:
+        """Test the weights that the fit has chosen."""
+        kept = any(isinstance(callback, RunFolder) for callback in getattr(self.trainer, "callbacks", []))
+        if not kept or self.trainer.interrupted or "test" not in self.datamodule.datasets:
+            return
+        folder = self.trainer.log_dir
+        self.trainer.strategy.barrier("model.safetensors is written")
+        weights = Path(folder or "") / "model.safetensors"
+        if weights.is_file():
+            # Not through the checkpoint: Lightning would take the weights before averaging from it.
+            self.model.model.load_state_dict(load_state_dict(weights))
+            self.trainer.test(self.model, datamodule=self.datamodule)
+
+
+def _model_arguments(config: Namespace) -> dict[str, Any]:
+    model = config.get(f"{config.get('subcommand')}.model")
+    arguments = model.get("init_args") if isinstance(model, Namespace) else None
+    return arguments.as_dict() if isinstance(arguments, Namespace) else {}
+
+
+def _print_differences(given: dict[str, Any], stored: dict[str, Any], rule: str) -> None:
+    for key in sorted(given.keys() & stored.keys()):
+        if given[key] != stored[key]:
+            rank_zero_info(f"{key}: config {given[key]!r}, checkpoint {stored[key]!r}; {rule}")
+
+
+def _expand(args: Sequence[str]) -> list[str]:
+    """Replace config names by paths, and a run folder behind the subcommand by the options that read it."""
+    out, rest = list(args[:1]), list(args[1:])
+    if out and out[0] in SUBCOMMANDS and rest and not rest[0].startswith("-"):
+        if out[0] == "fit":
+            raise UsageError(f"fit does not take {rest[0]!r} by itself; give a config: blockzoo fit --config {rest[0]}")
+        folder = Path(rest.pop(0))
+        weights = folder / "model.safetensors"
+        for path in (folder / "config.yaml", weights):
+            if not path.is_file():
+                raise FileNotFoundError(f"{folder} is not the folder of a finished fit: it has no {path.name}")
+        out += ["--config", str(folder / "config.yaml"), "--trainer.logger=false"]
+        out += [f"--model.init_args.checkpoint_path={weights}"]
+    for before, word in zip(["", *rest], rest, strict=False):
+        if before in ("-c", "--config"):
+            word = config_path(word)
+        elif word.startswith("--config="):
+            word = f"--config={config_path(word.removeprefix('--config='))}"
+        out.append(word)
+    return out
+
+
+def run(args: Sequence[str] | None = None, execute: bool = True) -> ZooCLI:
+    """Parse, build and run; errors come as exceptions. Returns the finished command line object.
+
+    With `execute=False` there is no subcommand: what the options describe is built and not run.
+    """
+    set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        return _run(args, execute)
+    finally:
+        for number, handler in handlers.items():
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(number, handler)
+
+
+def _run(args: Sequence[str] | None, execute: bool) -> ZooCLI:
+    return ZooCLI(
+        Task,
+        ZooData,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        args=None if args is None else list(args),
+        run=execute,
+        seed_everything_default=0,
+        auto_configure_optimizers=False,
+        trainer_defaults={"default_root_dir": "runs"},
+        save_config_callback=SaveFitConfig,
+        parser_kwargs={
+            "prog": "blockzoo",
+            "parser_mode": "omegaconf+",
+            "exit_on_error": False,
+            "allow_abbrev": False,
+        },
+    )
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run a training subcommand.
+
+    Mistakes in the call, the config or the data are reported without a traceback, unless the environment variable
+    `BLOCKZOO_DEBUG` is set.
+
+    Returns:
+        Exit status: 0; 1 when the loss became NaN or infinite; 2 for such a mistake; 130 and 143 after SIGINT and
+        SIGTERM.
+    """
+    try:
+        run(args)
+    except SIGTERMException:
+        return 143
+    except KeyboardInterrupt:
+        return 130
+    except NonFiniteLossError as error:
+        print(f"blockzoo: {error}", file=sys.stderr)
+        return 1
+    except (ValueError, OSError, CheckpointError, MisconfigurationException) as error:
+        if os.environ.get("BLOCKZOO_DEBUG"):
+            raise
+        hint = "" if isinstance(error, UsageError | FileNotFoundError) else "\n(BLOCKZOO_DEBUG=1 shows the traceback)"
+        print(f"blockzoo: {error}{hint}", file=sys.stderr)
+        return 2
+    except SystemExit as error:
+        # Lightning turns Ctrl-C into exit(1).
+        return 130 if isinstance(error.__context__, KeyboardInterrupt) else int(error.code or 0)
+    return 0

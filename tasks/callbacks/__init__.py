@@ -1,1 +1,0 @@
-"""Callbacks that every run uses."""

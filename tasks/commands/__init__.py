@@ -1,1 +1,0 @@
-"""The sub-commands of the blockzoo command that are not training."""

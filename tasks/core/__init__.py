@@ -1,0 +1,1 @@
+"""What every task, data module and command shares."""

@@ -1,1 +1,0 @@
-"""Lightning data modules and the real data sets that ship with the package."""

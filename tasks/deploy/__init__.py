@@ -1,0 +1,1 @@
+"""Writing trained models for other runtimes, also in int8."""

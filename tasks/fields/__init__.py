@@ -1,0 +1,1 @@
+"""Fields: operator learning, Darcy and Navier-Stokes flows, files of fields."""

@@ -1,0 +1,225 @@
+"""Learning maps between fields."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+
+from blockzoo.tasks.core.task import Task
+from blockzoo.tasks.fields.losses import H1Loss, LpLoss, SpectralH1Loss, isotropic_spectrum
+
+__all__ = ["OperatorLearning", "rollout"]
+
+
+@torch.no_grad()
+def rollout(model: torch.nn.Module, x: torch.Tensor, steps: int, chans: int) -> torch.Tensor:
+    """Apply a model of one time step to its own results.
+
+    Args:
+        model: (B, C, *size) -> (B, chans, *size).
+        x: Its first input; the first `chans` channels are the state, the others stay as they are.
+        steps: How often.
+        chans: Channels of the state.
+
+    Returns:
+        The states (B, steps, chans, *size).
+    """
+    states = []
+    for _ in range(steps):
+        state = model(x)
+        states.append(state)
+        x = torch.cat([state, x[:, chans:]], 1)
+    return torch.stack(states, 1)
+
+
+class OperatorLearning(Task):
+    """Learn a map from fields to fields by a relative norm of the error.
+
+    Batches are those of `blockzoo.tasks.fields.pairs.FieldData`. Logged in evaluation are `l2` and `h1`, the relative
+    errors in these norms in the fields' own units, each the mean over samples and channels; on a grid other than that
+    of training as `l2_SIZE`, which is how super-resolution is measured; for several output channels also for each one;
+    for samples with a trajectory `rollout_l2`, the mean over its instants. After a test, by grid ("" for that of
+    training): `test_examples` has the first sample, `test_spectra` the mean spectra of truth, prediction and error,
+    (3, C', shells), and `test_rollouts` the error at every instant.
+
+    Args:
+        loss: "l2"; "h1", by finite differences; or "spectral_h1", for periodic fields.
+        periodic: Whether axes close, for "h1": one answer, or one for each axis.
+        measure: Length of the domain, one number or one for each axis, which weighs derivatives against values.
+        standardize: Standardise "both" inputs and outputs, only the "output", or "none", by the training part's
+            statistics, which become part of the model. The loss is that of standardised fields.
+        field_names: Names of the output channels.
+        random_patches: Train a multi-grid model on one patch of every sample, at a random place; the loss is that of
+            the patch, whose axes do not close.
+        step_epochs: Multiply the learning rate by `step_factor` after every so many epochs, as published recipes do;
+            instead of the cosine and the warm-up.
+        step_factor: See there.
+        **kwargs: See `Task`.
+
+    Raises:
+        ValueError: An option is unknown or does not fit the model; at the start of a run, the data do not fit it.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        loss: Literal["l2", "h1", "spectral_h1"] = "h1",
+        periodic: bool | list[bool] = True,
+        measure: float | list[float] = 1.0,
+        standardize: Literal["both", "output", "none"] = "both",
+        field_names: list[str] | None = None,
+        random_patches: bool = False,
+        step_epochs: int | None = None,
+        step_factor: float = 0.5,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        if standardize not in ("both", "output", "none"):
+            raise ValueError(f"standardize={standardize!r} must be 'both', 'output' or 'none'")
+        if loss not in ("l2", "h1", "spectral_h1"):
+            raise ValueError(f"loss={loss!r} must be 'l2', 'h1' or 'spectral_h1'")
+        if step_epochs is not None and (step_epochs < 1 or self.warmup_fraction or self.layer_decay is not None):
+            raise ValueError(f"step_epochs={step_epochs} must be positive, without warmup_fraction and layer_decay")
+        self.step_epochs, self.step_factor = step_epochs, step_factor
+        if random_patches and not hasattr(self.model, "forward_random_patch"):
+            raise ValueError(f"random_patches=True needs a multi-grid model, not {self.model_name}")
+        if random_patches and loss == "spectral_h1":
+            raise ValueError("loss='spectral_h1' needs periodic fields, which patches are not; use 'h1' or 'l2'")
+        kinds: dict[str, Any] = {
+            "l2": LpLoss,
+            "h1": lambda: H1Loss(True, measure, periodic),
+            "spectral_h1": lambda: SpectralH1Loss(measure),
+        }
+        self.loss: torch.nn.Module = kinds[loss]()
+        self.patch_loss: torch.nn.Module | None = None
+        if random_patches:
+            parts = 2**self.model.levels
+            lengths = measure / parts if isinstance(measure, int | float) else [length / parts for length in measure]
+            self.patch_loss = LpLoss() if loss == "l2" else H1Loss(True, lengths, periodic=False)
+        self.standardize = standardize
+        self.l2, self.h1 = LpLoss(reduction="none"), H1Loss(True, measure, periodic, reduction="none")
+        chans = int(self.model.out_chans)
+        if field_names is not None and len(field_names) != chans:
+            raise ValueError(f"field_names={field_names} must have {chans} names, one for each output channel")
+        self.field_names = field_names or ([] if chans == 1 else [f"field{i}" for i in range(chans)])
+        self.train_size: tuple[int, ...] | None = None
+        self._forget_tests()
+
+    def setup(self, stage: str) -> None:
+        """Check the data against the model, and take over the statistics of the training part when training begins."""
+        data = getattr(self.trainer, "datamodule", None)
+        if data is None:
+            return
+        self.train_size = data.size
+        self._check(data.channels, len(data.size))
+        fresh = not (self.hparams.get("pretrained") or self.hparams.get("checkpoint_path"))
+        if stage == "fit" and fresh and self.standardize != "none":
+            found = data.statistics
+            wanted = ("input", "output") if self.standardize == "both" else ("output",)
+            self.model.set_statistics(**{key: value for key, value in found.items() if key.startswith(wanted)})
+
+    def _check(self, channels: tuple[int, int], axes: int) -> None:
+        dims = len(self.model.n_modes)
+        if dims != axes:
+            raise ValueError(
+                f"{self.model_name} maps fields (B, C, *size) with {dims} axes of space; those of the data have {axes}"
+            )
+        for key, what, given in (("in_chans", "x", channels[0]), ("out_chans", "y", channels[1])):
+            own = getattr(self.model, key)
+            if own != given:
+                raise ValueError(f"{key}={own} of {self.model_name} does not fit the data: {what} has {given} channels")
+
+    def configure_optimizers(self) -> Any:
+        """See `Task.configure_optimizers`; or steps by epoch."""
+        every, factor = self.step_epochs, self.step_factor
+        if every is None:
+            return super().configure_optimizers()
+        self.schedule = "constant"
+        optimizer = super().configure_optimizers()
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: factor ** (epoch // every))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "epoch"}}
+
+    def shared_step(self, batch: dict[str, torch.Tensor], stage: str) -> torch.Tensor:
+        """See `Task.shared_step`."""
+        x, y = batch["x"], batch["y"]
+        measure = self.loss
+        if stage == "train" and self.patch_loss is not None:
+            measure = self.patch_loss
+            prediction, target = self.model.forward_random_patch(x, y)
+        else:
+            prediction, target = self.model(x), y
+        if prediction.dtype != target.dtype:
+            prediction = prediction.to(target.dtype)
+        shape = [-1] + [1] * (y.ndim - 2)
+        mean, std = self.model.output_mean.reshape(shape), self.model.output_std.reshape(shape)
+        loss: torch.Tensor = measure((prediction - mean) / std, (target - mean) / std)
+        options: dict[str, Any] = {"on_epoch": True, "on_step": False, "batch_size": len(x), "sync_dist": True}
+        if stage == "train":
+            self.log("train/loss", loss, prog_bar=True, **options)
+            return loss
+        options["add_dataloader_idx"] = False
+        ending = self._ending(y.shape[2:])
+        self.log(f"{stage}/loss{ending}", loss, prog_bar=not ending, **options)
+        for name, norm in (("l2", self.l2), ("h1", self.h1)):
+            errors = norm(prediction, y)
+            self.log(f"{stage}/{name}{ending}", errors.mean(), prog_bar=name == "l2", **options)
+            for field, error in zip(self.field_names, errors.unbind(1), strict=False):
+                self.log(f"{stage}/{name}{ending}_{field}", error.mean(), **options)
+        if stage == "test":
+            self._keep(batch, prediction, ending, options)
+        return loss
+
+    def _ending(self, size: Sequence[int]) -> str:
+        """What is appended to the names of metrics on another grid than that of training."""
+        if self.train_size is None or tuple(size) == self.train_size:
+            return ""
+        return f"_{size[0]}" if len(set(size)) == 1 else f"_{'x'.join(map(str, size))}"
+
+    def _keep(self, batch: dict[str, torch.Tensor], prediction: torch.Tensor, ending: str, options: Any) -> None:
+        """What figures are made of."""
+        x, y = batch["x"], batch["y"]
+        if ending not in self.test_examples:
+            self.test_examples[ending] = {"x": x[:1].cpu(), "y": y[:1].cpu(), "prediction": prediction[:1].cpu()}
+        spectra = [isotropic_spectrum(field).sum(0) for field in (y, prediction, y - prediction)]
+        self._add("spectra", ending, torch.stack(spectra), len(x))
+        if "trajectory" in batch:
+            truth = batch["trajectory"]
+            states = rollout(self.model, x, truth.shape[1], truth.shape[2])
+            errors = torch.stack([self.l2(states[:, i], truth[:, i]).mean(1) for i in range(truth.shape[1])], 1)
+            self.log(f"test/rollout_l2{ending}", errors.mean(), **options)
+            self._add("rollouts", ending, errors.sum(0), len(x))
+
+    def _add(self, kind: str, ending: str, total: torch.Tensor, count: int) -> None:
+        """Add to a sum over samples, which the last entry counts."""
+        flat = torch.cat([total.flatten(), total.new_full((1,), count)])
+        before = self._sums[kind].get(ending)
+        self._sums[kind][ending] = flat if before is None else before + flat
+        self._shapes[kind, ending] = total.shape
+
+    def _forget_tests(self) -> None:
+        self.test_examples: dict[str, dict[str, torch.Tensor]] = {}
+        self.test_spectra: dict[str, torch.Tensor] = {}
+        self.test_rollouts: dict[str, torch.Tensor] = {}
+        self._sums: dict[str, dict[str, torch.Tensor]] = {"spectra": {}, "rollouts": {}}
+        self._shapes: dict[tuple[str, str], torch.Size] = {}
+
+    def test_step(self, batch: dict[str, torch.Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+        """One test batch, of any grid."""
+        self.shared_step(batch, "test")
+
+    def on_test_epoch_start(self) -> None:
+        """Forget an earlier test."""
+        self._forget_tests()
+
+    def on_test_epoch_end(self) -> None:
+        """Average over the samples of all processes."""
+        for kind, results in (("spectra", self.test_spectra), ("rollouts", self.test_rollouts)):
+            for ending, total in self._sums[kind].items():
+                whole: Any = self.trainer.strategy.reduce(total, reduce_op="sum")
+                results[ending] = (whole[:-1] / whole[-1]).reshape(self._shapes[kind, ending]).cpu()
+
+    def predict_step(
+        self, batch: dict[str, torch.Tensor], batch_idx: int, dataloader_idx: int = 0
+    ) -> dict[str, torch.Tensor]:
+        """The predicted fields (B, C', *size), and which samples they belong to (B,)."""
+        return {"index": batch["index"], "prediction": self.model(batch["x"])}

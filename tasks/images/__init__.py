@@ -1,0 +1,1 @@
+"""Images: classification, folders of images, small data sets, evaluation and benchmarks."""

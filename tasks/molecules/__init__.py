@@ -1,0 +1,1 @@
+"""Molecules and crystals: potentials, tensors, dynamics, and their data."""

@@ -1,0 +1,177 @@
+"""Relax a molecule, let it move without a thermostat, and say how well a potential conserves the energy.
+
+    python -m blockzoo.tasks.molecules.md tdn.gfn2 --molecule CH3CH2OH --steps 10000 --out nve.png   #
+    'blockzoo[molecules]'
+
+Velocity Verlet in ASE from a relaxed structure with random velocities. Printed are the drift of the total energy, as
+the slope of a line through it, and its largest deviation from the start, both for each atom. Exit status 1 if the
+deviation exceeds `--limit`.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from blockzoo.tasks.molecules.xtb import set_thermal_momenta
+
+__all__ = ["draw", "main", "nve", "relax", "summarize"]
+
+
+def relax(atoms: Any, fmax: float = 0.02, steps: int = 500) -> bool:
+    """Move the atoms of ASE's `Atoms` to a minimum of the energy, in place.
+
+    Args:
+        atoms: The structure, with a calculator.
+        fmax: Largest force that may remain, in eV/Å.
+        steps: Largest number of steps.
+
+    Returns:
+        Whether the forces have become so small.
+    """
+    from ase.optimize import BFGS
+
+    return bool(BFGS(atoms, logfile=None).run(fmax=fmax, steps=steps))
+
+
+def nve(
+    atoms: Any,
+    steps: int = 10_000,
+    timestep: float = 0.5,
+    temperature: float = 300.0,
+    interval: int = 10,
+    seed: int = 0,
+    progress: bool = True,
+) -> dict[str, np.ndarray]:
+    """Molecular dynamics at constant energy.
+
+    Args:
+        atoms: The structure, with a calculator; it is moved.
+        steps: Of velocity Verlet.
+        timestep: In fs.
+        temperature: Of the initial velocities, in K; about half of it remains where the start is a minimum.
+        interval: Steps between records.
+        seed: Of the velocities.
+        progress: Show a bar.
+
+    Returns:
+        "time" in ps, and "potential", "kinetic" and "total" energy in eV, at the records (R,).
+
+    Raises:
+        FloatingPointError: The energy is not finite any more.
+    """
+    from ase import units
+    from ase.md.verlet import VelocityVerlet
+
+    set_thermal_momenta(atoms, temperature, np.random.default_rng(seed))
+    dynamics = VelocityVerlet(atoms, timestep=timestep * units.fs)
+    rows = []
+    with tqdm(total=steps, unit="step", desc="molecular dynamics", disable=not progress) as bar:
+        for step in range(0, steps + 1, interval):
+            if step:
+                dynamics.run(interval)
+                bar.update(interval)
+            energy, kinetic = atoms.get_potential_energy(), atoms.get_kinetic_energy()
+            if not np.isfinite(energy + kinetic):
+                raise FloatingPointError(f"the energy is {energy + kinetic} after {step} steps; use a smaller timestep")
+            rows.append((step * timestep / 1000, energy, kinetic, energy + kinetic))
+    return dict(zip(("time", "potential", "kinetic", "total"), np.array(rows).T, strict=True))
+
+
+def summarize(record: dict[str, np.ndarray], num_atoms: int) -> dict[str, float]:
+    """How well the energy is conserved.
+
+    Returns:
+        "drift", the slope of a line through the total energy, in meV per atom and ps; "deviation", the largest distance
+        of the total energy from its first value, and "fluctuation", the standard deviation of the kinetic energy, which
+        says how much is exchanged, both in meV per atom; and "length" in ps.
+    """
+    per_atom = 1000 * (record["total"] - record["total"][0]) / num_atoms
+    slope = np.polyfit(record["time"], per_atom, 1)[0] if len(per_atom) > 1 else 0.0
+    return {
+        "drift": float(slope),
+        "deviation": float(np.abs(per_atom).max()),
+        "fluctuation": float(1000 * record["kinetic"].std() / num_atoms),
+        "length": float(record["time"][-1]),
+    }
+
+
+def draw(record: dict[str, np.ndarray], num_atoms: int, out: str | Path, title: str = "") -> None:
+    """Draw the energies over time into an image file."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 3.6))
+    axis = figure.subplots()
+    for name, colour in (("potential", "#0072B2"), ("kinetic", "#D55E00"), ("total", "#222222")):
+        values = 1000 * (record[name] - record[name][0]) / num_atoms
+        axis.plot(record["time"], values, color=colour, label=name, linewidth=1.6 if name == "total" else 0.8)
+    axis.set(xlabel="time (ps)", ylabel="energy − first energy (meV/atom)", title=title)
+    axis.grid(alpha=0.3)
+    axis.legend(frameon=False, ncols=3)
+    figure.tight_layout()
+    out = Path(out)
+    temporary = out.with_name(f".{out.name}.tmp")
+    figure.savefig(temporary, dpi=120, format=out.suffix.lstrip(".") or "png")
+    os.replace(temporary, out)
+
+
+def _structure(molecule: str | None, structure: str | None) -> Any:
+    import ase.build
+    import ase.io
+
+    if structure is not None:
+        return ase.io.read(structure)
+    try:
+        return ase.build.molecule(molecule)
+    except (KeyError, NotImplementedError) as error:
+        raise ValueError(
+            f"--molecule {molecule}: not a molecule of ASE's G2 set; give a file by --structure"
+        ) from error
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", help="model.tag")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--molecule", default="CH3CH2OH", help="name in ASE's G2 set (default: CH3CH2OH, ethanol)")
+    what.add_argument("--structure", metavar="FILE", help="a structure that ASE reads")
+    parser.add_argument("--steps", type=int, default=10_000)
+    parser.add_argument("--timestep", type=float, default=0.5, help="in fs (default: 0.5)")
+    parser.add_argument("--temperature", type=float, default=300.0, help="of the first velocities, in K (default: 300)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--dtype", choices=("float32", "float64"), default="float64", help="(default: float64)")
+    parser.add_argument("--fmax", type=float, default=0.02, help="relax down to this force first, in eV/Å; 0 for not")
+    parser.add_argument("--limit", type=float, help="fail if the energy deviates by more, in meV/atom")
+    parser.add_argument("--out", help="image of the energies over time")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    known = parser.parse_args(args)
+    from blockzoo.tasks.molecules.ase_calculator import ZooCalculator
+
+    atoms = _structure(known.molecule, known.structure)
+    atoms.calc = ZooCalculator(known.name, dtype=getattr(torch, known.dtype))
+    found: dict[str, Any] = {"model": known.name, "formula": atoms.get_chemical_formula()}
+    if known.fmax:
+        found |= {"relaxed": relax(atoms, known.fmax), "relaxed_energy": atoms.get_potential_energy()}
+    record = nve(atoms, known.steps, known.timestep, known.temperature, max(1, known.steps // 1000), known.seed)
+    found |= {"steps": known.steps, "timestep": known.timestep, **summarize(record, len(atoms))}
+    if known.out:
+        draw(record, len(atoms), known.out, f"{known.name}, {found['formula']}, constant energy")
+    if known.json:
+        print(json.dumps(found, indent=2))
+    else:
+        print(f"{known.name}, {found['formula']}: {known.steps} steps of {known.timestep:g} fs")
+        print(f"drift {found['drift']:.4f} meV/atom/ps, largest deviation {found['deviation']:.4f} meV/atom,")
+        print(f"exchanged energy (standard deviation of the kinetic one) {found['fluctuation']:.3f} meV/atom")
+    return int(known.limit is not None and found["deviation"] > known.limit)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,249 @@
+"""Learning energies and forces of atomic structures."""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torchmetrics import MeanAbsoluteError, MeanMetric, MeanSquaredError
+
+from blockzoo.tasks.core.task import Task
+from blockzoo.tasks.molecules.structures import composition
+
+__all__ = ["InteratomicPotential", "fit_references", "force_angles", "linear_baseline", "per_structure_rmse"]
+
+MODEL_KEYS = ("positions", "atomic_numbers", "batch", "cell", "pbc", "edge_index", "shifts")
+MEV = 1000.0
+
+
+def fit_references(
+    counts: torch.Tensor, energies: torch.Tensor, ridge: float = 1e-8
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Energy of each element by least squares: energies ≈ counts @ references.
+
+    Where compositions do not tell elements apart, such as when all structures have the same formula, the smallest
+    deviation from one common energy per atom is taken (ridge), with a warning.
+
+    Args:
+        counts: Atoms of each element in each structure, (B, Z), float64.
+        energies: (B,), in eV.
+        ridge: Weight of the deviations, relative to the largest singular value.
+
+    Returns:
+        References (Z,), in eV, and the residuals (B,).
+    """
+    counts, energies = counts.double(), energies.double()
+    common = energies.sum() / counts.sum()
+    left = energies - common * counts.sum(1)
+    singular = torch.linalg.svdvals(counts)
+    rank = int((singular > 1e-9 * singular[0]).sum())
+    if rank < counts.shape[1]:
+        warnings.warn(
+            f"the compositions of the training structures have rank {rank}, fewer than their {counts.shape[1]} "
+            "elements: energies of single elements are not determined and are chosen near one common energy per atom",
+            stacklevel=2,
+        )
+    weight = ridge * singular[0] ** 2 if rank < counts.shape[1] else torch.zeros(())
+    gram = counts.T @ counts + weight * torch.eye(counts.shape[1], dtype=torch.double)
+    references = common + torch.linalg.solve(gram, counts.T @ left)
+    return references, energies - counts @ references
+
+
+def per_structure_rmse(error: torch.Tensor, batch: torch.Tensor, num_atoms: torch.Tensor) -> torch.Tensor:
+    """Root of the mean over a structure's atoms of the squared length of `error` (N, 3): (B,).
+
+    Its gradient is finite also where all errors are 0.
+    """
+    squared = error.square().sum(-1)
+    mean = squared.new_zeros(len(num_atoms)).index_add(0, batch, squared) / num_atoms
+    return torch.where(mean > 0, mean, 1.0).sqrt() * (mean > 0)
+
+
+def force_angles(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Angle between predicted and true forces (N, 3), in degrees, (N,).
+
+    From sine and cosine, so that small angles are as exact as large ones; 0 where both vectors vanish.
+    """
+    prediction, target = prediction.double(), target.double()
+    sine = torch.linalg.cross(prediction, target).norm(dim=-1)
+    return torch.rad2deg(torch.atan2(sine, (prediction * target).sum(-1)))
+
+
+class InteratomicPotential(Task):
+    """Learn energies and forces of atomic structures.
+
+    Batches are those of `blockzoo.tasks.molecules.structures.collate`. The loss is a weighted sum of an error of
+    energies per atom, in eV, and one of forces, in eV/Å. Logged in evaluation, in meV per atom and meV/Å: `energy_mae`
+    and `energy_rmse` over structures, `force_mae` over components, `force_rmse`, the mean over structures of the root
+    mean square length of the errors of its atoms, `force_component_rmse`, and `force_angle`, the mean angle between the
+    predicted and the true force over atoms, in degrees; and `loss`. Metrics do not depend on the batch size. After a
+    test, `test_predictions` holds energies per atom and forces, true and predicted.
+
+    When training begins, the energies of the elements are fitted to the training part by least squares and become part
+    of the model (`fit_references`).
+
+    Args:
+        energy_weight: Weight of the energies in the loss.
+        force_weight: Weight of the forces.
+        energy_loss: "l1" or "mse" of energies per atom.
+        force_loss: "rmse", for each structure and then the mean over structures, as TDN is trained; "l1" or "mse" over
+            components.
+        references: Fit the elements' energies ("fit") or leave those of the model ("model").
+        plateau_patience: Divide the learning rate by ten when the validation's `energy_mae` has not become better for
+            so many epochs, instead of following `schedule`.
+        **kwargs: See `Task`.
+
+    Raises:
+        ValueError: A loss or weight is unknown or out of range.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        energy_weight: float = 1.0,
+        force_weight: float = 1.0,
+        energy_loss: Literal["l1", "mse"] = "l1",
+        force_loss: Literal["rmse", "l1", "mse"] = "rmse",
+        references: Literal["fit", "model"] = "fit",
+        plateau_patience: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        choices = {"energy_loss": (energy_loss, ("l1", "mse")), "force_loss": (force_loss, ("rmse", "l1", "mse"))}
+        for name, (value, known) in {**choices, "references": (references, ("fit", "model"))}.items():
+            if value not in known:
+                raise ValueError(f"{name}={value!r} must be one of {', '.join(known)}")
+        if min(energy_weight, force_weight) < 0 or not energy_weight + force_weight:
+            raise ValueError(
+                f"energy_weight={energy_weight} and force_weight={force_weight} must not be negative, nor both 0"
+            )
+        self.weights = (energy_weight, force_weight)
+        self.energy_loss, self.force_loss = energy_loss, force_loss
+        self.references = references
+        self.plateau_patience = plateau_patience
+        self.metrics = nn.ModuleDict({f"{stage}_metrics": _metrics() for stage in ("val", "test")})
+        self.test_predictions: dict[str, torch.Tensor] = {}
+        self._kept: list[dict[str, torch.Tensor]] = []
+
+    def setup(self, stage: str) -> None:
+        """Fit the elements' energies, when training begins."""
+        data = getattr(self.trainer, "datamodule", None)
+        fresh = not (self.hparams.get("pretrained") or self.hparams.get("checkpoint_path"))
+        if stage == "fit" and fresh and self.references == "fit" and data is not None:
+            structures = data.train_sample()
+            elements, counts = composition(structures)
+            references, _ = fit_references(counts, torch.stack([structure.energy for structure in structures]))
+            self.model.set_references(dict(zip(elements.tolist(), references.tolist(), strict=True)))
+
+    def configure_optimizers(self) -> Any:
+        """See `Task.configure_optimizers`."""
+        if self.plateau_patience is None:
+            return super().configure_optimizers()
+        if self.schedule != "constant":
+            raise ValueError(f"plateau_patience={self.plateau_patience} needs schedule: constant, not {self.schedule}")
+        optimizer = super().configure_optimizers()
+        if isinstance(optimizer, dict):
+            raise ValueError("plateau_patience goes with neither warmup_fraction nor layer_decay")
+        plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=self.plateau_patience)
+        scheduler = {"scheduler": plateau, "interval": "epoch", "monitor": "val/energy_mae"}
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def predict(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The model's outputs for a batch; forces as gradients also where the trainer has switched gradients off."""
+        inputs = {key: batch[key] for key in MODEL_KEYS if key in batch}
+        # Compiled in training only: evaluation takes gradients inside inference mode, which no compiled graph can.
+        call: Any = self.model if self.training else self.model.forward
+        return call(**inputs, num_graphs=len(batch["num_atoms"]))  # type: ignore[no-any-return]
+
+    def shared_step(self, batch: dict[str, torch.Tensor], stage: str) -> torch.Tensor:
+        """See `Task.shared_step`."""
+        outputs = self.predict(batch)
+        num_atoms = batch["num_atoms"]
+        energy_error = ((outputs["energy"].double() - batch["energy"]) / num_atoms).to(outputs["forces"].dtype)
+        force_error = outputs["forces"] - batch["forces"]
+        rmse = per_structure_rmse(force_error, batch["batch"], num_atoms)
+        energy = energy_error.abs().mean() if self.energy_loss == "l1" else energy_error.square().mean()
+        force = {"rmse": rmse, "l1": force_error.abs(), "mse": force_error.square()}[self.force_loss].mean()
+        loss: torch.Tensor = self.weights[0] * energy + self.weights[1] * force
+        sizes: dict[str, Any] = {"on_epoch": True, "on_step": False, "batch_size": len(num_atoms)}
+        self.log(f"{stage}/loss", loss, prog_bar=stage != "train", sync_dist=True, **sizes)
+        if stage == "train":
+            return loss
+        angle = force_angles(outputs["forces"], batch["forces"])
+        zero = torch.zeros_like
+        metrics: Any = self.metrics[f"{stage}_metrics"]
+        metrics["energy_mae"].update(energy_error * MEV, zero(energy_error))
+        metrics["energy_rmse"].update(energy_error * MEV, zero(energy_error))
+        metrics["force_mae"].update(force_error.flatten() * MEV, zero(force_error).flatten())
+        metrics["force_component_rmse"].update(force_error.flatten() * MEV, zero(force_error).flatten())
+        metrics["force_rmse"].update(rmse * MEV)
+        metrics["force_angle"].update(angle)
+        for name, metric in metrics.items():
+            self.log(f"{stage}/{name}", metric, prog_bar=name in ("energy_mae", "force_mae"), **sizes)
+        if stage == "test":
+            self._keep(batch, outputs)
+        return loss
+
+    def _keep(self, batch: dict[str, torch.Tensor], outputs: dict[str, torch.Tensor]) -> None:
+        count = batch["num_atoms"]
+        kept = {"energy": batch["energy"] / count, "predicted_energy": outputs["energy"].double() / count}
+        kept |= {"num_atoms": count, "atomic_numbers": batch["atomic_numbers"]}
+        kept |= {"forces": batch["forces"], "predicted_forces": outputs["forces"]}
+        self._kept.append({key: value.detach().cpu() for key, value in kept.items()})
+
+    def on_test_epoch_start(self) -> None:
+        """Forget the predictions of an earlier test."""
+        self._kept, self.test_predictions = [], {}
+
+    def on_test_epoch_end(self) -> None:
+        """Join the predictions of this process."""
+        if self._kept:
+            self.test_predictions = {key: torch.cat([row[key] for row in self._kept]) for key in self._kept[0]}
+        self._kept = []
+
+    def predict_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> dict[str, torch.Tensor]:
+        """One row an atom: its structure (N,), element (N,), the structure's energy (N,) in eV, and forces (N, 3)."""
+        outputs = self.predict(batch)
+        structure = batch["batch"]
+        return {
+            "index": batch["index"][structure],
+            "atomic_number": batch["atomic_numbers"],
+            "energy": outputs["energy"][structure],
+            "forces": outputs["forces"],
+        }
+
+
+def _metrics() -> nn.ModuleDict:
+    root = {"squared": False}
+    return nn.ModuleDict(
+        {
+            "energy_mae": MeanAbsoluteError(),
+            "energy_rmse": MeanSquaredError(**root),
+            "force_mae": MeanAbsoluteError(),
+            "force_rmse": MeanMetric(),
+            "force_component_rmse": MeanSquaredError(**root),
+            "force_angle": MeanMetric(),
+        }
+    )
+
+
+def linear_baseline(train: Sequence[Any], test: Sequence[Any]) -> dict[str, float]:
+    """Errors of a fit of one energy for each element, which has no forces, in the units of the task's metrics."""
+    elements, counts = composition(train)
+    references, _ = fit_references(counts, torch.stack([structure.energy for structure in train]))
+    table = dict(zip(elements.tolist(), references.tolist(), strict=True))
+    errors, sizes = [], torch.tensor([len(structure.positions) for structure in test])
+    for structure in test:
+        predicted = sum(table[number] for number in structure.atomic_numbers.tolist())
+        errors.append((predicted - float(structure.energy)) / len(structure.positions))
+    energy = torch.tensor(errors, dtype=torch.double) * MEV
+    forces = torch.cat([structure.forces for structure in test]).double() * MEV
+    owner = torch.repeat_interleave(torch.arange(len(test)), sizes)
+    return {
+        "energy_mae": float(energy.abs().mean()),
+        "energy_rmse": float(energy.square().mean().sqrt()),
+        "force_mae": float(forces.abs().mean()),
+        "force_rmse": float(per_structure_rmse(forces, owner, sizes).mean()),
+        "force_component_rmse": float(forces.square().mean().sqrt()),
+    }

@@ -1,0 +1,1 @@
+"""Raptors: distillation of a vision transformer into recurrent blocks, and its studies."""

@@ -1,0 +1,111 @@
+"""Finding anomalies in multivariate series by how badly they are reconstructed."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+
+from blockzoo.tasks.series.metrics import detection_scores, point_adjust, ranking_scores, step_scores
+from blockzoo.tasks.series.task import SeriesTask, masked_mean
+
+__all__ = ["SeriesAnomaly"]
+
+
+class SeriesAnomaly(SeriesTask):
+    """Reconstruct windows of a normal series; where the error is large on another one, it is anomalous.
+
+    Batches are those of `blockzoo.tasks.series.anomaly_files.AnomalyFiles`. Loss and `mse` are over observed values. A
+    step's score is the squared error of standardised values, averaged over channels. Logged in a test:
+
+    - `auroc` and `auprc` of the scores, without a threshold;
+    - `precision`, `recall` and `f1` of steps above a threshold that flags `anomaly_ratio` per cent of all steps, those
+      of training, validation and test together, as in the literature (which lets it look at the test scores); and
+      `precision_adjusted` and so on after `point_adjust`, the figures that the literature reports, which flatter;
+    - the same with names that end in `_val` and `_val_adjusted`, with the `val_quantile` of the validation scores as
+      threshold, for which nothing of the test part is used.
+
+    Args:
+        anomaly_ratio: Per cent.
+        val_quantile: From 0 to 1.
+        **kwargs: See `Task`.
+
+    Raises:
+        ValueError: `anomaly_ratio` or `val_quantile` is out of its range.
+    """
+
+    def __init__(self, *args: Any, anomaly_ratio: float = 1.0, val_quantile: float = 0.99, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if not 0 < anomaly_ratio < 100:
+            raise ValueError(f"anomaly_ratio={anomaly_ratio} must be between 0 and 100 per cent")
+        if not 0 <= val_quantile <= 1:
+            raise ValueError(f"val_quantile={val_quantile} must be from 0 to 1")
+        self.anomaly_ratio, self.val_quantile = anomaly_ratio, val_quantile
+        self._windows: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.test_result: dict[str, torch.Tensor] = {}
+
+    def shared_step(self, batch: dict[str, torch.Tensor], stage: str) -> torch.Tensor:
+        """See `Task.shared_step`."""
+        loss, count = masked_mean((self.call_model(batch) - batch["x"]).square(), batch.get("mask"))
+        self.log_mean(f"{stage}/loss", loss, count, prog_bar=True)
+        return loss
+
+    def score(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Mean squared error over the observed channels of each step (B, seq_len), 0 where nothing is observed."""
+        error = (self.call_model(batch) - batch["x"]).square()
+        if "mask" not in batch:
+            return error.mean(-1)
+        return (error * batch["mask"]).sum(-1) / batch["mask"].sum(-1).clamp(min=1)
+
+    def test_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> None:
+        """Scores of a batch of test windows."""
+        self._windows.append((batch["index"], self.score(batch)))
+
+    def on_test_epoch_start(self) -> None:
+        """Forget the scores of an earlier test."""
+        self._windows = []
+
+    def on_test_epoch_end(self) -> None:
+        """Thresholds and metrics, over all steps at once."""
+        starts, scores = (torch.cat([pair[i] for pair in self._windows]) for i in range(2))
+        if self.trainer.world_size > 1:
+            gathered: Any = self.all_gather((starts, scores))
+            starts, scores = (part.flatten(0, 1) for part in gathered)
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]  # which a test of a task always has
+        parts = [self._scores_of(loader) for loader in data.threshold_dataloaders()]
+        parts.append(step_scores(starts, scores))
+        covered, score = parts[2]
+        label = data.label[covered]
+        everything = torch.cat([part[1] for part in parts])
+        ratio = _quantile(everything, 1 - self.anomaly_ratio / 100)
+        calm = _quantile(parts[1][1], self.val_quantile)
+        found = {**ranking_scores(score, label), "mse": float(score.mean())}
+        for ending, threshold in (("", ratio), ("_val", calm)):
+            predicted = score > threshold
+            for more, detected in (("", predicted), ("_adjusted", point_adjust(predicted, label))):
+                found |= {f"{k}{ending}{more}": v for k, v in detection_scores(detected, label).items()}
+        for name, value in found.items():
+            self.log(f"test/{name}", value, rank_zero_only=True, prog_bar=name in ("auroc", "f1"))
+        self.test_result = {"step": covered, "score": score, "label": label, "threshold": torch.tensor([ratio, calm])}
+        self._windows = []
+        if not label.any():
+            rank_zero_info("no test step is anomalous: precision, recall and F1 say nothing")
+
+    def _scores_of(self, loader: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        windows = []
+        for batch in loader:
+            moved = self.transfer_batch_to_device(batch, self.device, 0)
+            windows.append((moved["index"], self.score(moved)))
+        return step_scores(*(torch.cat([pair[i] for pair in windows]) for i in range(2)))
+
+    def predict_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> dict[str, torch.Tensor]:
+        """Scores (B, seq_len), and the row of each window's first step (B,)."""
+        return {"index": batch["index"], "score": self.score(batch)}
+
+
+def _quantile(values: torch.Tensor, q: float) -> float:
+    """With linear interpolation; torch's own takes 2**24 values at most."""
+    ordered = values.double().sort().values
+    place = q * (len(ordered) - 1)
+    low = int(place)
+    high = min(low + 1, len(ordered) - 1)
+    return float(ordered[low] + (place - low) * (ordered[high] - ordered[low]))

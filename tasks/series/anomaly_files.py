@@ -1,0 +1,198 @@
+"""Series with anomalies to find: a training part taken for normal, a test part with a label for each step."""
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from torch.utils.data import DataLoader
+
+from blockzoo.tasks.core.data import ZooData
+from blockzoo.tasks.core.packaged import read_arrays
+from blockzoo.tasks.series.table import SeriesTable, read_table
+from blockzoo.tasks.series.windows import Windows, channel_statistics
+
+__all__ = ["AnomalyFiles", "InternalBleeding"]
+
+
+class AnomalyFiles(ZooData):
+    """A training series and a labelled test series, cut into windows.
+
+    Files are `.npy` arrays (steps, channels) or `.csv` tables with a header. Channels are standardised by the training
+    part's observed values, without its validation share, the last part of it. Missing values are masked and counted.
+    Samples have `x`, `index` (row of the first step) and perhaps `mask`, as `Windows` makes them.
+
+    Args:
+        train_path: The training part.
+        test_path: The test part.
+        label_path: 1 for each anomalous test step, 0 for the others: `.npy`, or `.csv` whose last column it is.
+        label_column: Instead of `label_path`: the column of `test_path` with the labels.
+        ignore: Columns of the tables that are no channels, such as an index or the label of the training part.
+        seq_len: Steps of a window.
+        val_fraction: Share of the training part, at its end, that is held out.
+        stride: Steps from one training window to the next.
+        eval_stride: The same for scores; by default windows do not overlap, but for a last one that ends with the
+            series. Where windows overlap, a step's score is the mean over them.
+        batch_size: Windows in a batch, on each device.
+        num_workers: Processes that prepare batches.
+
+    Raises:
+        ValueError: A file does not fit; the message says where.
+    """
+
+    pred_len = 0
+
+    def __init__(
+        self,
+        train_path: str,
+        test_path: str,
+        label_path: str | None = None,
+        label_column: str | None = None,
+        ignore: list[str] | None = None,
+        seq_len: int = 100,
+        val_fraction: float = 0.2,
+        stride: int = 1,
+        eval_stride: int | None = None,
+        batch_size: int = 128,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(batch_size, num_workers)
+        if not 0 < val_fraction < 1:
+            raise ValueError(f"val_fraction={val_fraction} must be between 0 and 1")
+        self.train_path, self.test_path = train_path, test_path
+        self.label_path, self.label_column, self.ignore = label_path, label_column, ignore or []
+        self.seq_len, self.val_fraction = seq_len, val_fraction
+        self.stride, self.eval_stride = stride, eval_stride or seq_len
+        self.table: SeriesTable | None = None
+        self.mean, self.std = np.zeros(0), np.ones(0)
+        self.label = torch.zeros(0, dtype=torch.bool)
+
+    def read(self) -> tuple[SeriesTable, SeriesTable, np.ndarray]:
+        """Training part, test part, and whether each test step is anomalous."""
+        train, test = _read_part(self.train_path, self.ignore), _read_part(self.test_path, self.ignore)
+        if self.label_column is not None:
+            label = read_table(self.test_path, [self.label_column], None).values
+            places = [i for i, name in enumerate(test.columns) if name != self.label_column]
+            names = tuple(test.columns[i] for i in places)
+            test = SeriesTable(names, test.values[:, places], None, test.lines, path=self.test_path)
+        elif self.label_path is not None:
+            label = _read_part(self.label_path, []).values[:, -1:]
+        else:
+            raise ValueError("label_path=None and label_column=None: one must say where the test labels are")
+        if label.shape[0] != len(test.values) or not np.isin(label, (0, 1)).all():
+            where = self.label_path or f"column {self.label_column!r} of {self.test_path}"
+            raise ValueError(f"{where}: expected 0 or 1 for each of {len(test.values)} test steps")
+        return train, test, label[:, 0] > 0
+
+    def setup(self, stage: str) -> None:
+        """Read, standardise and cut; the same whatever the stage."""
+        if self.datasets:
+            return
+        train, test, label = self.read()
+        if train.columns != test.columns:
+            raise ValueError(
+                f"{self.train_path} has the channels {', '.join(train.columns)}, but {self.test_path} "
+                f"{', '.join(test.columns)}; ignore leaves columns out"
+            )
+        for table in (train, test):
+            if table.missing:
+                rank_zero_info(table.report())
+        border = int(len(train.values) * (1 - self.val_fraction))
+        self.table, self.label = train, torch.from_numpy(label)
+        self.mean, self.std = channel_statistics(train.values[:border])
+        scaled, tested = ((table.values - self.mean) / self.std for table in (train, test))
+        rows = {"train": range(border), "val": range(border, len(scaled)), "test": range(len(tested))}
+        for part, values in (("train", scaled), ("val", scaled), ("test", tested)):
+            stride = self.stride if part == "train" else self.eval_stride
+            self.datasets[part] = Windows(values, None, rows[part], self.seq_len, 0, stride, part != "train")
+            if not len(self.datasets[part]):  # type: ignore[arg-type]  # a map-style data set
+                raise ValueError(f"seq_len={self.seq_len} is longer than the {part} part, {len(rows[part])} steps")
+        self.scored = Windows(scaled, None, rows["train"], self.seq_len, 0, self.eval_stride, True)
+
+    @property
+    def num_targets(self) -> int:
+        """Channels whose reconstruction counts: all."""
+        return len(self.mean)
+
+    def threshold_dataloaders(self) -> tuple[Any, Any]:
+        """Training windows in order, and validation windows."""
+        options: dict[str, Any] = {"batch_size": self.batch_size, "num_workers": self.num_workers}
+        return DataLoader(dataset=self.scored, shuffle=False, **options), self._loader("val")
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """Per-channel `mean` and `std`, and how a file of the same kind is read (`series`)."""
+        columns = list(self.table.columns) if self.table else []
+        kept = {"columns": columns, "features": "M", "target": None, "time_freq": None}
+        return {"mean": self.mean.tolist(), "std": self.std.tolist(), "series": kept}
+
+    @property
+    def description(self) -> dict[str, str]:
+        """See `ZooData.description`."""
+        dataset = f"{self.train_path}, {self.test_path}"
+        if self.table and self.table.missing:
+            dataset += f" ({self.table.report()})"
+        return {"dataset": dataset, "license": "unknown", "split": self._split}
+
+    @property
+    def _split(self) -> str:
+        return f"published training and test part; the last {self.val_fraction:.0%} of the first held out"
+
+
+def _read_part(path: str, ignore: list[str]) -> SeriesTable:
+    if Path(path).suffix == ".npy":
+        try:
+            values = np.load(path, allow_pickle=False)
+        except ValueError as error:
+            raise ValueError(f"{path}: not an array of numbers ({error})") from error
+        values = values[:, None] if values.ndim == 1 else values
+        if values.ndim != 2 or not np.issubdtype(values.dtype, np.number) and values.dtype != bool:
+            raise ValueError(f"{path}: expected numbers of shape (steps, channels), not {values.dtype} {values.shape}")
+        values = values.astype(np.float64)
+        if np.isinf(values).any():
+            row, column = np.argwhere(np.isinf(values))[0]
+            raise ValueError(f"{path}, row {row}, column {column}: {values[row, column]} is not finite")
+        names = tuple(f"channel {i}" for i in range(values.shape[1]))
+        return SeriesTable(names, values, None, np.arange(len(values)) + 1, path=path)
+    with Path(path).open(encoding="utf-8-sig") as file:
+        header = [name.strip() for name in file.readline().rstrip("\r\n").split(",")]
+    kept = [name.strip('"') for name in header if name.strip('"') not in ignore]
+    return read_table(path, kept, None)
+
+
+class InternalBleeding(AnomalyFiles):
+    """Arterial pressure of an animal, 1200 normal steps and 7501 with one anomalous stretch; packaged.
+
+    Series 135 (InternalBleeding16) of the UCR anomaly archive: Wu and Keogh, "Current Time Series Anomaly Detection
+    Benchmarks are Flawed and are Creating the Illusion of Progress" (2021). Arguments as for `AnomalyFiles`.
+    """
+
+    def __init__(
+        self,
+        seq_len: int = 100,
+        val_fraction: float = 0.2,
+        stride: int = 1,
+        eval_stride: int | None = None,
+        batch_size: int = 32,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(
+            "InternalBleeding16", "InternalBleeding16", "", None, None, seq_len, val_fraction, stride, eval_stride,
+            batch_size, num_workers,
+        )  # fmt: skip
+
+    def read(self) -> tuple[SeriesTable, SeriesTable, np.ndarray]:
+        """The packaged series."""
+        arrays = read_arrays(files("blockzoo.tasks.series") / "internal_bleeding.npz")
+        train, test = (
+            SeriesTable(("pressure",), arrays[part].astype(np.float64), None, np.arange(len(arrays[part])) + 1)
+            for part in ("train", "test")
+        )
+        return train, test, arrays["label"]
+
+    @property
+    def description(self) -> dict[str, str]:
+        """See `ZooData.description`."""
+        return {"dataset": "InternalBleeding16", "license": "see NOTICE", "split": self._split}

@@ -1,0 +1,247 @@
+"""What simple methods reach on the data of a config, with the same windows, masks and metrics as the models.
+
+    python -m blockzoo.tasks.series.baselines --config timesnet/m3_monthly
+    python -m blockzoo.tasks.series.baselines --config timesnet/daphnet --out baselines
+
+With statsmodels installed (`pip install 'blockzoo[forecast]'`), forecasts of many series are also compared with
+exponential smoothing chosen by AICc and with the Theta method. `--out` writes a JSON report for each method, as
+`blockzoo.tasks.app.publish --baseline` reads them.
+"""
+
+import argparse
+import importlib.util
+import json
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from blockzoo.tasks.core.output import print_table
+from blockzoo.tasks.series.anomaly import SeriesAnomaly
+from blockzoo.tasks.series.anomaly_files import AnomalyFiles
+from blockzoo.tasks.series.competition import ManySeries
+from blockzoo.tasks.series.forecasting import SeriesForecasting
+from blockzoo.tasks.series.imputation import SeriesImputation, hide
+from blockzoo.tasks.series.metrics import (
+    BASELINES,
+    detection_scores,
+    mase,
+    mase_scale,
+    owa,
+    point_adjust,
+    ranking_scores,
+    smape,
+)
+from blockzoo.tasks.series.windows import Windows
+
+__all__ = [
+    "anomaly_baselines",
+    "forecast_baselines",
+    "imputation_baselines",
+    "main",
+    "many_series_baselines",
+    "strongest_period",
+]
+
+Forecaster = Callable[[np.ndarray, int, int], np.ndarray]
+Scores = dict[str, dict[str, float]]
+
+
+def strongest_period(values: np.ndarray) -> int:
+    """The period, in steps, of the strongest frequency of a series (steps, channels), the slowest two left out."""
+    power = np.abs(np.fft.rfft(values - values.mean(0), axis=0)).mean(1)
+    power[:3] = 0
+    return round(len(values) / int(power.argmax())) if power.any() else 1
+
+
+def _ets(history: np.ndarray, steps: int, period: int) -> np.ndarray:
+    """Exponential smoothing with the least AICc: without or with a damped trend, without or with a season."""
+    from statsmodels.tsa.holtwinters import ExponentialSmoothing
+
+    seasons = [None, "mul" if history.min() > 0 else "add"] if period > 1 and len(history) >= 2 * period + 2 else [None]
+    fits = []
+    for trend in (None, "add"):
+        for season in seasons:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # a fit that does not converge is one that AICc does not choose
+                model = ExponentialSmoothing(
+                    history, trend=trend, damped_trend=trend is not None, seasonal=season,
+                    seasonal_periods=period if season else None, initialization_method="estimated",
+                )  # fmt: skip
+                fits.append(model.fit())
+    best = min(fits, key=lambda fit: fit.aicc if np.isfinite(fit.aicc) else np.inf)
+    return np.asarray(best.forecast(steps))
+
+
+def _theta(history: np.ndarray, steps: int, period: int) -> np.ndarray:
+    from statsmodels.tsa.forecasting.theta import ThetaModel
+
+    seasonal = period > 1 and len(history) >= 2 * period
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about the index, which an array does not have
+        model = ThetaModel(history, period=period if seasonal else None, deseasonalize=seasonal, method="auto")
+        return np.asarray(model.fit().forecast(steps))
+
+
+def _statistical() -> dict[str, Forecaster]:
+    return {"ETS": _ets, "Theta": _theta} if importlib.util.find_spec("statsmodels") else {}
+
+
+def many_series_baselines(data: ManySeries, methods: Mapping[str, Forecaster] | None = None) -> Scores:
+    """sMAPE, MASE and OWA of methods over the test part of many series."""
+    methods = {**BASELINES, **_statistical()} if methods is None else methods
+    series = data.read()
+    scores: Scores = {}
+    for name, method in {"Naive 2": BASELINES["Naive 2"], **methods}.items():
+        parts: list[tuple[float, float]] = []
+        for item in series:
+            history, future = torch.from_numpy(item.history), torch.from_numpy(item.future)
+            forecast = torch.from_numpy(np.asarray(method(item.history, len(item.future), data.period)))
+            scale = mase_scale(history, data.period)
+            parts.append((float(smape(forecast, future)), float(mase(forecast, future, scale))))
+        means = np.array(parts)
+        scores[name] = {"test/smape": float(means[:, 0].mean()), "test/mase": float(np.nanmean(means[:, 1]))}
+    reference = scores["Naive 2"]
+    for found in scores.values():
+        found["test/owa"] = owa(
+            found["test/smape"], found["test/mase"], reference["test/smape"], reference["test/mase"]
+        )
+    return scores
+
+
+def forecast_baselines(windows: Windows, num_targets: int, period: int) -> Scores:
+    """MSE and MAE of the last value and of the last season, repeated, over test windows without missing values."""
+    if windows.mask is not None:
+        raise ValueError("the series has missing values; these baselines need every last value of a window")
+    parts: dict[str, list[tuple[float, float]]] = {"naive": [], "seasonal naive": []}
+    for i in range(len(windows)):
+        sample = windows[i]
+        x, y = sample["x"][:, -num_targets:], sample["y"][:, -num_targets:]
+        for name, season in (("naive", 1), ("seasonal naive", min(period, len(x)))):
+            repeats = -(-len(y) // season)
+            error = x[-season:].repeat(repeats, 1)[: len(y)] - y
+            parts[name].append((float(error.square().mean()), float(error.abs().mean())))
+    return {name: dict(zip(("test/mse", "test/mae"), map(float, np.mean(rows, 0)), strict=True)) for name, rows in
+            parts.items()}  # fmt: skip
+
+
+def _fill(values: np.ndarray, shown: np.ndarray, period: int) -> dict[str, np.ndarray]:
+    """Fillings of one channel (steps,) by its shown values, by method; all 0, the training mean, if there is none."""
+    steps, places = np.arange(len(values)), np.flatnonzero(shown)
+    if not len(places):
+        return dict.fromkeys(("mean", "last value", "linear interpolation", "seasonal naive"), np.zeros(len(values)))
+    last = np.maximum.accumulate(np.where(shown, steps, -1))
+    linear = np.interp(steps, places, values[places])
+    seasonal = linear.copy()
+    for t in steps[period:]:
+        seasonal[t] = values[t - period] if shown[t - period] else seasonal[t - period]
+    return {
+        "mean": np.full(len(values), values[places].mean()),
+        "last value": values[np.where(last >= 0, last, places[0])],
+        "linear interpolation": linear,
+        "seasonal naive": seasonal,
+    }
+
+
+def imputation_baselines(windows: Windows, num_targets: int, rates: list[float], seed: int, period: int) -> Scores:
+    """MSE and MAE of simple fillings of each channel of test windows, on the very cells that models are tested on."""
+    sums: dict[str, dict[float, np.ndarray]] = {}
+    for i in range(len(windows)):
+        sample = windows[i]
+        x = sample["x"].numpy().astype(np.float64)
+        seen = sample["mask"].numpy() > 0 if "mask" in sample else np.ones(x.shape, dtype=bool)
+        for rate in rates:
+            hidden = hide(x.shape, rate, seed, int(sample["index"])).numpy()
+            for c in range(x.shape[1] - num_targets, x.shape[1]):
+                counted = seen[:, c] & hidden[:, c]
+                for name, filled in _fill(x[:, c], seen[:, c] & ~hidden[:, c], period).items():
+                    error = (filled - x[:, c])[counted]
+                    found = np.array([(error**2).sum(), np.abs(error).sum(), len(error)])
+                    rows = sums.setdefault(name, {})
+                    rows[rate] = rows.get(rate, np.zeros(3)) + found
+    scores: Scores = {}
+    for name, rows in sums.items():
+        total = np.sum(list(rows.values()), 0)
+        scores[name] = {"test/mse": float(total[0] / total[2]), "test/mae": float(total[1] / total[2])}
+        scores[name] |= {f"test/mse_{rate:g}": float(found[0] / found[2]) for rate, found in rows.items()}
+    return scores
+
+
+def anomaly_baselines(data: AnomalyFiles, anomaly_ratio: float, val_quantile: float, period: int) -> Scores:
+    """Detection by simple scores: the squared distance from the last value, from a season ago, and from the mean."""
+    values = {part: data.datasets[part].values.double() for part in ("val", "test")}  # type: ignore[attr-defined]
+    methods: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+        "naive": lambda x: _distance(x, 1),
+        "seasonal naive": lambda x: _distance(x, period),
+        "mean": lambda x: x.square().mean(1),
+    }
+    border = len(values["val"]) - int(len(values["val"]) * data.val_fraction)
+    scores: Scores = {}
+    for name, method in methods.items():
+        train, test = method(values["val"]), method(values["test"])
+        found = {f"test/{key}": value for key, value in ranking_scores(test, data.label).items()}
+        both = torch.cat([train, test])
+        limits = {"": torch.quantile(both, 1 - anomaly_ratio / 100), "_val": train[border:].quantile(val_quantile)}
+        for ending, limit in limits.items():
+            predicted = test > limit
+            for more, detected in (("", predicted), ("_adjusted", point_adjust(predicted, data.label))):
+                found |= {f"test/{k}{ending}{more}": v for k, v in detection_scores(detected, data.label).items()}
+        scores[name] = found
+    return scores
+
+
+def _distance(x: torch.Tensor, lag: int) -> torch.Tensor:
+    difference = torch.zeros_like(x)
+    difference[lag:] = x[lag:] - x[:-lag]
+    return difference.square().mean(1)
+
+
+def main(argv: list[str] | None = None) -> Scores:
+    """Run the command; returns what it prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True, help="name of a packaged config, or a path")
+    parser.add_argument("--period", type=int, help="steps of a season (default: the strongest of the training part)")
+    parser.add_argument("--metric", help="metric of the JSON reports (default: the first)")
+    parser.add_argument("--out", help="folder for a JSON report of each method")
+    args, more = parser.parse_known_args(argv)
+    from blockzoo.tasks.app.training import config_path, run  # with all tasks, which the functions above do not need
+
+    built = run(["--config", config_path(args.config), *more], execute=False)
+    task, data = built.model, built.datamodule
+    data.setup("test")
+    if isinstance(data, ManySeries):
+        scores = many_series_baselines(data)
+    else:
+        train = data.datasets["train"]
+        period = args.period or strongest_period(train.values[: int(train.starts[-1]) + data.seq_len].numpy())
+        print(f"season: {period} steps")
+        test = data.datasets["test"]
+        if isinstance(task, SeriesImputation):
+            scores = imputation_baselines(test, data.num_targets, task.mask_rates, task.mask_seed, period)
+        elif isinstance(task, SeriesAnomaly):
+            scores = anomaly_baselines(data, task.anomaly_ratio, task.val_quantile, period)
+        elif isinstance(task, SeriesForecasting):
+            scores = forecast_baselines(test, data.num_targets, period)
+        else:
+            raise ValueError(f"--config {args.config}: {type(task).__name__} has no baselines here")
+    columns = list(next(iter(scores.values())))
+    print_table(["method", *columns], [[name, *(f"{found[c]:.4f}" for c in columns)] for name, found in scores.items()])
+    if args.out:
+        _write(Path(args.out), scores, args.metric or columns[0])
+    return scores
+
+
+def _write(folder: Path, scores: Scores, metric: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, found in scores.items():
+        value: Any = found[metric]
+        last = dict.fromkeys(("median", "min", "max"), value)
+        report = {"metric": metric, "runs": [{"last": value}], "last": last, "metrics": found}
+        (folder / f"{name.replace(' ', '_').lower()}.json").write_text(json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

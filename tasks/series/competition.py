@@ -1,0 +1,241 @@
+"""Many short series of different lengths, as in the M competitions."""
+
+import abc
+import csv
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from blockzoo.tasks.core.data import ZooData
+from blockzoo.tasks.core.packaged import read_arrays, unpack_series
+from blockzoo.tasks.series.metrics import mase, mase_scale, naive2, smape
+from blockzoo.tasks.series.table import MISSING, parse_cell
+
+__all__ = ["M3Monthly", "M4", "ManySeries", "ShortSeries", "read_m4"]
+
+Frequency = Literal["Yearly", "Quarterly", "Monthly", "Weekly", "Daily", "Hourly"]
+
+M4_FREQUENCIES = {
+    "Yearly": (6, 1, 1.5), "Quarterly": (8, 4, 1.5), "Monthly": (18, 12, 1.5),
+    "Weekly": (13, 1, 10.0), "Daily": (14, 1, 10.0), "Hourly": (48, 24, 10.0),
+}  # fmt: skip
+"""Horizon, seasonal period (1 for none, as the competition counts), and where windows begin: see `ManySeries`."""
+
+
+@dataclass(frozen=True)
+class ShortSeries:
+    """One series: its name, its past and its future, float64 arrays."""
+
+    name: str
+    history: np.ndarray
+    future: np.ndarray
+
+
+class _Cuts(Dataset[dict[str, torch.Tensor]]):
+    """One window of each series: the past before a cut, and the steps behind it."""
+
+    def __init__(self, series: list[ShortSeries], seq_len: int, pred_len: int, period: int, reach: int = 0) -> None:
+        self.series, self.seq_len, self.pred_len, self.reach = series, seq_len, pred_len, reach
+        self.facts: list[dict[str, torch.Tensor]] = []
+        for item in series if not reach else []:
+            history = torch.from_numpy(item.history)
+            scale = mase_scale(history, period) if len(history) > period else torch.tensor(0.0)
+            reference = torch.from_numpy(naive2(item.history, len(item.future), period))
+            future = torch.from_numpy(item.future)
+            facts = {"scale": scale, "naive2_smape": smape(reference, future)}
+            facts["naive2_mase"] = mase(reference, future, scale)
+            self.facts.append({key: value.float() for key, value in facts.items()})
+
+    def __len__(self) -> int:
+        return len(self.series)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        item = self.series[index]
+        past, future = item.history, item.future
+        if self.reach:
+            cut = int(torch.randint(max(1, len(past) - self.reach), len(past), ()))
+            past, future = past[:cut], past[cut : cut + self.pred_len]
+        past = past[-self.seq_len :]
+        sample = {key: torch.zeros(self.seq_len, 1) for key in ("x", "mask")}
+        sample |= {key: torch.zeros(self.pred_len, 1) for key in ("y", "y_mask")}
+        sample["x"][self.seq_len - len(past) :, 0] = torch.from_numpy(past)
+        sample["mask"][self.seq_len - len(past) :] = 1
+        sample["y"][: len(future), 0] = torch.from_numpy(future)
+        sample["y_mask"][: len(future)] = 1
+        return {**sample, **(self.facts[index] if self.facts else {}), "index": torch.tensor(index)}
+
+
+class ManySeries(ZooData):
+    """Windows of many series, one of each in an epoch.
+
+    A sample has `x` and `mask` (seq_len, 1), the last steps before a cut, zeros in front of a short series' first;
+    `y` and `y_mask` (pred_len, 1), the steps behind it; `index`; and in evaluation `scale`, the series' `mase_scale`,
+    and sMAPE and MASE of Naive 2 on it. Values are in the series' own units. Training cuts are random, not further
+    from the end than `reach` horizons. Validation forecasts the last horizon of the training part, which training then
+    never sees as a target; test forecasts what comes behind the training part.
+
+    Args:
+        pred_len: The horizon.
+        seq_len: Steps of an input; twice the horizon by default.
+        period: Steps of a season, for MASE and Naive 2; 1 for none.
+        reach: How far back training cuts lie, in horizons.
+        validate: Hold out the last horizon of the training part.
+        batch_size: Samples in a batch, on each device.
+        num_workers: Processes that prepare batches.
+    """
+
+    def __init__(
+        self,
+        pred_len: int,
+        seq_len: int | None = None,
+        period: int = 1,
+        reach: float = 10.0,
+        validate: bool = True,
+        batch_size: int = 16,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(batch_size, num_workers)
+        if reach <= 0:
+            raise ValueError(f"reach={reach} must be above 0")
+        self.pred_len, self.seq_len = pred_len, 2 * pred_len if seq_len is None else seq_len
+        self.period, self.reach, self.validate = period, reach, validate
+        self.num_targets, self.mean, self.std = 1, np.zeros(1), np.ones(1)
+        self.table = None
+
+    @abc.abstractmethod
+    def read(self) -> list[ShortSeries]:
+        """The series as they were published."""
+
+    def setup(self, stage: str) -> None:
+        """Read and cut; the same whatever the stage."""
+        if self.datasets:
+            return
+        series = self.read()
+        for item in series:
+            if len(item.future) != self.pred_len:
+                raise ValueError(f"series {item.name} has a future of {len(item.future)} steps, not {self.pred_len}")
+        held = self.pred_len if self.validate else 0
+        fit = [ShortSeries(item.name, item.history[: len(item.history) - held], item.future) for item in series]
+        fit = [item for item in fit if len(item.history) > 1]
+        sizes = (self.seq_len, self.pred_len, self.period)
+        self.datasets["train"] = _Cuts(fit, *sizes, reach=max(1, int(self.reach * self.pred_len)))
+        if held:
+            ends = {item.name: item.history[-held:] for item in series}
+            self.datasets["val"] = _Cuts([ShortSeries(i.name, i.history, ends[i.name]) for i in fit], *sizes)
+        self.datasets["test"] = _Cuts(series, *sizes)
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """How a file of such series is read (`series`)."""
+        return {"series": {"columns": ["value"], "features": "S", "target": "value", "time_freq": None}}
+
+    @property
+    def _split(self) -> str:
+        held = f"; its last {self.pred_len} steps held out for validation" if self.validate else ""
+        return f"published training and test part of each series{held}"
+
+
+def read_m4(train: str | Path, test: str | Path) -> list[ShortSeries]:
+    """Read two files of the M4 competition: a header, then a name and the values of a series in each row.
+
+    Raises:
+        ValueError: A cell is not a number, a value is missing within a series, or a series is in one file only.
+    """
+    parts = [_read_rows(Path(train)), _read_rows(Path(test))]
+    if odd := sorted(parts[0].keys() ^ parts[1].keys()):
+        raise ValueError(f"series {', '.join(odd[:5])} stand in only one of {train} and {test}")
+    return [ShortSeries(name, values, parts[1][name]) for name, values in parts[0].items()]
+
+
+def _read_rows(path: Path) -> dict[str, np.ndarray]:
+    series: dict[str, np.ndarray] = {}
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.reader(file)
+        header = next(reader, [])
+        for name, *cells in reader:
+            while cells and cells[-1].strip().lower() in MISSING:
+                cells.pop()
+            if len(cells) >= len(header):
+                raise ValueError(f"{path}, line {reader.line_num}: more cells than the header has")
+            pairs = zip(header[1:], cells, strict=False)
+            values = np.array([parse_cell(str(path), reader.line_num, column, cell, set()) for column, cell in pairs])
+            if name in series or not len(values):
+                raise ValueError(f"{path}, line {reader.line_num}: series {name!r} is there twice, or empty")
+            series[name] = values
+    if not series:
+        raise ValueError(f"{path}: no series below the header")
+    return series
+
+
+class M4(ManySeries):
+    """One frequency of the M4 competition, from its files `{frequency}-train.csv` and `{frequency}-test.csv`.
+
+    Horizon, season and training cuts are the competition's and those of the TimesNet paper; see `ManySeries`.
+
+    Args:
+        path: Folder of the two files.
+        frequency: "Yearly", "Quarterly", "Monthly", "Weekly", "Daily" or "Hourly".
+        seq_len: Steps of an input; twice the horizon by default.
+        validate: Hold out the last horizon of the training part.
+        batch_size: Samples in a batch, on each device.
+        num_workers: Processes that prepare batches.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        frequency: Frequency,
+        seq_len: int | None = None,
+        validate: bool = True,
+        batch_size: int = 16,
+        num_workers: int = 0,
+    ) -> None:
+        if frequency not in M4_FREQUENCIES:
+            raise ValueError(f"frequency={frequency!r} must be one of {', '.join(M4_FREQUENCIES)}")
+        horizon, period, reach = M4_FREQUENCIES[frequency]
+        super().__init__(horizon, seq_len, period, reach, validate, batch_size, num_workers)
+        self.path, self.frequency = path, frequency
+
+    def read(self) -> list[ShortSeries]:
+        """The series of both files."""
+        folder = Path(self.path)
+        return read_m4(folder / f"{self.frequency}-train.csv", folder / f"{self.frequency}-test.csv")
+
+    @property
+    def description(self) -> dict[str, str]:
+        """See `ZooData.description`."""
+        return {"dataset": f"M4 {self.frequency}", "license": "unknown", "split": self._split}
+
+
+class M3Monthly(ManySeries):
+    """The 1428 monthly series of the M3 competition, 18 months to forecast; packaged.
+
+    Source: Makridakis and Hibon, "The M3-Competition: results, conclusions and implications" (2000). Arguments as for
+    `ManySeries`.
+    """
+
+    def __init__(
+        self,
+        seq_len: int = 36,
+        reach: float = 10.0,
+        validate: bool = True,
+        batch_size: int = 32,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(18, seq_len, 12, reach, validate, batch_size, num_workers)
+
+    def read(self) -> list[ShortSeries]:
+        """The packaged series."""
+        arrays = read_arrays(files("blockzoo.tasks.series") / "m3_monthly.npz")
+        whole = zip(arrays["names"].tolist(), unpack_series(arrays), strict=True)
+        return [ShortSeries(name, values[: -self.pred_len], values[-self.pred_len :]) for name, values in whole]
+
+    @property
+    def description(self) -> dict[str, str]:
+        """See `ZooData.description`."""
+        return {"dataset": "M3 monthly", "license": "CC-BY-4.0", "split": self._split}

@@ -1,0 +1,60 @@
+"""Long-term forecasting of multivariate series."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+
+from blockzoo.tasks.series.task import SeriesTask, masked_mean
+
+__all__ = ["SeriesForecasting"]
+
+_LOSSES: dict[str, Callable[..., torch.Tensor]] = {"mse": F.mse_loss, "mae": F.l1_loss, "huber": F.huber_loss}
+
+
+class SeriesForecasting(SeriesTask):
+    """Forecast the next steps of a series from the steps before.
+
+    Batches are those of `blockzoo.tasks.series.windows.Windows`. Logged in evaluation are `mse` and `mae` of
+    standardised values, as papers report them, `mse_units` and `mae_units` in the units of the channels (averaged over
+    channels, so they mean something for one channel or channels alike), and `loss`; each over all observed target
+    values of a stage at once. Missing targets count nowhere; missing inputs go to the model as its mask.
+
+    Args:
+        loss: "mse", "mae" or "huber", of standardised values.
+        **kwargs: See `Task`.
+    """
+
+    def __init__(self, *args: Any, loss: Literal["mse", "mae", "huber"] = "mse", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if loss not in _LOSSES:
+            raise ValueError(f"loss={loss!r} must be one of {', '.join(_LOSSES)}")
+        self.loss = _LOSSES[loss]
+        self.test_examples: list[dict[str, torch.Tensor]] = []
+
+    def shared_step(self, batch: dict[str, torch.Tensor], stage: str) -> torch.Tensor:
+        """See `Task.shared_step`."""
+        forecast, target = self.targets(self.call_model(batch)), self.targets(batch["y"])
+        mask = self.targets(batch["y_mask"]) if "y_mask" in batch else None
+        loss, count = masked_mean(self.loss(forecast, target, reduction="none"), mask)
+        self.log_mean(f"{stage}/loss", loss, count, prog_bar=True)
+        if stage != "train":
+            error = forecast - target
+            self.log_errors(stage, error, mask)
+            squared, count = masked_mean((error * self.targets(self.unit)).square(), mask)
+            self.log_mean(f"{stage}/mse_units", squared, count)
+        if stage == "test" and len(self.test_examples) < 4:
+            kept = {"x": self.targets(batch["x"]), "y": target, "forecast": forecast, "index": batch["index"]}
+            kept |= {"y_mask": mask} if mask is not None else {}
+            kept |= {"mask": self.targets(batch["mask"])} if "mask" in batch else {}
+            self.test_examples.append({key: value[0].detach().cpu() for key, value in kept.items()})
+        return loss
+
+    def on_test_epoch_start(self) -> None:
+        """Forget the examples of an earlier test."""
+        self.test_examples = []
+
+    def predict_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> dict[str, torch.Tensor]:
+        """Forecasts in the channels' units (B, pred_len, targets), and the row of each input's first step (B,)."""
+        return {"index": batch["index"], "forecast": self.targets(self.call_model(batch) * self.unit + self.offset)}

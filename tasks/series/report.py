@@ -1,0 +1,109 @@
+"""Figures of several runs of one series config that differ in their seed.
+
+    python -m blockzoo.tasks.series.report runs/timesnet_m3_monthly/version_{0,1,2} --out figures
+
+Each run is tested again. The figures show the forecasts of all of them, with their median and spread, for the test
+series at the quantiles 0.1 to 0.9 of the error (`forecasts.png`); or what the first run fills into gaps
+(`imputations.png`) or gives as scores (`anomalies.png`); and the images that it sees (`periods.png`).
+
+    python -m blockzoo.tasks.series.report runs/timesnet_m4_*/version_0
+
+For runs on different frequencies of M4, their scores are combined as in the competition instead.
+"""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from blockzoo.tasks.app.training import run
+from blockzoo.tasks.core.output import print_table
+from blockzoo.tasks.series.anomaly import SeriesAnomaly
+from blockzoo.tasks.series.figures import draw_anomalies, draw_forecasts, draw_imputations, draw_periods, typical
+from blockzoo.tasks.series.imputation import SeriesImputation
+from blockzoo.tasks.series.metrics import grouped_scores, seasonal_naive, smape
+from blockzoo.tasks.series.plots import save_figure
+from blockzoo.tasks.series.short_term import SeriesShortTerm
+
+__all__ = ["m4_table", "main"]
+
+QUIET = ("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false")
+
+
+def _short_term(tasks: list[Any], data: Any, folder: Path) -> list[Path]:
+    forecasts = [torch.cat([part["forecast"][..., 0] for part in task.test_forecasts]) for task in tasks]
+    stacked = torch.stack(forecasts)
+    series = data.read()
+    future = torch.stack([torch.from_numpy(item.future) for item in series])
+    errors = smape(stacked.median(0).values.double(), future)
+    chosen = typical(errors, 6)
+    past = [torch.from_numpy(series[i].history[-3 * data.pred_len :]) for i in chosen]
+    reference = [torch.from_numpy(seasonal_naive(series[i].history, data.pred_len, data.period)) for i in chosen]
+    titles = [f"{series[i].name}, sMAPE {float(errors[i]):.1f} %" for i in chosen]
+    figure = draw_forecasts(past, [future[i] for i in chosen], [stacked[:, i] for i in chosen], titles, reference)
+    save_figure(figure, folder / "forecasts.png")
+    inputs = torch.cat([part["x"] for part in tasks[0].test_forecasts])[chosen[:3]]
+    save_figure(draw_periods(tasks[0].model.eval(), inputs, titles[:3]), folder / "periods.png")
+    return [folder / "forecasts.png", folder / "periods.png"]
+
+
+def _imputation(tasks: list[Any], data: Any, folder: Path) -> list[Path]:
+    example = tasks[0].test_examples[-1]
+    title = f"{float(example['rate']):.1%} hidden, window from row {int(example['index'])}"
+    figure = draw_imputations(example["x"], example["hidden"], example["output"], data.table.columns[:6], title)
+    save_figure(figure, folder / "imputations.png")
+    shown = data.datasets["test"].values[int(example["index"]) :][: data.seq_len][None]
+    save_figure(draw_periods(tasks[0].model.eval(), shown, ["standardised channels 0 to 3"]), folder / "periods.png")
+    return [folder / "imputations.png", folder / "periods.png"]
+
+
+def _anomalies(tasks: list[Any], data: Any, folder: Path) -> list[Path]:
+    result = tasks[0].test_result
+    ratio, calm = result["threshold"].tolist()
+    limits = {f"{tasks[0].anomaly_ratio:g} % of all": ratio, f"{tasks[0].val_quantile:g} of validation": calm}
+    values = data.datasets["test"].values[result["step"]]
+    figure = draw_anomalies(result["step"], result["score"], result["label"], limits, values)
+    save_figure(figure, folder / "anomalies.png")
+    shown = values[None, : data.seq_len]
+    save_figure(draw_periods(tasks[0].model.eval(), shown, ["first test window"]), folder / "periods.png")
+    return [folder / "anomalies.png", folder / "periods.png"]
+
+
+def m4_table(finished: list[Any]) -> list[list[str]]:
+    """Rows of group, sMAPE, MASE and OWA for tested runs on different frequencies of M4."""
+    scores = {}
+    for one in finished:
+        found = one.trainer.callback_metrics
+        names = ("smape", "mase", "naive2_smape", "naive2_mase")
+        a, b, c, d = (float(found[f"test/{name}"]) for name in names)
+        scores[one.datamodule.frequency] = (a, b, c, d, len(one.datamodule.datasets["test"]))
+    table = grouped_scores(scores)
+    return [[group, *(f"{row[name]:.3f}" for name in ("smape", "mase", "owa"))] for group, row in table.items()]
+
+
+def main(argv: list[str] | None = None) -> list[Path]:
+    """Run the command; returns the figures' files."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", help="folders of finished fits")
+    parser.add_argument("--out", default="figures", help="folder for the figures")
+    args = parser.parse_args(argv)
+    folder = Path(args.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    finished = [run(["test", path, *QUIET]) for path in args.runs]
+    if len({getattr(one.datamodule, "frequency", None) for one in finished}) > 1:
+        print_table(["series", "sMAPE", "MASE", "OWA"], m4_table(finished))
+        return []
+    tasks, data = [one.model for one in finished], finished[0].datamodule
+    kinds: dict[type, Callable[[list[Any], Any, Path], list[Path]]]
+    kinds = {SeriesShortTerm: _short_term, SeriesImputation: _imputation, SeriesAnomaly: _anomalies}
+    if type(tasks[0]) not in kinds:
+        raise ValueError(f"{args.runs[0]}: no figures for a {type(tasks[0]).__name__}; its run folder has its own")
+    written = kinds[type(tasks[0])](tasks, data, folder)
+    print("\n".join(map(str, written)))
+    return written
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""Short-term forecasting of many series, scored as in the M4 competition."""
+
+from typing import Any, Literal
+
+import torch
+from torchmetrics import MeanMetric
+
+from blockzoo.tasks.series.metrics import mase, owa, smape
+from blockzoo.tasks.series.task import SeriesTask
+
+__all__ = ["SeriesShortTerm"]
+
+_MEANS = ("smape", "mase", "naive2_smape", "naive2_mase")
+
+
+class SeriesShortTerm(SeriesTask):
+    """Forecast the horizon of many series of one frequency.
+
+    Batches are those of `blockzoo.tasks.series.competition.ManySeries`. Logged in evaluation are `smape` (per cent),
+    `mase`, the same of Naive 2 as `naive2_smape` and `naive2_mase`, and `owa` against these, means over all series of a
+    stage at once; series whose past never changes have no MASE and are left out of it and of OWA's MASE part.
+    `blockzoo.tasks.series.report` combines the frequencies of M4.
+
+    Args:
+        loss: "smape", its denominator without gradient, as published; "mase", the absolute error over the mean absolute
+            step of the input; or "mse" of values over the deviation of the input.
+        **kwargs: See `Task`.
+    """
+
+    def __init__(self, *args: Any, loss: Literal["smape", "mase", "mse"] = "smape", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if loss not in ("smape", "mase", "mse"):
+            raise ValueError(f"loss={loss!r} must be 'smape', 'mase' or 'mse'")
+        self.loss = loss
+        for stage in ("val", "test"):
+            for name in _MEANS:
+                setattr(self, f"{stage}_{name}", MeanMetric(nan_strategy="ignore"))
+        self.test_forecasts: list[dict[str, torch.Tensor]] = []
+
+    def shared_step(self, batch: dict[str, torch.Tensor], stage: str) -> torch.Tensor:
+        """See `Task.shared_step`."""
+        forecast, target, mask = self.call_model(batch)[..., 0], batch["y"][..., 0], batch["y_mask"][..., 0]
+        loss = self._loss(forecast, target, mask, batch)
+        self.log_mean(f"{stage}/loss", loss, int(mask.sum()), prog_bar=True)
+        if stage == "train":
+            return loss
+        scores = {"smape": smape(forecast, target, mask), "mase": mase(forecast, target, batch["scale"], mask)}
+        scores |= {name: batch[name] for name in _MEANS[2:]}
+        for name in _MEANS:
+            getattr(self, f"{stage}_{name}").update(scores[name].float())
+        if stage == "test":
+            kept = {"x": batch["x"], "mask": batch["mask"], "y": batch["y"], "forecast": forecast[..., None]}
+            self.test_forecasts.append({key: value.cpu() for key, value in {**kept, "index": batch["index"]}.items()})
+        return loss
+
+    def _loss(
+        self, forecast: torch.Tensor, target: torch.Tensor, mask: torch.Tensor, batch: dict[str, torch.Tensor]
+    ) -> torch.Tensor:
+        error = (forecast - target).abs()
+        if self.loss == "smape":
+            total = forecast.detach().abs() + target.abs()
+            error = 200 * error / torch.where(total == 0, 1, total)
+        else:
+            x, seen = batch["x"][..., 0], batch["mask"][..., 0]
+            both = seen[:, 1:] * seen[:, :-1]
+            scale = ((x[:, 1:] - x[:, :-1]).abs() * both).sum(1) / both.sum(1).clamp(min=1)
+            if self.loss == "mse":
+                mean = (x * seen).sum(1) / seen.sum(1)
+                scale = (((x - mean[:, None]).square() * seen).sum(1) / seen.sum(1)).sqrt()
+            error = error / torch.where(scale > 0, scale, torch.inf)[:, None]
+            error = error.square() if self.loss == "mse" else error
+        return (error * mask).sum() / mask.sum()
+
+    def on_test_epoch_start(self) -> None:
+        """Forget the forecasts of an earlier test."""
+        self.test_forecasts = []
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the scores over all series."""
+        self._log_scores("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the scores over all series."""
+        self._log_scores("test")
+
+    def _log_scores(self, stage: str) -> None:
+        means = [float(getattr(self, f"{stage}_{name}").compute()) for name in _MEANS]
+        for name in _MEANS:
+            getattr(self, f"{stage}_{name}").reset()
+        found = {**dict(zip(_MEANS, means, strict=True)), "owa": owa(*means)}
+        for name, value in found.items():
+            self.log(f"{stage}/{name}", value, prog_bar=name == "smape", rank_zero_only=True)
+
+    def predict_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> dict[str, torch.Tensor]:
+        """Forecasts (B, pred_len) in the series' units, and which series they belong to (B,)."""
+        return {"index": batch["index"], "forecast": self.call_model(batch)[..., 0]}

@@ -1,0 +1,89 @@
+"""What the tasks on series share: calls of the model, masked errors, checks against the data."""
+
+from typing import Any
+
+import torch
+
+from blockzoo.tasks.core.task import Task
+
+__all__ = ["SeriesTask", "masked_mean"]
+
+
+def masked_mean(values: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, int]:
+    """Mean of the values whose mask is not 0, 0 if there is none; and how many they are."""
+    if mask is None:
+        return values.mean(), values.numel()
+    seen = mask != 0
+    count = int(seen.sum())
+    return torch.where(seen, values, 0).sum() / max(count, 1), count
+
+
+class SeriesTask(Task):
+    """A task whose metrics are means over all observed values of a stage, whatever the batches.
+
+    Args:
+        *args: See `Task`.
+        **kwargs: See `Task`.
+    """
+
+    unit: torch.Tensor
+    offset: torch.Tensor
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.num_targets = int(self.model.in_chans)
+        self.register_buffer("unit", torch.ones(self.num_targets), persistent=False)
+        self.register_buffer("offset", torch.zeros(self.num_targets), persistent=False)
+
+    def setup(self, stage: str) -> None:
+        """Check that data and model fit, and take over the units of the channels.
+
+        Raises:
+            ValueError: They do not; the message says which option to change.
+        """
+        data = getattr(self.trainer, "datamodule", None)
+        if data is None or not hasattr(data, "num_targets"):
+            return
+        found = {"in_chans": len(data.mean), "seq_len": data.seq_len, "pred_len": data.pred_len}
+        if hasattr(data, "time_freq"):
+            found["time_freq"] = data.time_freq
+        for name, value in found.items():
+            have = getattr(self.model, name)
+            if have != value:
+                columns = getattr(data.table, "columns", ())
+                about = f" ({', '.join(columns[:6])}{', ..' * (len(columns) > 6)})" if name == "in_chans" else ""
+                raise ValueError(
+                    f"the data has {name}={value}{about}, but the model has {name}={have}; set them alike, for example "
+                    f"--model.init_args.model_kwargs.{name}={'null' if value is None else value}"
+                )
+        self.num_targets = data.num_targets
+        self.unit, self.offset = (torch.as_tensor(part).to(self.unit) for part in (data.std, data.mean))
+
+    def call_model(self, batch: dict[str, torch.Tensor], mask: torch.Tensor | None = None) -> torch.Tensor:
+        """The model's output (B, steps, C) for a batch, with the batch's mask unless another one is given."""
+        inputs = {key: batch[key] for key in ("mask", "time_features") if key in batch}
+        if mask is not None:
+            inputs["mask"] = mask
+        output: torch.Tensor = self.model(batch["x"], **inputs)
+        return output
+
+    def targets(self, values: torch.Tensor) -> torch.Tensor:
+        """The channels that count, the last `num_targets` of (B, steps, C)."""
+        return values[..., values.shape[-1] - self.num_targets :]
+
+    def log_mean(self, name: str, value: torch.Tensor, count: int, prog_bar: bool = False) -> None:
+        """Log a batch's mean of `count` values, so that the stage's metric is the mean over all values."""
+        options: dict[str, Any] = {"on_epoch": True, "on_step": False, "sync_dist": True, "add_dataloader_idx": False}
+        self.log(name, value, batch_size=count, prog_bar=prog_bar, **options)
+
+    def log_errors(
+        self, stage: str, error: torch.Tensor, mask: torch.Tensor | None, ending: str = "", units: bool = True
+    ) -> None:
+        """Log `mse` and `mae` of an error (B, steps, targets) of standardised values, and `mae_units` in units."""
+        unit = self.targets(self.unit)
+        kinds = {"mse": error.square(), "mae": error.abs()}
+        if units:
+            kinds["mae_units"] = error.abs() * unit
+        for name, values in kinds.items():
+            value, count = masked_mean(values, mask)
+            self.log_mean(f"{stage}/{name}{ending}", value, count, prog_bar=name == "mse" and not ending)

@@ -1,0 +1,1 @@
+"""Video: classification, clips of files, camera moves, evaluation and benchmarks."""

@@ -1,0 +1,158 @@
+"""The image classification task: losses, teachers, modes, and real steps."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import Trainer
+from torch.utils.data import DataLoader
+
+from blockzoo.layers.conv.scheduled_drop_path import ScheduledDropPath
+from blockzoo.tasks.core.classification_metrics import ClassificationMetrics
+from blockzoo.tasks.core.drop_path import ScheduledDropPathProgress
+from blockzoo.tasks.images.classification import ImageClassification
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
+    pytest.mark.filterwarnings("ignore:.*no `val_dataloader`.*"),
+    pytest.mark.filterwarnings("ignore:Found .* in eval mode at the start of training.*"),
+]
+
+TINY = {"stem_chans": (32,), "stem_strides": (4,), "depths": (1, 1), "conv_chans": (32, 32), "strides": (1, 2)}
+TINY |= {"attn_chans": (None, None), "sr_ratios": (1, 1)}
+
+
+def batch(size=8, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(size, 3, 32, 32, generator=generator)
+    return {"x": x, "label": torch.arange(size) % 10, "index": torch.arange(size)}
+
+
+def task(**kwargs):
+    return ImageClassification("nextvit_cifar", model_kwargs=TINY, **kwargs)
+
+
+def train(module, steps=4, callbacks=(), path=None, **kwargs):
+    """Fit on one batch that comes again and again."""
+    data = batch()
+    samples = [{key: value[i] for key, value in data.items()} for i in range(8)] * steps
+    trainer = Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, callbacks=list(callbacks),
+        enable_progress_bar=False, enable_model_summary=False, default_root_dir=path, limit_val_batches=0, **kwargs,
+    )  # fmt: skip
+    trainer.fit(module, DataLoader(samples, batch_size=8))
+    return trainer
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"mixup": 0.4, "cutmix": 1.0, "label_smoothing": 0.1},
+        {"conv_norm_mode": "tune", "channels_last": True},
+        {"conv_norm_mode": "eval"},
+    ],
+)
+def test_training_learns_the_batch(options, tmp_path):
+    module = task(optimizer=lambda p: torch.optim.AdamW(p, lr=3e-3), **options)
+    data = batch()
+    before = F.cross_entropy(module.model(data["x"]), data["label"])
+    train(module, steps=25, path=tmp_path)
+    after = F.cross_entropy(module.model.train()(data["x"]), data["label"])
+    assert after < before - 0.15
+
+
+def test_modes_reach_the_model():
+    norm = task(conv_norm_mode="tune").model.stem[0]
+    assert norm.mode == "tune" and not norm.train().norm.training
+
+
+def test_loss_is_float32_under_autocast_and_smoothing_is_for_training_only():
+    module = task(label_smoothing=0.2)
+    module.log = lambda *args, **kwargs: None
+    data = batch()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert module.shared_step(data, "train").dtype == torch.float32
+    module.eval()
+    logits = module.model(data["x"])
+    torch.testing.assert_close(module.shared_step(data, "val"), F.cross_entropy(logits, data["label"]))
+    expected = F.cross_entropy(logits, data["label"], label_smoothing=0.2)
+    torch.testing.assert_close(module.shared_step(data, "train"), expected)
+
+
+@pytest.mark.parametrize("kind", ["soft", "hard"])
+def test_a_teacher_is_followed_and_stays_outside(kind, tmp_path):
+    torch.manual_seed(5)
+    teacher = task().model.eval()
+    with torch.no_grad():
+        teacher.head.fc.weight.mul_(200)
+    path = tmp_path / "teacher.pt"
+    torch.save(teacher.state_dict(), path)
+    module = task(
+        teacher="nextvit_cifar", teacher_kwargs=TINY, teacher_checkpoint=str(path), distill_kind=kind,
+        distill_weight=1.0, distill_temperature=2.0, optimizer=lambda p: torch.optim.AdamW(p, lr=3e-3),
+    )  # fmt: skip
+    data = batch()
+
+    def distance():
+        student, wanted = module.model.train()(data["x"]), teacher(data["x"])
+        if kind == "hard":
+            return F.cross_entropy(student, wanted.argmax(-1))
+        return F.kl_div(
+            F.log_softmax(student / 2, -1), F.log_softmax(wanted / 2, -1), log_target=True, reduction="batchmean"
+        )
+
+    before = distance()
+    train(module, steps=25, path=tmp_path)
+    assert distance() < before - 0.1 * before.clamp(max=1.0)
+    assert not any("teacher" in name for name in module.state_dict())
+    assert len(list(module.parameters())) == len(list(module.model.parameters()))
+    for name, value in module._teacher[0].state_dict().items():
+        assert torch.equal(value, teacher.state_dict()[name])
+
+
+def test_distilled_loss_is_the_stated_formula(tmp_path):
+    path = tmp_path / "teacher.pt"
+    torch.save(task().model.state_dict(), path)
+    args = {"teacher": "nextvit_cifar", "teacher_kwargs": TINY, "teacher_checkpoint": str(path)}
+    module = task(**args, distill_weight=0.3, distill_temperature=3.0)
+    data, logits = batch(), torch.randn(8, 10)
+    wanted = module._teacher[0](data["x"])
+    p = (wanted / 3).softmax(-1)
+    divergence = (p * (p.log() - (logits / 3).log_softmax(-1))).sum(-1).mean()
+    expected = 0.7 * F.cross_entropy(logits, data["label"]) + 0.3 * 9 * divergence
+    torch.testing.assert_close(module._loss(logits, data["label"], data["x"]), expected)
+    with pytest.raises(ValueError, match="teacher='nextvit_cifar' has 7 classes, the student has 10"):
+        torch.save({k: v[:7] if k.startswith("head") else v for k, v in task().model.state_dict().items()}, path)
+        task(**{**args, "teacher_kwargs": {**TINY, "num_classes": 7}})
+    with pytest.raises(ValueError, match=r"distill_weight=1.5 must be in \[0, 1\]"):
+        task(distill_weight=1.5)
+
+
+def test_metrics_agree_with_counting_by_hand():
+    metrics = ClassificationMetrics(6, ("acc5", "ece"))
+    logits = torch.zeros(4, 6)
+    logits[0, 2] = logits[1, 1] = logits[2, 0] = 10.0
+    logits[3] = torch.tensor([5.0, 4.0, 3.0, 2.0, 1.0, 0.0])
+    label = torch.tensor([2, 0, 0, 5])
+    found = {name: float(metric.compute()) for name, metric in metrics.update("test", logits, label).items()}
+    confidence, right = logits.softmax(-1).max(-1).values, torch.tensor([1.0, 0, 1, 0])
+    sure = (confidence[:3].mean() - right[:3].mean()).abs() * 0.75 + (confidence[3] - right[3]).abs() * 0.25
+    assert found["test/acc"] == 0.5 and found["test/acc5"] == 0.75
+    assert abs(found["test/ece"] - float(sure)) < 1e-6
+    assert metrics.confusion.compute()[0].tolist() == [1, 1, 0, 0, 0, 0]
+    assert ClassificationMetrics(5, ("acc5",)).names == ["acc"]
+
+
+def test_drop_path_follows_the_steps_of_the_run(tmp_path):
+    seen = []
+
+    class Watch(ScheduledDropPathProgress):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+            seen.extend({float(m.progress) for m in pl_module.modules() if isinstance(m, ScheduledDropPath)})
+
+    module = ImageClassification("nasnet_cifar", model_kwargs={"width": 8, "drop_path_rate": 0.3})
+    train(module, steps=4, callbacks=[Watch()], path=tmp_path)
+    assert seen == [0.0, 0.25, 0.5, 0.75]
+    with pytest.raises(ValueError, match="steps=0 must be at least 1"):
+        ScheduledDropPathProgress(0)

@@ -1,0 +1,130 @@
+"""Potentials in ASE: what the calculator gives is consistent, and dynamics conserves energy."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import blockzoo
+
+pytest.importorskip("ase", reason="of the extra 'molecules'")
+from ase.build import bulk, molecule
+from ase.calculators.calculator import PropertyNotImplementedError
+from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_stress
+
+from blockzoo.tasks.molecules.ase_calculator import ZooCalculator
+from blockzoo.tasks.molecules.md import draw, main, nve, relax, summarize
+
+SMALL = {"l_max": 1, "hidden_channels": 8, "depth": 2, "num_basis": 6, "radial_hidden": 8, "num_heads": 2}
+
+
+def calculator(dtype=torch.float64, **options):
+    torch.manual_seed(0)
+    return ZooCalculator(blockzoo.create_model("tdn", **{**SMALL, "cutoff": 4.0, **options}), dtype=dtype)
+
+
+def rattled(atoms, seed=0):
+    atoms.rattle(0.1, seed=seed)
+    return atoms
+
+
+def test_forces_are_the_numerical_gradient_of_the_energy():
+    atoms = rattled(molecule("CH3CH2OH"))
+    atoms.calc = calculator()
+    numerical = calculate_numerical_forces(atoms, eps=1e-4)
+    np.testing.assert_allclose(atoms.get_forces(), numerical, atol=1e-7 * np.abs(numerical).max() + 1e-8)
+    assert np.abs(numerical).max() > 1e-2
+
+
+def test_stress_is_the_numerical_one_and_only_for_periodic_structures():
+    atoms = rattled(bulk("NaCl", "rocksalt", a=5.6, cubic=True))
+    atoms.calc = calculator()
+    numerical = calculate_numerical_stress(atoms, eps=1e-5, voigt=True)
+    np.testing.assert_allclose(atoms.get_stress(), numerical, rtol=1e-5, atol=1e-9)
+    assert np.abs(numerical).max() > 1e-5
+    alone = molecule("H2O")
+    alone.calc = calculator()
+    with pytest.raises(PropertyNotImplementedError, match="stress needs a periodic structure"):
+        alone.get_stress()
+
+
+def test_results_follow_the_atoms_and_not_their_order():
+    atoms = rattled(molecule("CH3COOH"))
+    order = np.random.default_rng(0).permutation(len(atoms))
+    atoms.calc = calculator()
+    energy, forces = atoms.get_potential_energy(), atoms.get_forces()
+    shuffled = atoms[order]
+    shuffled.calc = atoms.calc
+    assert shuffled.get_potential_energy() == pytest.approx(energy, abs=1e-10)
+    np.testing.assert_allclose(shuffled.get_forces(), forces[order], atol=1e-10)
+
+
+def test_an_unknown_element_is_named():
+    model = blockzoo.create_model("tdn", **SMALL)
+    model.set_references({1: -10.0, 6: -100.0})
+    atoms = molecule("H2O")
+    atoms.calc = ZooCalculator(model)
+    with pytest.raises(ValueError, match=r"\[8\], elements that this model does not know"):
+        atoms.get_potential_energy()
+
+
+def test_a_model_for_another_task_is_refused():
+    with pytest.raises(ValueError, match="is for the task 'classification', not 'potential'"):
+        ZooCalculator(blockzoo.create_model("nasnet_cifar"))
+
+
+def test_a_drifting_record_is_told_from_a_quiet_one(tmp_path):
+    time = np.linspace(0, 2, 101)
+    kinetic = 0.1 + 0.02 * np.sin(50 * time)
+    quiet = {"time": time, "kinetic": kinetic, "potential": -kinetic, "total": np.zeros(101)}
+    drifting = {**quiet, "total": 0.009 * time}
+    assert summarize(quiet, 9)["drift"] == pytest.approx(0, abs=1e-12)
+    found = summarize(drifting, 9)
+    assert found["drift"] == pytest.approx(1.0) and found["deviation"] == pytest.approx(2.0)
+    assert found["length"] == 2 and found["fluctuation"] == pytest.approx(1000 * kinetic.std() / 9)
+    draw(drifting, 9, tmp_path / "nve.png")
+    assert (tmp_path / "nve.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_smaller_step_conserves_energy_better_by_its_square():
+    deviations = []
+    for timestep in (0.5, 0.25):
+        atoms = molecule("CH3OH")
+        atoms.calc = calculator()
+        record = nve(atoms, int(20 / timestep), timestep, 300, 1, progress=False)
+        assert record["time"][-1] == pytest.approx(0.02)
+        np.testing.assert_allclose(record["total"], record["potential"] + record["kinetic"])
+        deviations.append(summarize(record, len(atoms))["deviation"])
+    assert 3 < deviations[0] / deviations[1] < 5  # Verlet is of second order
+
+
+def test_forces_that_are_no_gradient_do_not_conserve_energy():
+    changes = []
+    for forces in ("gradient", "direct"):
+        atoms = molecule("CH3OH")
+        atoms.calc = calculator(forces=forces)
+        changes.append(summarize(nve(atoms, 40, 0.5, 300, 10, progress=False), len(atoms))["deviation"])
+    assert changes[1] > 20 * changes[0]
+
+
+def test_the_shipped_model_relaxes_and_conserves_energy_by_name(capsys, tmp_path):
+    options = ["tdn.gfn2", "--molecule", "CH3CH2OH", "--fmax", "0.1", "--steps", "60", "--json"]
+    assert main([*options, "--limit", "1", "--out", str(tmp_path / "nve.png")]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["relaxed"] and found["formula"] == "C2H6O" and found["length"] == pytest.approx(0.03)
+    assert found["deviation"] < 0.5 and found["fluctuation"] > 5 * found["deviation"]
+    assert (tmp_path / "nve.png").is_file()
+    assert main([*options, "--limit", "0"]) == 1
+    with pytest.raises(ValueError, match="--molecule unobtainium: not a molecule of ASE's G2 set"):
+        main(["tdn.gfn2", "--molecule", "unobtainium"])
+
+
+def test_relaxation_reaches_a_minimum_near_that_of_the_labels():
+    atoms = molecule("CH3COCH3")
+    atoms.calc = ZooCalculator("tdn.gfn2", dtype=torch.float64)
+    before, start = atoms.get_potential_energy(), atoms.get_all_distances()
+    assert relax(atoms, 0.05)
+    assert np.linalg.norm(atoms.get_forces(), axis=1).max() <= 0.05
+    assert atoms.get_potential_energy() < before
+    assert np.abs(atoms.get_all_distances() - start).max() < 0.3  # Å, from the G2 geometry

@@ -1,0 +1,56 @@
+"""`blockzoo predict` on files of molecules and crystals."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from blockzoo.__main__ import main
+
+pytest.importorskip("ase", reason="needs the extra molecules")
+import ase
+import ase.build
+import ase.io
+from ase.calculators.singlepoint import SinglePointCalculator
+
+from blockzoo.tasks.molecules.ase_calculator import ZooCalculator
+
+
+def test_energies_forces_and_stress_of_every_frame_are_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    water, ethanol = ase.build.molecule("H2O"), ase.build.molecule("CH3CH2OH")
+    crystal = ase.build.molecule("CH4", cell=[5.0, 5.0, 5.0], pbc=True)
+    water.calc = SinglePointCalculator(water, energy=-137.0, forces=np.full((3, 3), 0.5))
+    ase.io.write("in.xyz", [water, ethanol, crystal], format="extxyz")
+    assert main(["predict", "tdn.gfn2", "in.xyz", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    frames = ase.io.read(report["file"], index=":")
+    assert [row["formula"] for row in report["frames"]] == ["H2O", "C2H6O", "CH4"]
+    calculator = ZooCalculator("tdn.gfn2", dtype=torch.float64)
+    for atoms, frame, row in zip((water, ethanol, crystal), frames, report["frames"], strict=True):
+        bare = ase.Atoms(
+            atoms.symbols, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc, calculator=calculator
+        )
+        assert row["energy"] == pytest.approx(bare.get_potential_energy(), abs=1e-5)
+        np.testing.assert_allclose(frame.get_forces(), bare.get_forces(), atol=1e-6)
+    assert report["frames"][0]["energy error"] == pytest.approx(report["frames"][0]["energy"] + 137)
+    assert "energy error" not in report["frames"][1] and frames[2].get_stress().shape == (6,)
+    assert main(["predict", "tdn.gfn2", "in.xyz", "--out", "out.extxyz"]) == 0
+    assert "energies and forces: out.extxyz" in capsys.readouterr().out
+
+
+def test_wrong_files_are_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    ase.io.write("gold.xyz", ase.Atoms("AuH", positions=[[0, 0, 0], [0, 0, 1.5]]), format="extxyz")
+    (tmp_path / "broken.xyz").write_text("2\n\nH 0 0 0\n")
+    for name, message in (
+        ("gold.xyz", "gold.xyz, frame 0: atomic_numbers has [79], elements that this model does not know"),
+        ("broken.xyz", "2 atoms are announced, the file ends after 1"),
+        ("gone.xyz", "no file gone.xyz"),
+    ):
+        assert main(["predict", "tdn.gfn2", name]) != 0
+        assert message in capsys.readouterr().err
+    assert main(["predict", "tdn.gfn2", "gold.xyz", "--out", "a.csv"]) != 0
+    assert "must end in .extxyz or .xyz" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*predicted*"))

@@ -1,0 +1,201 @@
+"""The command line on tables of series: fit, figures, reports, and predictions for a file of one's own."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import blockzoo
+from blockzoo.__main__ import main
+from blockzoo.tasks.app.training import run
+from blockzoo.tasks.series.predict import model_inputs
+from blockzoo.tasks.series.table import read_table
+
+QUIET = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
+SMALL = ["d_model=4", "d_ff=4", "depth=1", "num_kernels=2", "top_k=2"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A file with holes and a missing hour, and a fit, a test and a report on it for each task."""
+    folder = tmp_path_factory.mktemp("series")
+    rng = np.random.default_rng(0)
+    with (folder / "load.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["date", "load", "temp", "station"])
+        for i in range(500):
+            row = [round(50 + 20 * np.sin(i / 12 * np.pi) + rng.normal(), 3), round(rng.normal(), 3), "north"]
+            if i in (100, 101, 495):
+                row[0] = ""
+            if i != 200:
+                writer.writerow([np.datetime64("2024-01-01T00:00:00") + np.timedelta64(i, "h"), *row])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("PL_GLOBAL_SEED", "0")
+        patch.setenv("PL_SEED_WORKERS", "0")
+        small = [f"--model.model_kwargs.{pair}" for pair in SMALL]
+        common = ["--trainer.max_epochs=1", "--trainer.log_every_n_steps=1", "--data.path=load.csv", *QUIET, *small]
+        run(["fit", "--config", "timesnet/forecast", "--data.target=load", "--model.model_kwargs.seq_len=48", *common])
+        run(["fit", "--config", "timesnet/imputation", "--data.columns=[load,temp]", *common,
+             "--model.model_kwargs.in_chans=2", "--model.model_kwargs.seq_len=48"])  # fmt: skip
+    return folder
+
+
+@pytest.fixture
+def call(folder, capsys, monkeypatch):
+    """Runs a command in the folder; returns status, output and errors."""
+    monkeypatch.chdir(folder)
+
+    def command(*args):
+        status = main(args)
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return command
+
+
+def test_a_fit_leaves_figures_and_says_what_is_missing(folder):
+    for name, figure in (("forecast", "forecast.png"), ("imputation", "imputation.png")):
+        run_folder = folder / "runs" / f"timesnet_{name}" / "version_0"
+        for path in (run_folder / figure, run_folder / "periods.png", run_folder / "curves.png"):
+            assert path.read_bytes().startswith(b"\x89PNG")
+        assert "4 missing values (load 4)" in (run_folder / "README.md").read_text() or name == "imputation"
+        assert not list(run_folder.glob(".*.tmp"))
+    assert "5 missing values (load 4, temp 1)" in (run_folder / "README.md").read_text()
+
+
+def test_a_forecast_continues_the_dates_and_is_the_models(call, folder):
+    name = "local-dir:runs/timesnet_forecast/version_0"
+    status, out, _ = call("predict", name, "load.csv", "--json")
+    rows = json.loads(out)
+    assert status == 0 and len(rows) == 24 and list(rows[0]) == ["date", "load"]
+    assert rows[0]["date"] == "2024-01-21 20:00:00" and rows[-1]["date"] == "2024-01-22 19:00:00"
+    model = blockzoo.create_model(f"local-dir:{folder}/runs/timesnet_forecast/version_0", pretrained=True).eval()
+    table = read_table(folder / "load.csv", ["load"])
+    mean, std = (model.pretrained_cfg[key][0] for key in ("mean", "std"))
+    x = torch.from_numpy((table.values[-48:] - mean) / std).float()
+    mask = (~x.isnan()).float()
+    assert mask.sum() == 47
+    inputs, _, _ = model_inputs(model, table.values, table.dates, [452])
+    with torch.no_grad():
+        expected = model(x.nan_to_num()[None], inputs["time_features"], mask[None])[0, :, 0] * std + mean
+    np.testing.assert_allclose([row["load"] for row in rows], expected.numpy(), rtol=1e-5)
+
+
+def test_filled_gaps_leave_known_values_alone(call, folder):
+    status, out, _ = call("predict", "local-dir:runs/timesnet_imputation/version_0", "load.csv", "--out", "filled.csv")
+    assert status == 0 and "filled.csv: 500 rows; read load.csv: 500 steps" in out and "1 steps without a row" in out
+    filled, before = read_table(folder / "filled.csv"), read_table(folder / "load.csv", ["load", "temp"])
+    seen = ~np.isnan(before.values)
+    assert not filled.missing and seen.sum() == 995
+    np.testing.assert_array_equal(filled.values[seen], before.values[seen])
+    assert 0 < filled.values[100, 0] < 100
+
+
+def test_rows_before_a_short_file_count_as_missing(call, folder):
+    lines = (folder / "load.csv").read_text().splitlines()
+    (folder / "short.csv").write_text("\n".join(lines[:21]))
+    status, out, _ = call("predict", "local-dir:runs/timesnet_forecast/version_0", "short.csv", "--json")
+    assert status == 0 and json.loads(out)[0]["date"] == "2024-01-01 20:00:00"
+    assert all(np.isfinite(row["load"]) for row in json.loads(out))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("forecast", ("49.", "cold"), "column 'load': "),
+        ("forecast", ("date,load", "day,load"), "the model uses calendar features ('h'); name a --date-column"),
+        ("imputation", ("load,temp,station", "load,damp,station"), "'north' is not a finite number"),
+    ],
+)
+def test_files_that_do_not_fit_are_named(call, folder, name, change, said):
+    (folder / "bad.csv").write_text((folder / "load.csv").read_text().replace(*change))
+    status, _, error = call("predict", f"local-dir:runs/timesnet_{name}/version_0", "bad.csv")
+    assert status == 2 and said in error
+
+
+def test_a_wrong_number_of_channels_is_said(call):
+    where = ("predict", "local-dir:runs/timesnet_imputation/version_0", "load.csv", "--columns", "load")
+    status, _, error = call(*where)
+    assert status == 2 and "1 channels (load), the model expects 2: load, temp; --columns chooses" in error
+
+
+def test_a_finished_run_is_tested_and_predicted_with_as_any_other(call, folder):
+    fitted = json.loads((folder / "runs/timesnet_forecast/version_0/results.json").read_text())["test"]
+    tested = run(["test", "runs/timesnet_forecast/version_0", *QUIET]).trainer.callback_metrics
+    assert {key: float(tested[key]) for key in fitted} == fitted
+    status, out, _ = call("predict", "runs/timesnet_forecast/version_0", *QUIET)
+    assert status == 0 and "predictions: runs/predictions.csv" in out
+    with (folder / "runs" / "predictions.csv").open() as file:
+        header, first, *_ = csv.reader(file)
+    assert header[:2] == ["index", "forecast_0"] and len(header) == 25 and float(first[1]) > 1  # in the file's units
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--data.path=none.csv", "--data.target=load"], "none.csv"),
+        (["--data.path=load.csv", "--data.target=lead"], "no column 'lead'; there are 'date', 'load'"),
+        (["--data.path=load.csv", "--data.features=M"], "column 'station': 'north' is not a finite number"),
+        (["--data.path=load.csv", "--data.target=load", "--data.ratios=[0.99,0.0,0.01]"], "too few for one window"),
+    ],
+)
+def test_mistakes_in_a_fit_are_one_line(call, args, said):
+    status, _, error = call("fit", "--config", "timesnet/forecast", *args, *QUIET)
+    assert status == 2 and said in error and "Traceback" not in error
+
+
+def test_an_anomaly_model_scores_every_row(folder, call, monkeypatch):
+    model = blockzoo.create_model("timesnet_anomaly", seq_len=48, in_chans=1, d_model=4, d_ff=4, num_kernels=2).eval()
+    monkeypatch.setattr(blockzoo, "create_model", lambda *args, **kwargs: model)
+    status, out, _ = call("predict", "any", "load.csv", "--columns", "load", "temp", "--json")
+    rows = json.loads(out)
+    assert status == 0 and len(rows) == 500 and list(rows[0]) == ["date", "score_load", "score_temp"]
+    assert rows[100]["score_load"] == 0 < rows[100]["score_temp"]  # a missing value has no error
+
+
+def test_reports_and_baselines_of_packaged_sets(tmp_path, monkeypatch, capsys):
+    from blockzoo.tasks.series import baselines as series_baselines
+    from blockzoo.tasks.series import report as series_report
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PL_GLOBAL_SEED", "0")
+    monkeypatch.setenv("PL_SEED_WORKERS", "0")
+    run(["fit", "--config", "smoke/timesnet_short_term", *QUIET])
+    one = "runs/smoke_timesnet_short_term/version_0"
+    written = series_report.main([one, one, "--out", "figures"])
+    assert [path.name for path in written] == ["forecasts.png", "periods.png"]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in written)
+    scores = series_baselines.main(["--config", "smoke/timesnet_imputation", "--out", "base"])
+    assert scores["linear interpolation"]["test/mse"] < scores["mean"]["test/mse"]
+    report = json.loads((tmp_path / "base" / "seasonal_naive.json").read_text())
+    assert report["last"]["median"] == scores["seasonal naive"]["test/mse"] and report["metric"] == "test/mse"
+    assert "season: " in capsys.readouterr().out
+
+
+def test_frequencies_of_m4_are_combined_as_in_the_competition(tmp_path, monkeypatch, capsys):
+    from blockzoo.tasks.series import report as series_report
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PL_GLOBAL_SEED", "0")
+    monkeypatch.setenv("PL_SEED_WORKERS", "0")
+    rng, rows = np.random.default_rng(0), {}
+    for frequency, count, horizon in (("Yearly", 3, 6), ("Weekly", 2, 13)):
+        series = (50 + rng.normal(0, 1, (count, 40)).cumsum(1)).round(2)
+        for part, values in (("train", series[:, :-horizon]), ("test", series[:, -horizon:])):
+            lines = [",".join([f"{frequency[0]}{i}", *map(str, row)]) for i, row in enumerate(values.tolist())]
+            header = ",".join(f"V{i + 1}" for i in range(values.shape[1] + 1))
+            (tmp_path / f"{frequency}-{part}.csv").write_text("\n".join([header, *lines]))
+        small = [f"--model.model_kwargs.{pair}" for pair in SMALL]
+        config = f"timesnet/m4_{frequency.lower()}"
+        fitted = run(["fit", "--config", config, "--data.path=.", "--trainer.max_epochs=1",
+                      "--trainer.log_every_n_steps=1", *QUIET, *small])  # fmt: skip
+        rows[frequency] = {key: float(value) for key, value in fitted.trainer.callback_metrics.items()}
+    assert series_report.main([str(path) for path in sorted(tmp_path.glob("runs/timesnet_m4_*/version_0"))]) == []
+    printed = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    average = next(line for line in printed if line[0] == "Average")
+    for place, name in ((1, "smape"), (2, "mase")):
+        expected = (3 * rows["Yearly"][f"test/{name}"] + 2 * rows["Weekly"][f"test/{name}"]) / 5
+        assert float(average[place]) == pytest.approx(expected, abs=2e-3)

