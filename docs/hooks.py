@@ -32,8 +32,10 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
 
 
 def _modules(folder: str) -> str:
+    pattern = "*.py" if folder == "zoo" else "**/*.py"
     package = ".".join(["blockzoo", *(part for part in Path(folder).parts if part != "zoo")])
-    names = sorted(path.stem for path in (ROOT / folder).glob("*.py") if not path.stem.startswith("_"))
+    paths = (path.relative_to(ROOT / folder).with_suffix("") for path in (ROOT / folder).glob(pattern))
+    names = sorted(".".join(path.parts) for path in paths if not any(part.startswith("_") for part in path.parts))
     return "\n\n".join(f"::: {package}.{name}" for name in names)
 
 

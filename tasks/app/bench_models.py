@@ -26,7 +26,7 @@ from blockzoo.tasks.core.timing import Clock, ceilings, environment, picture
 from blockzoo.tasks.fields import bench as bench_fno
 from blockzoo.tasks.images import bench as bench_images
 from blockzoo.tasks.molecules import bench as bench_equivariant
-from blockzoo.tasks.raptor.training import bench as bench_raptor
+from blockzoo.tasks.raptor import bench as bench_raptor
 from blockzoo.tasks.video import bench as bench_p3d
 
 __all__ = ["FAMILIES", "run"]

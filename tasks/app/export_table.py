@@ -16,7 +16,7 @@ from blockzoo.tasks.core.files import write_text
 
 __all__ = ["RESULTS", "ROWS", "measure_row", "render", "row_of", "write_table"]
 
-RESULTS = Path("tests") / "commands" / "export_table.json"
+RESULTS = Path("tests") / "tasks" / "deploy" / "export_table.json"
 BEGIN, END = "<!-- export table: blockzoo export --table README.md -->", "<!-- end of export table -->"
 COLUMNS = {"torch-export": False, "onnx": True, "aoti": True}
 """Formats by column, and whether the model is deployed before."""

@@ -30,9 +30,9 @@ import blockzoo
 from blockzoo.checkpoints import CheckpointError
 from blockzoo.raptor import Raptor, teacher_trajectory
 from blockzoo.tasks.images.folders import load_image
+from blockzoo.tasks.raptor import dynamics, figures
 from blockzoo.tasks.raptor.activations import load_vit
 from blockzoo.tasks.raptor.segmentation import layer_distance, plot_segments, segment_layers
-from blockzoo.tasks.raptor.training import dynamics, figures
 
 __all__ = ["analyse", "main"]
 

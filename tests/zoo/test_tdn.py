@@ -349,7 +349,7 @@ def test_direct_forces_export_with_any_number_of_atoms_edges_and_graphs():
 
 def test_plain_export_of_gradients_says_what_to_do_instead():
     model = build(depth=1)
-    with pytest.raises(RuntimeError, match="potential_export.export_program"):
+    with pytest.raises(RuntimeError, match="molecules.export.export_program"):
         torch.export.export(model, (), model.example_inputs(1))
 
 

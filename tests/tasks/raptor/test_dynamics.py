@@ -6,10 +6,10 @@ import math
 import pytest
 import torch
 
+from blockzoo.tasks.raptor import dynamics
 from blockzoo.tasks.raptor.depth_probe import DepthProbe, bin_edges, center_pad, depth_loss, depth_to_bins, eigen_mask
 from blockzoo.tasks.raptor.report import main as report
 from blockzoo.tasks.raptor.segmentation import layer_distance
-from blockzoo.tasks.raptor.training import dynamics
 
 
 def linear_run(matrix, x, steps):

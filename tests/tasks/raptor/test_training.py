@@ -161,7 +161,7 @@ def test_r2_over_batches_is_r2_of_all():
 @pytest.fixture
 def cifar(tmp_path):
     """A folder in CIFAR-10's binary form with the 200 packaged images: 150 for training, 50 for test."""
-    sample = load_file(ROOT / "tasks" / "data" / "cifar10_sample.safetensors")
+    sample = load_file(ROOT / "tasks" / "core" / "cifar10_sample.safetensors")
     images, labels = sample["images"], sample["labels"].to(torch.uint8)
     order = torch.randperm(200, generator=torch.Generator().manual_seed(0))
     records = torch.cat([labels[order, None], images[order].flatten(1)], 1)
