@@ -33,12 +33,13 @@ import torch
 
 from blockzoo.kernels import _dispatch
 from blockzoo.kernels._dispatch import config_trial, kernels_as, triton
-from blockzoo.tasks.app.kernel_cases import CASES, Case, Peer
+from blockzoo.tasks.core import rooms
 from blockzoo.tasks.core.files import write_text
+from blockzoo.tasks.core.kernel_case import Case, Cases, Peer
 from blockzoo.tasks.core.output import print_json, print_table
 from blockzoo.tasks.core.timing import Clock, ceilings, environment, picture
 
-__all__ = ["CASES", "markdown_table", "run"]
+__all__ = ["add_arguments", "kernel_cases", "markdown_table", "run"]
 
 _TOLERANCE = 2e-3
 """Relative error up to which a variant counts as right; float32 is far below, one TF32 product near 3e-4."""
@@ -154,7 +155,7 @@ def markdown_table(result: Mapping[str, Any]) -> str:
     head = ["kernel", "size", "phase", "eager", "compiled", "others", "ours", "ours to compiled", "of the floor"]
     lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
     if not result:
-        lines += [f"| {kernel} |{' |' * (len(head) - 1)}" for kernel in CASES]
+        lines += [f"| {kernel} |{' |' * (len(head) - 1)}" for kernel in kernel_cases()]
         return "\n".join([*lines, "", "No run on a GPU is committed: the columns are empty."])
     groups: dict[tuple[str, ...], dict[str, dict[str, Any]]] = {}
     for row in result["rows"]:
@@ -170,6 +171,20 @@ def markdown_table(result: Mapping[str, Any]) -> str:
     facts = ", ".join(f"{key} {value}" for key, value in result["environment"].items() if value is not None)
     limits = f"{result['ceilings']['bandwidth'] / 1e9:.0f} GB/s, {result['ceilings']['rate'] / 1e12:.2g} TFLOP/s"
     return "\n".join([*lines, "", f"Medians in ms, float32. Measured on: {facts}; a copy {limits} a product."])
+
+
+def kernel_cases() -> dict[str, Cases]:
+    """The cases of every kernel, which the rooms declare."""
+    return {kernel: rooms.load(place)[kernel] for kernel, place in sorted(rooms.declared("kernels").items())}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("--kernel", help="this kernel only")
+    parser.add_argument("--out", metavar="DIR", help="write results and a picture there")
+    parser.add_argument("--table", nargs="?", const="", metavar="FILE", help="print a table of a run's kernels.json, or "
+                        "of the committed one, in Markdown; nothing is measured")  # fmt: skip
+    parser.add_argument("--tune", action="store_true", help="find launch configurations of kernels first")
 
 
 def _read_result(name: str) -> dict[str, Any]:
@@ -195,15 +210,16 @@ def run(args: argparse.Namespace) -> int:
     device = args.device
     if args.tune and (device != "cuda" or args.out is None):
         raise ValueError("--tune needs --device cuda and --out")
-    if args.kernel is not None and args.kernel not in CASES:
-        raise ValueError(f"--kernel {args.kernel!r} must be one of {', '.join(CASES)}")
+    known = kernel_cases()
+    if args.kernel is not None and args.kernel not in known:
+        raise ValueError(f"--kernel {args.kernel!r} must be one of {', '.join(known)}")
     torch.manual_seed(0)
     clock = Clock(device)
-    chosen = CASES if args.kernel is None else {args.kernel: CASES[args.kernel]}
+    chosen = known if args.kernel is None else {args.kernel: known[args.kernel]}
     cases = [
-        make(*sizes, device=device)
-        for make, large, small in chosen.values()
-        for sizes in (large if device == "cuda" else [small])
+        entry.make(*sizes, device=device)
+        for entry in chosen.values()
+        for sizes in (entry.large if device == "cuda" else [entry.small])
     ]
     facts = environment(device)
     table = tune(cases, clock) if args.tune else {}

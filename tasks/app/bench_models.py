@@ -1,96 +1,53 @@
-"""All model families against their peers, on one device: `blockzoo bench models [--device cuda]`.
+"""All model families against their originals, on one device.
 
-Runs the tables of the suites `timesnet`, `nextvit`, `nasnet`, `emov2`, `p3d`, `fno`, `equivariant` and `raptor`: ours
-as built, deployed and compiled, against timm's models, the plain formulations, e3nn and neuraloperator (where it is
-installed), on the same weights, in one process and turn by turn, after comparing outputs. Rows of all families have
-the same columns. GFLOP/s counts products, convolutions and attention, and is left out where transforms do the work;
-"of rate" relates it to that of a large product of float32, measured in the same process. float32 is float32: TF32 is
-off, also in convolutions. On a GPU compiled forms are always among the variants, and batches are larger.
+Runs the tables of the suites that stand for a family: ours as built, deployed and compiled, against timm's models, the
+plain formulations, e3nn and neuraloperator (where it is installed), on the same weights, in one process and turn by
+turn, after comparing outputs. Rows of all families have the same columns. GFLOP/s counts products, convolutions and
+attention, and is left out where transforms do the work; "of rate" relates it to that of a large product of float32,
+measured in the same process. float32 is float32: TF32 is off, also in convolutions. On a GPU compiled forms are always
+among the variants, and batches are larger.
 
-Kernels are those that BLOCKZOO_KERNELS chooses, which is part of the result. `--family NAME` runs one family, `--out
-DIR` writes models.json, after every family, and models.png.
+Kernels are those that BLOCKZOO_KERNELS chooses, which is part of the result. `--family NAME` runs one suite, `--out DIR`
+writes models.json, after every family, and models.png.
 """
 
 import argparse
 import json
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from blockzoo.tasks.app import bench
+from blockzoo.tasks.core import rooms
 from blockzoo.tasks.core.files import write_text
 from blockzoo.tasks.core.output import print_json, print_table
+from blockzoo.tasks.core.suites import Rows, Suite
 from blockzoo.tasks.core.timing import Clock, ceilings, environment, picture
-from blockzoo.tasks.fields import bench as bench_fno
-from blockzoo.tasks.images import bench as bench_images
-from blockzoo.tasks.molecules import bench as bench_equivariant
-from blockzoo.tasks.raptor import bench as bench_raptor
-from blockzoo.tasks.video import bench as bench_p3d
 
-__all__ = ["FAMILIES", "run"]
+__all__ = ["add_arguments", "run"]
 
-Rows = Iterable[dict[str, Any]]
 _MEASURED = ("phase", "variant", "ms", "min", "max", "speedup", "GFLOP/s")
 
 
-def _batches(args: argparse.Namespace, small: int, large: int) -> list[int]:
-    return [args.batch_size] if args.batch_size else [1, large if args.device == "cuda" else small]
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("--family", metavar="SUITE", help="this suite only")
+    parser.add_argument("--out", metavar="DIR", help="write results and a picture there")
 
 
-def _timesnet(args: argparse.Namespace) -> Rows:
-    for case, (name, batch, kwargs) in bench.TIMESNET.items():
-        found = bench.measure(name, args.batch_size or batch, kwargs, args.runs, True, args.compile, args.device)
-        yield from ({"case": case, **row} for row in found)
+def _suites() -> dict[str, Suite]:
+    """The suites that stand for a family."""
+    found = {name: rooms.load(place)[name] for name, place in sorted(rooms.declared("suites").items())}
+    return {name: suite for name, suite in found.items() if suite.summary is not None}
 
 
-def _images(suite: str) -> Callable[[argparse.Namespace], Rows]:
-    def rows(args: argparse.Namespace) -> Rows:
-        for name, size, in_timm in bench_images.SUITES[suite]:
-            for batch in _batches(args, 8, 64):
-                yield from bench_images.forward_rows(name, size, in_timm, batch, args.runs, args.compile, args.device)
-
-    return rows
-
-
-def _p3d(args: argparse.Namespace) -> Rows:
-    return bench_p3d.rows(_batches(args, 4, 16), args.runs, args.compile, args.device)
-
-
-def _fno(args: argparse.Namespace) -> Rows:
-    for n, modes in bench_fno.MODELS:
-        batch = args.batch_size or max(1, bench_fno.POINTS // n**2)
-        variants: dict[str, Any] = bench_fno.make_models(modes, 32, {}, args.device)
-        if args.compile:
-            variants["blockzoo, compiled"] = bench_fno.compiled(variants["blockzoo"])
-        about = {"points": f"{n} x {n}", "modes": modes, "width": 32, "batch": batch}
-        x = torch.randn(batch, 1, n, n, device=args.device)
-        yield from bench_fno.compared_rows("model", variants, x, args.runs, about)
-
-
-def _equivariant(args: argparse.Namespace) -> Rows:
-    for l_max in args.l_max:
-        yield from bench_equivariant.edge_rows(l_max, args.edges, args.chans, args.runs, args.device)
-        yield from bench_equivariant.model_rows(l_max, args.atoms, args.runs, args.official, args.device)
-
-
-def _raptor(args: argparse.Namespace) -> Rows:
-    for teacher in bench_raptor.TEACHERS:
-        for batch in _batches(args, 8, 64):
-            yield from bench_raptor.measure(teacher, batch, args.runs, args.compile, args.device)
-
-
-FAMILIES: dict[str, Callable[[argparse.Namespace], Rows]] = {
-    "timesnet": _timesnet,
-    "nextvit": _images("nextvit"),
-    "nasnet": _images("nasnet"),
-    "emov2": _images("emov2"),
-    "p3d": _p3d,
-    "fno": _fno,
-    "equivariant": _equivariant,
-    "raptor": _raptor,
-}
+def _rows(suite: Suite, args: argparse.Namespace) -> Rows:
+    """A suite's rows under its own defaults, with the options that all suites share taken over."""
+    parser = argparse.ArgumentParser()
+    if suite.add_arguments is not None:
+        suite.add_arguments(parser)
+    own = vars(parser.parse_args([]))
+    return suite.rows(argparse.Namespace(**{"only": None, "arg": [], **own, **(suite.summary or {}), **vars(args)}))
 
 
 def _common(family: str, row: dict[str, Any], rate: float) -> dict[str, Any]:
@@ -108,14 +65,15 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         ValueError: The family is unknown.
     """
-    if args.family is not None and args.family not in FAMILIES:
-        raise ValueError(f"--family {args.family!r} must be one of {', '.join(FAMILIES)}")
+    families = _suites()
+    if args.family is not None and args.family not in families:
+        raise ValueError(f"--family {args.family!r} must be one of {', '.join(families)}")
     args.compile = args.compile or args.device == "cuda"
     facts, limits = environment(args.device), ceilings(args.device, Clock(args.device))
     result: dict[str, Any] = {"environment": facts, "ceilings": limits, "rows": []}
     folder = None if args.out is None else Path(args.out)
-    for family in FAMILIES if args.family is None else [args.family]:
-        result["rows"] += [_common(family, row, limits["rate"]) for row in FAMILIES[family](args)]
+    for family in families if args.family is None else [args.family]:
+        result["rows"] += [_common(family, row, limits["rate"]) for row in _rows(families[family], args)]
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
             write_text(folder / "models.json", json.dumps(result, indent=1))

@@ -31,7 +31,8 @@ import blockzoo
 from blockzoo.layers.spectral.factorized_tensor import Factorization
 from blockzoo.layers.spectral.field_ops import PointwiseMLP
 from blockzoo.layers.spectral.spectral_conv import Implementation, SpectralConv, SpectralWeight
-from blockzoo.tasks.core.output import parse_model_args, print_json, print_table
+from blockzoo.tasks.core.output import parse_model_args
+from blockzoo.tasks.core.suites import Suite
 from blockzoo.tasks.core.timing import interleaved, timed_rows
 
 __all__ = [
@@ -43,12 +44,10 @@ __all__ = [
     "compiled",
     "make_models",
     "plain_spectral_conv",
-    "run",
 ]
 
-SUITES = ("fno", "multigrid")
 TABLES = ("layer", "model", "factors", "memory")
-"""Of `fno`."""
+"""Of the suite `fno`."""
 
 LAYERS = [(n, m) for n in (64, 128, 256, 512) for m in (8, 16, 32, 64)]
 MODELS = [(64, 16), (128, 16), (128, 32), (256, 16), (256, 32)]
@@ -343,19 +342,22 @@ def _multigrid(options: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def run(args: argparse.Namespace) -> int:
-    """Measure and print."""
-    options = parse_model_args(args.arg)
-    rows = _multigrid(options) if args.name == "multigrid" else _fno(args, options)
-    if args.json:
-        print_json({"torch": torch.__version__, "threads": torch.get_num_threads(), "rows": rows})
-        return 0
-    for what in dict.fromkeys(row["what"] for row in rows):
-        chosen = [row for row in rows if row["what"] == what]
-        cells = [[f"{v:.2f}" if isinstance(v, float) else v for v in row.values()] for row in chosen]
-        title = f"{what}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-        print_table(list(chosen[0]), cells, title=title)
-    return 0
+SUITES = {
+    "fno": Suite(
+        "Fourier layers and models against the plain formulation and neuraloperator: time and memory",
+        lambda args: _fno(args, parse_model_args(args.arg)),
+        ("batch_size", "compile", "device", "model_args"),
+        tables=TABLES,
+        summary={"only": ("model",)},
+    ),
+    "multigrid": Suite(
+        "memory of a training step on a field of 1024 x 1024 points, whole and on multi-grid patches",
+        lambda args: _multigrid(parse_model_args(args.arg)),
+        ("model_args",),
+        summary=None,
+    ),
+}
+"""By name behind `blockzoo bench`."""
 
 
 if __name__ == "__main__":

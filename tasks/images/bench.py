@@ -1,4 +1,4 @@
-"""Image models against timm's, and the modes of `ConvNormAct`: what `blockzoo bench` runs for these names."""
+"""Image models against timm's, and the modes of `ConvNormAct`: the suites `nextvit`, `nasnet`, `emov2`, `conv_norm`."""
 
 import argparse
 import statistics
@@ -14,18 +14,15 @@ from torch import nn
 import blockzoo
 from blockzoo.layers.conv.conv_norm_act import ConvNormAct, set_conv_norm_mode
 from blockzoo.tasks.core.memory import peak_bytes_apart
-from blockzoo.tasks.core.output import print_json, print_table
+from blockzoo.tasks.core.suites import Rows, Suite, batches
 from blockzoo.tasks.core.timing import interleaved, operations, timed_rows
-from blockzoo.tasks.video import bench as bench_p3d
 
-__all__ = ["SUITES", "forward_rows", "run", "saved_bytes"]
+__all__ = ["MODELS", "SUITES", "forward_rows", "saved_bytes"]
 
-SUITES: dict[str, list[tuple[str, int, bool]]] = {
+MODELS: dict[str, list[tuple[str, int, bool]]] = {
     "nextvit": [("nextvit_small", 224, True)],
     "nasnet": [("nasnetalarge", 331, True), ("nasnetamobile", 224, False)],
     "emov2": [("emov2_1m", 224, False), ("emov2_5m", 224, False)],
-    "conv_norm": [],
-    "p3d": [],
 }
 """Models, pixels, and whether timm has the model."""
 
@@ -127,24 +124,30 @@ def _modes(stack: str, batch: int, runs: int) -> list[dict[str, Any]]:
     return rows
 
 
-def run(args: argparse.Namespace) -> int:
-    """Measure and print."""
-    rows: list[dict[str, Any]] = []
-    if args.name == "conv_norm":
-        runs = min(args.runs, 3)
-        for stack, batch in (("nasnetalarge", 1), ("nasnetalarge", 4), ("P3D-like stack", 2)):
-            rows += _modes(stack, batch, runs)
-    if args.name == "p3d":
-        batches = [args.batch_size] if args.batch_size else [1, 4]
-        rows += bench_p3d.rows(batches, min(args.runs, 9), args.compile, args.device)
-    for name, size, in_timm in SUITES[args.name]:
-        runs = min(args.runs, 5) if name == "nasnetalarge" else args.runs
-        for batch in [args.batch_size] if args.batch_size else [1, 8]:
-            rows += forward_rows(name, size, in_timm, batch, runs, args.compile, args.device)
-    if args.json:
-        print_json({"torch": torch.__version__, "threads": torch.get_num_threads(), "rows": rows})
-        return 0
-    columns = list(rows[0])
-    cells = [[f"{row[c]:.2f}" if isinstance(row.get(c), float) else row.get(c) for c in columns] for row in rows]
-    print_table(columns, cells, title=f"{torch.get_num_threads()} threads, torch {torch.__version__}")
-    return 0
+def _conv_norm(args: argparse.Namespace) -> Rows:
+    for stack, batch in (("nasnetalarge", 1), ("nasnetalarge", 4), ("P3D-like stack", 2)):
+        yield from _modes(stack, batch, min(args.runs, 3))
+
+
+def _family(models: list[tuple[str, int, bool]]) -> Callable[[argparse.Namespace], Rows]:
+    def rows(args: argparse.Namespace) -> Rows:
+        for name, size, in_timm in models:
+            runs = min(args.runs, 5) if name == "nasnetalarge" else args.runs
+            for batch in batches(args, 8, 64):
+                yield from forward_rows(name, size, in_timm, batch, runs, args.compile, args.device)
+
+    return rows
+
+
+SUITES = {
+    **{
+        family: Suite(f"{', '.join(name for name, _, _ in models)} as built and deployed, against {peer}", _family(models))
+        for (family, models), peer in zip(
+            MODELS.items(), ("timm's", "timm's where it has the model", "each other"), strict=True
+        )
+    },
+    "conv_norm": Suite(
+        "memory and time of training with batch norms in the modes train, eval and tune", _conv_norm, (), summary=None
+    ),
+}
+"""By name behind `blockzoo bench`."""

@@ -34,22 +34,22 @@ from blockzoo.layers.equivariant.edge_product import EdgeProduct
 from blockzoo.layers.equivariant.neighbors import neighbor_list
 from blockzoo.layers.equivariant.spherical_power import SphericalPower
 from blockzoo.layers.equivariant.tensor_product import ClebschGordanProduct, CPTensorProduct, GauntTensorProduct
-from blockzoo.tasks.core.output import print_json, print_table
+from blockzoo.tasks.core.suites import Rows, Suite
 from blockzoo.tasks.core.timing import interleaved, timed_rows
 from blockzoo.tasks.molecules.plain import plain_energy_forces
 
-__all__ = ["TABLES", "add_arguments", "e3nn_product", "edge_rows", "flat_features", "model_rows", "run", "uuu_rows"]
+__all__ = ["SUITES", "TABLES", "add_arguments", "e3nn_product", "edge_rows", "flat_features", "model_rows", "uuu_rows"]
 
 TABLES = ("edge", "uuu", "powers", "model")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of this suite."""
-    parser.add_argument("--edges", type=int, default=10_000, help="'equivariant': edges (default: 10000)")
-    parser.add_argument("--chans", type=int, default=128, help="'equivariant': channels (default: 128)")
-    parser.add_argument("--l-max", type=int, nargs="+", default=[1, 2, 3], help="'equivariant': degrees (default: all)")
-    parser.add_argument("--atoms", type=int, default=40, help="'equivariant': atoms of the molecule (default: 40)")
-    parser.add_argument("--official", type=Path, help="'equivariant': OpenMol/TDN of a checkout of AIRS, to run beside")
+    parser.add_argument("--edges", type=int, default=10_000, help="edges (default: 10000)")
+    parser.add_argument("--chans", type=int, default=128, help="channels (default: 128)")
+    parser.add_argument("--l-max", type=int, nargs="+", default=[1, 2, 3], help="degrees (default: all)")
+    parser.add_argument("--atoms", type=int, default=40, help="atoms of the molecule (default: 40)")
+    parser.add_argument("--official", type=Path, help="OpenMol/TDN of a checkout of AIRS, to run beside")
 
 
 def e3nn_product(l_max: int, channels: int, harmonics: bool) -> Any:
@@ -240,23 +240,28 @@ def _without_graph(function: Callable[[], Any]) -> Callable[[], Any]:
     return call
 
 
-def run(args: argparse.Namespace) -> int:
-    """Measure and print."""
-    rows: list[dict[str, Any]] = []
+def _suite(args: argparse.Namespace) -> Rows:
     only = args.only or TABLES
     for l_max in args.l_max:
         runs = max(3, args.runs // (1 + 2 * (l_max > 2)))
         if "edge" in only:
-            rows += edge_rows(l_max, args.edges, args.chans, runs, args.device)
+            yield from edge_rows(l_max, args.edges, args.chans, runs, args.device)
         if "uuu" in only:
-            rows += uuu_rows(l_max, args.edges // 4, args.chans, runs, args.device)
+            yield from uuu_rows(l_max, args.edges // 4, args.chans, runs, args.device)
         if "powers" in only:
-            rows += _powers(l_max, args.edges // 4, args.chans, runs, args.device)
+            yield from _powers(l_max, args.edges // 4, args.chans, runs, args.device)
         if "model" in only:
-            rows += model_rows(l_max, args.atoms, max(3, args.runs // 3), args.official, args.device)
-    if args.json:
-        print_json({"torch": torch.__version__, "threads": torch.get_num_threads(), "rows": rows})
-        return 0
-    cells = [[f"{value:.2f}" if isinstance(value, float) else value for value in row.values()] for row in rows]
-    print_table(list(rows[0]), cells, title=f"{torch.get_num_threads()} threads, torch {torch.__version__}")
-    return 0
+            yield from model_rows(l_max, args.atoms, max(3, args.runs // 3), args.official, args.device)
+
+
+SUITES = {
+    "equivariant": Suite(
+        "equivariant products against e3nn, and TDN against the published formulation",
+        _suite,
+        ("device",),
+        add_arguments,
+        TABLES,
+        {"only": ("edge", "model")},
+    )
+}
+"""By name behind `blockzoo bench`."""

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 import blockzoo
-from blockzoo.tasks.core.output import print_json, print_table
+from blockzoo.tasks.core.suites import Rows, Suite, batches
 from blockzoo.tasks.core.timing import interleaved, operations, timed_rows
 
-__all__ = ["TEACHERS", "measure", "run"]
+__all__ = ["SUITES", "TEACHERS", "measure"]
 
 TEACHERS = ("vit_small_patch16_224", "vit_base_patch14_reg4_dinov2")
 MLPS = {"gelu": ("gelu", 4.0), "swiglu 8/3": ("swiglu", 8 / 3), "swiglu 4": ("swiglu", 4.0)}
@@ -43,16 +43,11 @@ def measure(teacher: str, batch: int, runs: int, compiled: bool, device: str = "
     return timed_rows(about, interleaved(calls, runs, device), counts=operations(calls))
 
 
-def run(args: argparse.Namespace) -> int:
-    """Measure and print."""
-    rows: list[dict[str, Any]] = []
+def _suite(args: argparse.Namespace) -> Rows:
     for teacher in TEACHERS:
-        for batch in [args.batch_size] if args.batch_size else [1, 8]:
-            rows += measure(teacher, batch, args.runs, args.compile, args.device)
-    if args.json:
-        print_json({"torch": torch.__version__, "threads": torch.get_num_threads(), "rows": rows})
-        return 0
-    columns = list(rows[0])
-    cells = [[f"{row[c]:.2f}" if isinstance(row.get(c), float) else row.get(c) for c in columns] for row in rows]
-    print_table(columns, cells, title=f"{torch.get_num_threads()} threads, torch {torch.__version__}")
-    return 0
+        for batch in batches(args, 8, 64):
+            yield from measure(teacher, batch, args.runs, args.compile, args.device)
+
+
+SUITES = {"raptor": Suite("Raptors against their teachers in timm", _suite)}
+"""By name behind `blockzoo bench`."""

@@ -4,6 +4,7 @@ The plain one is that of the published port, on the weights of ours: `torch.nn.C
 3x1x1, `BatchNorm3d`, `MaxPool3d`, clips in PyTorch's ordinary memory order, no merging. Outputs are compared first.
 """
 
+import argparse
 import copy
 from functools import partial
 from typing import Any
@@ -16,6 +17,7 @@ import blockzoo
 from blockzoo.layers.conv.conv_norm_act import ConvNormAct
 from blockzoo.layers.conv.pseudo3d import PseudoConv3d
 from blockzoo.p3d import P3D, Bottleneck
+from blockzoo.tasks.core.suites import Rows, Suite, batches
 from blockzoo.tasks.core.timing import interleaved, operations, timed_rows
 
 __all__ = ["CASES", "PlainP3D", "rows"]
@@ -100,11 +102,11 @@ def _training(model: nn.Module, x: torch.Tensor) -> None:
     model(x).square().mean().backward()
 
 
-def rows(batches: list[int], runs: int, compiled: bool, device: str = "cpu") -> list[dict[str, Any]]:
+def rows(sizes: list[int], runs: int, compiled: bool, device: str = "cpu") -> list[dict[str, Any]]:
     """Measure all cases.
 
     Args:
-        batches: Batch sizes.
+        sizes: Batch sizes.
         runs: Timed runs of each variant, taken in turn.
         compiled: Time the deployed model under `torch.compile` as well.
         device: Where to measure.
@@ -122,7 +124,7 @@ def rows(batches: list[int], runs: int, compiled: bool, device: str = "cpu") -> 
         variants: dict[str, Any] = {"plain": plain, "as built": model, "deployed": deployed.deploy()}
         if compiled:
             variants["deployed, compiled"] = torch.compile(deployed)
-        for batch in batches:
+        for batch in sizes:
             x = torch.randn(batch, 3, *size, device=device)
             with torch.no_grad():
                 outputs = {key: variant(x) for key, variant in variants.items()}
@@ -142,3 +144,11 @@ def rows(batches: list[int], runs: int, compiled: bool, device: str = "cpu") -> 
             for key, variant in both.items():  # training has moved the statistics of the norms
                 variant.eval().load_state_dict(states[key])
     return table
+
+
+def _suite(args: argparse.Namespace) -> Rows:
+    return rows(batches(args, 4, 16), min(args.runs, 9), args.compile, args.device)
+
+
+SUITES = {"p3d": Suite("P3D against the plain formulation in 3-D convolutions, inference and training", _suite)}
+"""By name behind `blockzoo bench`."""

@@ -1,0 +1,11 @@
+"""What the core offers to the commands: callbacks that serve every task."""
+
+from blockzoo.tasks.core.rooms import Room
+
+__all__ = ["room"]
+
+HERE = "blockzoo.tasks.core"
+
+room = Room(
+    components=(f"{HERE}.drop_path:ScheduledDropPathProgress", f"{HERE}.run_folder:RunFolder"),
+)

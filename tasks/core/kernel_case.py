@@ -1,0 +1,73 @@
+"""What a case of `blockzoo bench kernels` consists of: an operation at a size, its floor, and its peers."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+__all__ = ["Case", "Cases", "Peer", "draw"]
+
+
+@dataclass
+class Peer:
+    """Another implementation of a case's function.
+
+    Attributes:
+        function: What is timed.
+        inputs: Its arguments; None for those of the case.
+        to_ours: Brings its result into our layout, to be compared.
+    """
+
+    function: Callable[..., Any]
+    inputs: list[Any] | None = None
+    to_ours: Callable[[torch.Tensor], torch.Tensor] | None = None
+
+
+@dataclass
+class Case:
+    """One operation at one size.
+
+    Attributes:
+        kernel: File of the kernel, or of the layer.
+        launches: Names of its launch configurations; none for what has no kernel of ours.
+        size: For people.
+        inputs: Arguments of all variants.
+        ours: The public function.
+        reference: Plain torch.
+        flops: Operations of the forward pass.
+        moved: Bytes that it must move.
+        peers: Other implementations of the same function.
+        trained: How many of the inputs get gradients, counted from the first; None for all, 0 for no training.
+    """
+
+    kernel: str
+    launches: Mapping[str, Mapping[str, list[int]]]
+    size: str
+    inputs: list[Any]
+    ours: Callable[..., Any]
+    reference: Callable[..., Any]
+    flops: float
+    moved: float
+    peers: dict[str, Peer] = field(default_factory=dict)
+    trained: int | None = None
+
+
+@dataclass(frozen=True)
+class Cases:
+    """The cases of one kernel.
+
+    Attributes:
+        make: Makes a case from sizes and a device.
+        large: Sizes for a GPU.
+        small: Sizes for a CPU.
+    """
+
+    make: Callable[..., Case]
+    large: list[tuple[int, ...]]
+    small: tuple[int, ...]
+
+
+def draw(*shape: int, device: str) -> torch.Tensor:
+    """Normal noise on a device."""
+    return torch.randn(*shape, device=device)

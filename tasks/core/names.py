@@ -1,0 +1,55 @@
+"""One grammar for the names of models, in every command.
+
+A name is `name`, `name.tag`, `local-dir:FOLDER`, `hf-hub:OWNER/NAME`, `timm:NAME`, or the folder of a finished run.
+"""
+
+from pathlib import Path
+from typing import Any
+
+__all__ = ["build", "has_weights", "is_run_folder", "resolve"]
+
+SOURCES = ("hf-hub:", "hf_hub:", "local-dir:")
+"""Prefixes of names that stand for weights."""
+
+
+def is_run_folder(name: str) -> bool:
+    """Whether a word is the path of a folder, such as that of a finished run, and not the name of a model."""
+    return Path(name).is_dir()
+
+
+def resolve(name: str) -> str:
+    """The name that `blockzoo.create_model` takes; a folder of a finished run becomes `local-dir:FOLDER`.
+
+    Raises:
+        ValueError: The folder has no `config.json`, or the name looks like a path that does not exist.
+    """
+    if is_run_folder(name):
+        if not (Path(name) / "config.json").is_file():
+            raise ValueError(f"{name} is not the folder of a finished run: it has no config.json")
+        return f"local-dir:{name}"
+    if ":" not in name and "/" in name:
+        raise ValueError(f"{name}: no such folder; a model is name, name.tag, local-dir:FOLDER, hf-hub:OWNER/NAME, timm:NAME")
+    return name
+
+
+def has_weights(name: str) -> bool:
+    """Whether a resolved name asks for weights: it has a tag, or is a folder or a repository."""
+    return name.startswith(SOURCES) or "." in name.rpartition(":")[2]
+
+
+def build(name: str, pretrained: bool | None = None, **kwargs: Any) -> Any:
+    """Build the model of a name that a user typed, with its weights if it names some, in evaluation mode.
+
+    Args:
+        name: See this module.
+        pretrained: Load weights or not; by default what the name asks for.
+        **kwargs: Passed on to `blockzoo.create_model`.
+
+    Raises:
+        ValueError: There is no such model.
+    """
+    import blockzoo
+
+    resolved = resolve(name)
+    wanted = has_weights(resolved) if pretrained is None else pretrained
+    return blockzoo.create_model(resolved, pretrained=wanted, **kwargs).eval()

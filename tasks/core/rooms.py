@@ -1,0 +1,139 @@
+"""Finds the rooms of `blockzoo.tasks` and reads what each declares about itself.
+
+A room is a folder of `blockzoo.tasks` with a module `about.py` that holds `room = Room(...)`. Declarations are text:
+nothing heavy is imported to read them, and what they name is imported when it is used. The commands ask here, so that a
+new room, or a new family in a room, edits no list elsewhere.
+"""
+
+import functools
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["GROUPS", "Command", "Room", "commands", "components", "declared", "load", "rooms"]
+
+GROUPS = ("models", "training", "evaluation", "science tools", "maintenance")
+"""The groups of `blockzoo --help`, in order."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """A sub-command of `blockzoo`.
+
+    Attributes:
+        name: What is typed behind `blockzoo`, one word or two.
+        group: One of `GROUPS`.
+        module: The module with `add_arguments(parser)` and `run(args)`, which returns the exit status.
+        text: One line for `blockzoo --help`.
+    """
+
+    name: str
+    group: str
+    module: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a room of `blockzoo.tasks` offers to the commands.
+
+    Functions and classes are named as "package.module:name".
+
+    Attributes:
+        components: Tasks, data modules and callbacks that a config may name by their class name alone.
+        evaluators: By checkpoint or data set, a function from a model to its metric and the demo page's sections.
+        readers: By "modality/task", or "modality" alone, the function `(model, files, args) -> exit status` behind
+            `blockzoo predict`.
+        reader_arguments: Functions that add the readers' own options to the parser of `blockzoo predict`.
+        suites: By the name behind `blockzoo bench`, the `Suite` that is run.
+        kernels: By kernel, the table of `Cases` that `blockzoo bench kernels` measures it at.
+        speed: By family, a function that makes the demo's `SpeedCase` where timm has no model of the same name.
+        calibration: By data set, the data module whose training part sets the scales of int8 programs.
+        calibrate: By modality, a function `(model, samples) -> samples` that completes the forward arguments.
+        baselines: Function `(task, data) -> rows` behind `blockzoo baselines`, by name of a task's class.
+        metrics: By name in a card, what a metric is called for people.
+        commands: Further sub-commands.
+    """
+
+    components: tuple[str, ...] = ()
+    evaluators: Mapping[str, str] = field(default_factory=dict)
+    readers: Mapping[str, str] = field(default_factory=dict)
+    reader_arguments: tuple[str, ...] = ()
+    suites: Mapping[str, str] = field(default_factory=dict)
+    kernels: Mapping[str, str] = field(default_factory=dict)
+    speed: Mapping[str, str] = field(default_factory=dict)
+    calibration: Mapping[str, str] = field(default_factory=dict)
+    calibrate: Mapping[str, str] = field(default_factory=dict)
+    metrics: Mapping[str, str] = field(default_factory=dict)
+    commands: tuple[Command, ...] = ()
+
+
+@functools.cache
+def rooms() -> dict[str, Room]:
+    """The rooms by their folder's name, sorted.
+
+    Raises:
+        TypeError: The `about.py` of a folder does not hold `room = Room(...)`.
+    """
+    import blockzoo.tasks
+
+    found = {}
+    for folder in sorted(info.name for info in pkgutil.iter_modules(blockzoo.tasks.__path__) if info.ispkg):
+        name = f"blockzoo.tasks.{folder}.about"
+        if importlib.util.find_spec(name) is None:
+            continue
+        room = getattr(importlib.import_module(name), "room", None)
+        if not isinstance(room, Room):
+            raise TypeError(f"{name} must hold `room = Room(...)`, it holds {type(room).__name__}")
+        found[folder] = room
+    return found
+
+
+def declared(what: str) -> dict[str, Any]:
+    """One kind of declaration of all rooms together, by name.
+
+    Args:
+        what: An attribute of `Room` that is a mapping, for example "evaluators".
+
+    Raises:
+        ValueError: Two rooms declare the same name.
+    """
+    merged: dict[str, Any] = {}
+    for folder, room in rooms().items():
+        for name, value in getattr(room, what).items():
+            if merged.setdefault(name, value) != value:
+                raise ValueError(f"blockzoo.tasks.{folder}.about declares {what} {name!r}, which another room has too")
+    return merged
+
+
+def components() -> dict[str, str]:
+    """Where each task, data module and callback is, by class name.
+
+    Raises:
+        ValueError: Two classes have one name.
+    """
+    merged: dict[str, str] = {}
+    for room in rooms().values():
+        for place in room.components:
+            name = place.partition(":")[2]
+            if merged.setdefault(name, place) != place:
+                raise ValueError(f"two classes are called {name}: {merged[name]} and {place}")
+    return merged
+
+
+def commands() -> dict[str, Command]:
+    """The rooms' own sub-commands, by name."""
+    return {command.name: command for room in rooms().values() for command in room.commands}
+
+
+def load(place: str) -> Any:
+    """Import what "package.module:name" names.
+
+    Raises:
+        ImportError: There is no such module.
+        AttributeError: The module has no such name.
+    """
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)

@@ -1,0 +1,24 @@
+"""The room of images: what it offers to the commands."""
+
+from blockzoo.tasks.core.rooms import Room
+
+__all__ = ["room"]
+
+HERE = "blockzoo.tasks.images"
+
+room = Room(
+    components=(
+        f"{HERE}.classification:ImageClassification",
+        f"{HERE}.folders:ImageFolder",
+        f"{HERE}.folders:TorchvisionImages",
+        f"{HERE}.small_sets:CIFAR10",
+        f"{HERE}.small_sets:FashionMNIST",
+    ),
+    evaluators={"CIFAR-10": f"{HERE}.evaluate:evaluate_cifar10"},
+    readers={"image/classification": f"{HERE}.predict:predict"},
+    suites=dict.fromkeys(("nextvit", "nasnet", "emov2", "conv_norm"), f"{HERE}.bench:SUITES"),
+    kernels={"separable_conv": f"{HERE}.kernel_cases:CASES"},
+    speed={family: f"{HERE}.speed:{family}" for family in ("nextvit", "nasnet", "emov2")},
+    calibration={"CIFAR-10": f"{HERE}.small_sets:CIFAR10"},
+    metrics={"accuracy": "accuracy"},
+)

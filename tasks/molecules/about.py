@@ -1,0 +1,32 @@
+"""The room of molecules and crystals: what it offers to the commands."""
+
+from blockzoo.tasks.core.rooms import Command, Room
+
+__all__ = ["room"]
+
+HERE = "blockzoo.tasks.molecules"
+
+room = Room(
+    components=(
+        f"{HERE}.potential:InteratomicPotential",
+        f"{HERE}.tensors:TensorProperty",
+        f"{HERE}.structures:XTBMolecules",
+        f"{HERE}.files:StructureFiles",
+        f"{HERE}.pubchemqcr:PubChemQCR",
+        f"{HERE}.qm9:QM9Polarizability",
+        f"{HERE}.parity:ParityPlot",
+    ),
+    evaluators={"GFN2-xTB molecules": f"{HERE}.evaluate:evaluate_molecules"},
+    readers={"graph/potential": f"{HERE}.predict:predict_structures"},
+    suites={"equivariant": f"{HERE}.bench:SUITES"},
+    kernels=dict.fromkeys(
+        ("edge_product", "edge_product_harmonics", "low_rank_product"), f"{HERE}.kernel_cases:CASES"
+    ),
+    speed={"tdn": f"{HERE}.speed:tdn"},
+    metrics={"force_mae": "mean error of forces, meV/Å"},
+    commands=(
+        Command("science md", "science tools", f"{HERE}.md", "relax a molecule, let it move, and say how well energy is conserved"),
+        Command("molecules baselines", "evaluation", f"{HERE}.baseline", "one energy for each element, beside a potential"),
+        Command("package xtb", "maintenance", f"{HERE}.xtb", "compute the packaged molecular dynamics by GFN2-xTB"),
+    ),
+)

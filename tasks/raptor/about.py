@@ -1,0 +1,24 @@
+"""The room of Raptors: what it offers to the commands."""
+
+from blockzoo.tasks.core.rooms import Command, Room
+
+__all__ = ["room"]
+
+HERE = "blockzoo.tasks.raptor"
+
+room = Room(
+    components=(
+        f"{HERE}.training:LinearProbe",
+        f"{HERE}.training:RaptorDistillation",
+        f"{HERE}.activations:TeacherActivations",
+    ),
+    evaluators={"raptor_cifar.cifar10": f"{HERE}.evaluate:evaluate_raptor"},
+    suites={"raptor": f"{HERE}.bench:SUITES"},
+    kernels=dict.fromkeys(("residual_norm", "gated_linear_attention"), f"{HERE}.kernel_cases:CASES"),
+    speed={"raptor": f"{HERE}.speed:raptor"},
+    commands=(
+        Command("raptor study", "evaluation", f"{HERE}.study", "train students of several sizes beside shallow networks"),
+        Command("raptor report", "evaluation", f"{HERE}.report", "figures of a teacher's depth, its phases, and a Raptor"),
+        Command("raptor depth-probe", "evaluation", f"{HERE}.depth_probe", "linear probes of every layer of a teacher"),
+    ),
+)

@@ -1,0 +1,53 @@
+"""The room of time series: what it offers to the commands."""
+
+from blockzoo.tasks.core.rooms import Command, Room
+
+__all__ = ["room"]
+
+HERE = "blockzoo.tasks.series"
+
+room = Room(
+    components=(
+        f"{HERE}.anomaly:SeriesAnomaly",
+        f"{HERE}.classification:SeriesClassification",
+        f"{HERE}.forecasting:SeriesForecasting",
+        f"{HERE}.imputation:SeriesImputation",
+        f"{HERE}.short_term:SeriesShortTerm",
+        f"{HERE}.anomaly_files:AnomalyFiles",
+        f"{HERE}.anomaly_files:InternalBleeding",
+        f"{HERE}.csv_files:CSVSeries",
+        f"{HERE}.csv_files:Daphnet",
+        f"{HERE}.competition:M3Monthly",
+        f"{HERE}.competition:M4",
+        f"{HERE}.uea:JapaneseVowels",
+        f"{HERE}.uea:UEASeries",
+        f"{HERE}.plots:SeriesPlots",
+    ),
+    evaluators={
+        "Daphnet S06R02E0": f"{HERE}.evaluate:evaluate_daphnet",
+        "InternalBleeding16": f"{HERE}.evaluate:evaluate_internal_bleeding",
+        "JapaneseVowels": f"{HERE}.evaluate_classes:evaluate_japanese_vowels",
+        "M3 monthly": f"{HERE}.evaluate:evaluate_m3",
+    },
+    readers={
+        "series": f"{HERE}.predict:predict_table",
+        "series/classification": f"{HERE}.predict:predict_classes",
+    },
+    reader_arguments=(f"{HERE}.predict:add_table_arguments",),
+    suites={"timesnet": f"{HERE}.bench:SUITES"},
+    kernels={"fold_conv": f"{HERE}.kernel_cases:CASES"},
+    speed={"timesnet": f"{HERE}.speed:timesnet"},
+    calibration={
+        "Daphnet S06R02E0": f"{HERE}.csv_files:Daphnet",
+        "InternalBleeding16": f"{HERE}.anomaly_files:InternalBleeding",
+        "JapaneseVowels": f"{HERE}.uea:JapaneseVowels",
+        "M3 monthly": f"{HERE}.competition:M3Monthly",
+    },
+    calibrate={"series": f"{HERE}.predict:hide_values"},
+    metrics={"auroc": "area under the ROC curve", "mse": "mean squared error", "smape": "sMAPE, %"},
+    commands=(
+        Command("series baselines", "evaluation", f"{HERE}.baselines", "simple methods on the data of a config, beside a model"),
+        Command("series report", "evaluation", f"{HERE}.report", "figures and tables of a finished run on series"),
+        Command("package uea", "maintenance", f"{HERE}.ts_files", "turn a UEA archive's .ts files into packaged data"),
+    ),
+)

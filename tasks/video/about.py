@@ -1,0 +1,26 @@
+"""The room of video: what it offers to the commands."""
+
+from blockzoo.tasks.core.rooms import Command, Room
+
+__all__ = ["room"]
+
+HERE = "blockzoo.tasks.video"
+
+room = Room(
+    components=(
+        f"{HERE}.classification:VideoClassification",
+        f"{HERE}.camera_moves:CameraMoves",
+        f"{HERE}.files:VideoFolder",
+        f"{HERE}.files:VideoList",
+    ),
+    evaluators={"CameraMoves": f"{HERE}.evaluate:evaluate_camera_moves"},
+    readers={"video/classification": f"{HERE}.predict:predict"},
+    suites={"p3d": f"{HERE}.bench:SUITES"},
+    speed={"p3d": f"{HERE}.speed:p3d"},
+    calibration={"CameraMoves": f"{HERE}.camera_moves:CameraMoves"},
+    commands=(
+        Command(
+            "package camera-moves", "maintenance", f"{HERE}.camera_moves", "cut the packaged clips of camera moves from films"
+        ),
+    ),
+)
