@@ -12,7 +12,7 @@ models whose names timm does not have are also found by `timm.create_model`.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from blockzoo import timm_bridge
+from blockzoo import _timm_bridge
 
 if TYPE_CHECKING:
     from blockzoo._builder import convert_state_dict, create_model, from_pretrained
@@ -67,7 +67,7 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module("importlib.metadata").version("blockzoo")
     if name not in _HOMES:
         raise AttributeError(f"module 'blockzoo' has no attribute {name!r}")
-    importlib.import_module("timm")  # before any module of ours, see timm_bridge
+    importlib.import_module("timm")  # before any module of ours, see _timm_bridge
     value = getattr(importlib.import_module(f"blockzoo.{_HOMES[name]}"), name)
     globals()[name] = value
     return value
@@ -77,4 +77,8 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-timm_bridge.install()
+def _load_families() -> None:
+    importlib.import_module("blockzoo._registry").load_families()
+
+
+_timm_bridge.install(_load_families)

@@ -13,7 +13,7 @@ from timm.models._hub import load_model_config_from_path
 from timm.models._registry import split_model_name_tag
 from torch import nn
 
-from blockzoo import _registry, checkpoints, timm_bridge
+from blockzoo import _registry, _timm_bridge, checkpoints
 from blockzoo._cfg import ZooCfg
 from blockzoo._model import ZooModel
 
@@ -85,7 +85,7 @@ def create_model(
             pretrained_cfg, name, model_args = _described(
                 about.parent, {"hf_hub_id": name, "source": "hf-hub", **found}
             )
-        name = name.removeprefix(timm_bridge.PREFIX)
+        name = name.removeprefix(_timm_bridge.PREFIX)
         kwargs = {**(model_args or {}), **_without_none(kwargs, _registry.get_pretrained_cfg(name).none_args)}
     kwargs = _without_none(kwargs, _registry.get_pretrained_cfg(name).none_args)
     model = _registry.model_entrypoint(name)(

@@ -1,14 +1,19 @@
 """Names, tags and configurations of the zoo's models, with timm's grammar.
 
-A model's entrypoint is a function of its name in a family module (`blockzoo/<family>.py`) that holds a `default_cfgs`
-table made by timm's `generate_default_cfgs`. The tables here are ours alone: timm's are never written to, except by
-`blockzoo.timm_bridge` for image models whose names timm does not have.
+A family is a module of the package without a leading underscore. It registers its models when it is imported, and is
+found by looking at the package's folder: there is no list to add it to. A model's entrypoint is a function of its name
+in that module, which holds a `default_cfgs` table made by timm's `generate_default_cfgs`.
+
+The tables here are ours alone: timm's are never written to, except by `blockzoo._timm_bridge` for image models whose
+names timm does not have.
 """
 
 import difflib
 import fnmatch
 import functools
 import importlib
+import inspect
+import pkgutil
 import re
 import sys
 from collections.abc import Callable, Iterable
@@ -20,7 +25,9 @@ from timm.models._pretrained import DefaultCfg
 from timm.models._registry import is_model as timm_has
 from timm.models._registry import split_model_name_tag
 
-from blockzoo import timm_bridge
+import blockzoo
+from blockzoo import _timm_bridge
+from blockzoo._about import FamilyAbout
 from blockzoo._cfg import ZooCfg
 
 __all__ = [
@@ -33,9 +40,6 @@ __all__ = [
     "register_model",
     "resolve_cfg",
 ]
-
-FAMILIES = ("emov2", "fno", "nasnet", "nextvit", "p3d", "raptor", "tdn", "tdn_tensor", "timesnet")
-"""Modules of the package that register models when they are imported."""
 
 _OF_WEIGHTS: dict[str, Any] = {
     **dict.fromkeys(("url", "hf_hub_id", "file", "checkpoint", "label_names", "mean", "std", "description")),
@@ -108,15 +112,41 @@ def register_model(fn: Entrypoint) -> Entrypoint:
     family = fn.__module__.rpartition(".")[2]
     _entries[name] = _Entry(entrypoint, family, DefaultCfg(deepcopy(cfgs.tags), tagged, cfgs.is_pretrained))
     if _entries[name].default.modality == "image":
-        timm_bridge.offer(name, entrypoint, _entries[name].cfgs)
+        _timm_bridge.offer(name, entrypoint, _entries[name].cfgs)
     return cast(Entrypoint, entrypoint)
+
+
+def family_modules() -> list[str]:
+    """Names of the package's family modules, sorted; none is imported."""
+    found = pkgutil.iter_modules(blockzoo.__path__)
+    return sorted(module.name for module in found if not module.ispkg and not module.name.startswith("_"))
 
 
 @functools.cache
 def load_families() -> None:
     """Import every family module, so that the tables are complete."""
-    for family in FAMILIES:
+    for family in family_modules():
         importlib.import_module(f"blockzoo.{family}")
+
+
+def family_about(family: str) -> FamilyAbout:
+    """What a family says about itself for people; without such words, the first paragraph of its docstring.
+
+    Args:
+        family: A name of `list_families()`.
+
+    Raises:
+        ValueError: There is no such family; the message lists those there are.
+    """
+    load_families()
+    modules = {entry.family: sys.modules[inspect.unwrap(entry.entrypoint).__module__] for entry in _entries.values()}
+    if family not in modules:
+        raise ValueError(f"unknown family {family!r}; the families are {', '.join(sorted(modules))}")
+    about = getattr(modules[family], "about", None)
+    if isinstance(about, FamilyAbout):
+        return about
+    text = inspect.getdoc(modules[family]) or f"The family {family}."
+    return FamilyAbout(title=family, purpose=" ".join(text.split("\n\n")[0].split()))
 
 
 def _entry(model_name: str) -> _Entry:

@@ -15,7 +15,7 @@ import torch
 from timm.models._input import get_model_args
 from timm.models._registry import is_model as timm_has
 
-from blockzoo import checkpoints, timm_bridge
+from blockzoo import _timm_bridge, checkpoints
 from blockzoo._builder import from_pretrained
 from blockzoo._cfg import ZooCfg
 from blockzoo._model import ZooModel
@@ -136,8 +136,8 @@ def _config(model: ZooModel, about: dict[str, Any]) -> dict[str, Any]:
     kept = {key: value for key, value in cfg.items() if key not in _OF_OTHER_WEIGHTS and value is not None}
     if kept.get("label_names") and len(kept["label_names"]) != getattr(model, "num_classes", 0):
         del kept["label_names"]
-    if model.modality == "image" and timm_has(timm_bridge.PREFIX + name):
-        name = timm_bridge.PREFIX + name
+    if model.modality == "image" and timm_has(_timm_bridge.PREFIX + name):
+        name = _timm_bridge.PREFIX + name
     config: dict[str, Any] = {"architecture": name, "model_args": args, "pretrained_cfg": {**kept, "model_args": args}}
     if hasattr(model, "num_classes"):
         config["num_classes"] = kept["num_classes"] = model.num_classes

@@ -21,6 +21,7 @@ from timm.models._registry import generate_default_cfgs
 from torch import nn
 from typing_extensions import Self
 
+from blockzoo._about import FamilyAbout
 from blockzoo._builder import build_model
 from blockzoo._image_model import ImageModel, image_cfg, image_cfgs
 from blockzoo._model import ZooModel
@@ -33,6 +34,16 @@ from blockzoo.layers.conv.deployed_conv import DeployedConv2d
 from blockzoo.layers.conv.squeeze_excite import create_se
 
 __all__ = ["EMOv2"]
+
+about = FamilyAbout(
+    title="EMOv2",
+    purpose=(
+        "Image classifiers and backbones of few parameters, for phones and other small devices. They consist of "
+        "one kind of block, whose middle is a convolution or an attention among near and far pixels."
+    ),
+    paper="EMOv2",
+    year=2024,
+)
 
 _EPS = 1e-6
 

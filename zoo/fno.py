@@ -22,6 +22,7 @@ from timm.models._registry import generate_default_cfgs
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from blockzoo._about import FamilyAbout
 from blockzoo._builder import build_model
 from blockzoo._cfg import ZooCfg, field_cfg, from_manifest, tags_of
 from blockzoo._fno_weights import convert
@@ -35,6 +36,17 @@ from blockzoo.layers.spectral.multigrid import MultigridPatching
 from blockzoo.layers.spectral.spectral_conv import Implementation, SpectralConv, SpectralWeight, stored_slots
 
 __all__ = ["FNO", "MGTFNO"]
+
+about = FamilyAbout(
+    title="FNO, TFNO and MG-TFNO",
+    purpose=(
+        "Learn what a solver of a differential equation computes, from one field to another, and answer at once. "
+        "They work on frequencies, so that one model takes grids of any size; TFNO and MG-TFNO need fewer "
+        "parameters."
+    ),
+    paper="Fourier Neural Operator (2021), Multi-Grid Tensorized Fourier Neural Operator",
+    year=2023,
+)
 
 
 class FNO(ZooModel):

@@ -24,6 +24,7 @@ from timm.models._registry import generate_default_cfgs
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from blockzoo._about import FamilyAbout
 from blockzoo._builder import build_model
 from blockzoo._image_model import ImageModel, image_cfg, image_cfgs
 from blockzoo._model import ZooModel
@@ -34,6 +35,16 @@ from blockzoo.layers.conv.separable_conv import SeparableConv
 from blockzoo.layers.conv.squeeze_excite import create_se
 
 __all__ = ["NASNet"]
+
+about = FamilyAbout(
+    title="NASNet",
+    purpose=(
+        "Classifies images with cells that a search found, not a person. It is accurate for its number of "
+        "parameters where speed matters less."
+    ),
+    paper="Learning Transferable Architectures for Scalable Image Recognition",
+    year=2018,
+)
 
 _NORM: dict[str, Any] = {"eps": 1e-3, "momentum": 0.1}
 

@@ -18,6 +18,7 @@ from timm.models._manipulate import checkpoint_seq
 from timm.models._registry import generate_default_cfgs
 from torch import nn
 
+from blockzoo._about import FamilyAbout
 from blockzoo._builder import build_model
 from blockzoo._image_model import ImageModel, image_cfg, image_cfgs
 from blockzoo._model import ZooModel
@@ -28,6 +29,16 @@ from blockzoo.layers.conv.deployed_conv import DeployedConv2d
 from blockzoo.layers.conv.squeeze_excite import create_se
 
 __all__ = ["NextViT"]
+
+about = FamilyAbout(
+    title="Next-ViT",
+    purpose=(
+        "Classifies images, and is a backbone for other tasks, where time on the device counts. Convolutions do "
+        "most of the work, and at the end of each stage a transformer block sees the whole image."
+    ),
+    paper="Next-ViT",
+    year=2022,
+)
 
 
 class PatchEmbed(nn.Module):

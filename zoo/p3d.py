@@ -34,6 +34,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from typing_extensions import Self
 
+from blockzoo._about import FamilyAbout
 from blockzoo._builder import build_model
 from blockzoo._cfg import ZooCfg
 from blockzoo._image_model import ImageModel, image_cfgs
@@ -43,6 +44,16 @@ from blockzoo.layers.conv.pseudo3d import FrameConv, PseudoConv3d, as_clip, as_f
 from blockzoo.layers.conv.squeeze_excite import create_se
 
 __all__ = ["P3D", "inflate_resnet"]
+
+about = FamilyAbout(
+    title="P3D",
+    purpose=(
+        "Says what happens in a video clip, from its frames or its optical flow. Every 3-D convolution is split "
+        "into one over space and one over time, so that it can start from an image network."
+    ),
+    paper="Learning Spatio-Temporal Representation with Pseudo-3D Residual Networks",
+    year=2017,
+)
 
 Semantics = Literal["port", "caffe"]
 

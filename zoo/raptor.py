@@ -32,6 +32,7 @@ from torch.utils.checkpoint import checkpoint
 from typing_extensions import Self
 
 from blockzoo import checkpoints
+from blockzoo._about import FamilyAbout
 from blockzoo._builder import build_model, create_model
 from blockzoo._image_model import get_device_dtype, image_cfg, image_cfgs
 from blockzoo._model import ZooModel
@@ -39,6 +40,16 @@ from blockzoo._registry import register_model, resolve_cfg
 from blockzoo.layers.attention.recurrent_block import DeployedRecurrentBlock, RecurrentBlock
 
 __all__ = ["Raptor", "embed_tokens", "equal_boundaries", "teacher_trajectory"]
+
+about = FamilyAbout(
+    title="Raptor",
+    purpose=(
+        "Replaces the layers of a vision transformer by two to four blocks that are applied again and again. It "
+        "has far fewer parameters than its teacher, and follows the teacher's states from layer to layer."
+    ),
+    paper="Block-Recurrent Dynamics in Vision Transformers",
+    year=2025,
+)
 
 PUBLISHED = {2: (7,), 3: (7, 10), 4: (4, 7, 10)}
 """Last layers of all phases but the final one, for DINOv2-B with registers (12 layers)."""

@@ -23,6 +23,7 @@ from timm.models._registry import generate_default_cfgs
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from blockzoo._about import FamilyAbout
 from blockzoo._builder import build_model
 from blockzoo._cfg import ZooCfg, from_manifest, graph_cfg, tags_of
 from blockzoo._model import ZooModel
@@ -41,6 +42,17 @@ from blockzoo.layers.equivariant.segment import segment_sum
 from blockzoo.layers.equivariant.spherical_harmonics import spherical_harmonics
 
 __all__ = ["TDN"]
+
+about = FamilyAbout(
+    title="TDN, Gaunt and cgnet",
+    purpose=(
+        "Give the energy of molecules and crystals and the forces on their atoms, for molecular dynamics far "
+        "faster than quantum chemistry. Forces turn with the molecule; the three differ in how they multiply "
+        "directions."
+    ),
+    paper="Gaunt Tensor Products (2024), Tensor Decomposition Networks",
+    year=2025,
+)
 
 Forces = Literal["gradient", "direct"]
 Product = Literal["exact", "cp", "gaunt"]

@@ -10,6 +10,7 @@ import torch
 from timm.models._registry import generate_default_cfgs
 from torch import nn
 
+from blockzoo._about import FamilyAbout
 from blockzoo._builder import build_model
 from blockzoo._cfg import from_manifest, graph_cfg, tags_of
 from blockzoo._registry import register_model
@@ -18,6 +19,14 @@ from blockzoo.layers.equivariant.segment import segment_sum
 from blockzoo.tdn import TDN
 
 __all__ = ["TDNTensor"]
+
+about = FamilyAbout(
+    title="TDN for tensors",
+    purpose="Gives symmetric tensors of molecules, such as their polarizabilities. The tensor turns with the molecule.",
+    paper="Tensor Decomposition Networks",
+    year=2025,
+    part_of="tdn",
+)
 
 
 class TDNTensor(TDN):

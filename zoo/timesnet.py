@@ -22,6 +22,7 @@ from timm.models._registry import generate_default_cfgs
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from blockzoo._about import FamilyAbout
 from blockzoo._builder import build_model
 from blockzoo._cfg import ZooCfg, from_manifest, series_cfg
 from blockzoo._model import ZooModel
@@ -33,6 +34,17 @@ from blockzoo.layers.series.norm import standardize_series
 from blockzoo.layers.series.period import PeriodBlock, PeriodScope
 
 __all__ = ["TimesNet", "TimesNetAnomaly", "TimesNetClassifier", "TimesNetForecast", "TimesNetImputation"]
+
+about = FamilyAbout(
+    title="TimesNet",
+    purpose=(
+        "For time series with rhythms: forecasts, filled gaps, alarms about what is not normal, and classes. It "
+        "finds the strongest periods of a series, folds the series by them into images, and looks at those by "
+        "convolutions."
+    ),
+    paper="TimesNet",
+    year=2023,
+)
 
 
 class TimesNet(ZooModel):

@@ -1,1 +1,9 @@
-"""Attention: in windows, over pooled keys, gated linear, and the recurrent block."""
+"""Attention and blocks made of it.
+
+| file | what is there |
+| --- | --- |
+| `gated_linear` | attention as a recurrence with gates, whose cost is linear in the number of tokens |
+| `pooled` | self-attention of a feature map whose keys and values are pooled |
+| `recurrent_block` | a transformer block that is applied many times over depth |
+| `window` | attention inside windows of neighbouring or of strided pixels |
+"""

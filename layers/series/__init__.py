@@ -1,1 +1,8 @@
-"""Time series: periods, embeddings, normalisation."""
+"""Time series of shape (B, T, C).
+
+| file | what is there |
+| --- | --- |
+| `embed` | embedding of values, positions and calendar features |
+| `norm` | standardisation of each series by its own mean and deviation, and the way back |
+| `period` | search for the strongest periods, and the block that convolves a series folded by them |
+"""

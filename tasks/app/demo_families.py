@@ -5,8 +5,7 @@ import sys
 from dataclasses import dataclass
 
 import blockzoo
-from blockzoo._registry import FAMILIES as MODULES
-from blockzoo._registry import family_of, model_entrypoint
+from blockzoo._registry import family_modules, family_of, model_entrypoint
 
 __all__ = ["ABOUT", "Family", "families"]
 
@@ -113,7 +112,7 @@ ABOUT = (
 def families() -> list[Family]:
     """All families of the registry; one without an entry in `ABOUT` is described by its module."""
     known = {module for family in ABOUT for module in (family.name, *family.also)}
-    rest = sorted({*blockzoo.list_families(), *MODULES} - known)
+    rest = sorted({*blockzoo.list_families(), *family_modules()} - known)
     return [*ABOUT, *(_described(name) for name in rest)]
 
 

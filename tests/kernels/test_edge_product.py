@@ -1,9 +1,10 @@
 """The operators of the edge product: derivatives, registration, compiled launches, dispatch."""
 
+import importlib
+
 import pytest
 import torch
 
-from blockzoo.kernels import edge_product as module
 from blockzoo.kernels._dispatch import kernels_as
 from blockzoo.kernels._testing import compiled_launches
 from blockzoo.kernels.edge_product import (
@@ -13,6 +14,8 @@ from blockzoo.kernels.edge_product import (
     edge_product_weight,
     make_segments,
 )
+
+module = importlib.import_module("blockzoo.kernels.edge_product")
 
 NOTHING = (None, None, None)
 

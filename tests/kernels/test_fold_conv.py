@@ -1,12 +1,15 @@
 """The operator of the folded convolution: reference, derivatives, registration, compiled launches."""
 
+import importlib
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-from blockzoo.kernels import fold_conv as module
 from blockzoo.kernels._testing import compiled_launches
 from blockzoo.kernels.fold_conv import fold_conv, fold_conv_ref, fold_conv_weight
+
+module = importlib.import_module("blockzoo.kernels.fold_conv")
 
 PERIODS = torch.tensor([[3, 4], [7, 1]])
 

@@ -1,12 +1,15 @@
 """The operator of the low-rank product: derivatives, registration, dispatch, compiled launches."""
 
+import importlib
+
 import pytest
 import torch
 
-from blockzoo.kernels import low_rank_product as module
 from blockzoo.kernels._dispatch import kernels_as
 from blockzoo.kernels._testing import compiled_launches
 from blockzoo.kernels.low_rank_product import low_rank_product, low_rank_product_op
+
+module = importlib.import_module("blockzoo.kernels.low_rank_product")
 
 
 def arguments(dtype=torch.float64, chans=2):

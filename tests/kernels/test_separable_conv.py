@@ -1,6 +1,7 @@
 """The separable convolution: definition, gradients, registration, dispatch, compiled launches, use by models."""
 
 import copy
+import importlib
 
 import pytest
 import torch
@@ -8,12 +9,13 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import blockzoo
-from blockzoo.kernels import separable_conv as module
 from blockzoo.kernels._dispatch import kernels_as
 from blockzoo.kernels._testing import compiled_launches
 from blockzoo.kernels.separable_conv import separable_conv, separable_conv_op
 from blockzoo.layers.conv.conv_norm_act import pad_same
 from blockzoo.layers.conv.separable_conv import SeparableConv
+
+module = importlib.import_module("blockzoo.kernels.separable_conv")
 
 
 def arguments(dtype=torch.float32, shape=(2, 5, 7, 6), out_chans=4, window=3):

@@ -1,13 +1,16 @@
 """Spectral mixing: definition, derivatives, registration, dispatch, compiled launches, use by the layer."""
 
+import importlib
+
 import pytest
 import torch
 
-from blockzoo.kernels import spectral_mix as module
 from blockzoo.kernels._dispatch import kernels_as
 from blockzoo.kernels._testing import compiled_launches
 from blockzoo.kernels.spectral_mix import mode_product, spectral_mix
 from blockzoo.layers.spectral.spectral_conv import SpectralConv
+
+module = importlib.import_module("blockzoo.kernels.spectral_mix")
 
 
 def arguments(dtype=torch.float32, samples=2, modes=3, chans=4, out_chans=5):

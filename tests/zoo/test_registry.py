@@ -4,6 +4,7 @@ import json
 import sys
 import types
 import warnings
+from pathlib import Path
 
 import pytest
 import timm
@@ -12,8 +13,9 @@ from safetensors.torch import save_file
 from timm.models._registry import generate_default_cfgs
 
 import blockzoo
+from blockzoo._about import FamilyAbout
 from blockzoo._cfg import ZooCfg
-from blockzoo._registry import _entries
+from blockzoo._registry import _entries, family_about, family_modules
 
 
 def test_listing_follows_filters():
@@ -29,6 +31,39 @@ def test_listing_follows_filters():
     assert "timesnet" in blockzoo.list_families(modality="series")
     assert blockzoo.is_model("timesnet_forecast.any_tag") and not blockzoo.is_model("resnet50")
     assert blockzoo.model_entrypoint("timesnet_forecast").__name__ == "timesnet_forecast"
+
+
+def test_families_are_found_by_their_files():
+    """Every public module of the folder registers models, and nothing else does."""
+    files = {path.stem for path in Path(blockzoo.__file__).parent.glob("*.py") if not path.name.startswith("_")}
+    assert set(family_modules()) == files == set(blockzoo.list_families())
+
+
+def test_a_family_is_found_wherever_the_package_looks(tmp_path, monkeypatch):
+    monkeypatch.setattr(blockzoo, "__path__", [*blockzoo.__path__, str(tmp_path)])
+    (tmp_path / "newfamily.py").touch()
+    (tmp_path / "_helper.py").touch()
+    (tmp_path / "subpackage").mkdir()
+    (tmp_path / "subpackage" / "__init__.py").touch()
+    assert set(family_modules()) - set(blockzoo.list_families()) == {"newfamily"}
+
+
+@pytest.mark.parametrize("name", family_modules())
+def test_every_family_says_what_it_is_for(name):
+    about = family_about(name)
+    assert isinstance(sys.modules[f"blockzoo.{name}"].about, FamilyAbout)  # in words of its own
+    assert about.title and about.paper and 2000 < about.year < 2100
+    assert about.purpose[0].isupper() and about.purpose.endswith(".") and len(about.purpose) <= 240
+    assert about.part_of in ("", *blockzoo.list_families())
+
+
+def test_a_family_without_words_is_described_by_its_docstring(family, monkeypatch):
+    sys.modules["blockzoo_test_family"].__doc__ = "For tests:\n    of lists.\n\nMore."
+    family("blockzoo_described")
+    about = family_about("blockzoo_test_family")
+    assert (about.title, about.purpose, about.year) == ("blockzoo_test_family", "For tests: of lists.", 0)
+    with pytest.raises(ValueError, match="unknown family 'nope'; the families are blockzoo_test_family, emov2"):
+        family_about("nope")
 
 
 def test_configurations_are_copies_that_serialise():
@@ -142,17 +177,17 @@ def family(monkeypatch):
     yield register
     for name in set(_entries) - set(before):
         del _entries[name]
-        if timm_tables._model_to_module.get(name) == "timm_bridge":
+        if timm_tables._model_to_module.get(name) == "_timm_bridge":
             timm_tables._clear_model_entries(name)
 
 
 def test_a_free_image_name_is_reachable_through_timm(family):
-    timm_before, ours_before = timm.list_models(), timm.list_models(module="timm_bridge")
+    timm_before, ours_before = timm.list_models(), timm.list_models(module="_timm_bridge")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         family("blockzoo_tiny")
     assert sorted(set(timm.list_models()) - set(timm_before)) == ["blockzoo_tiny"]
-    assert set(timm.list_models(module="timm_bridge")) == {*ours_before, "blockzoo_tiny"}
+    assert set(timm.list_models(module="_timm_bridge")) == {*ours_before, "blockzoo_tiny"}
     model = timm.create_model("blockzoo_tiny", num_classes=3, in_chans=1)
     assert isinstance(model, TinyImageModel) and model(torch.zeros(1, 1, 16, 16)).shape == (1, 3)
 

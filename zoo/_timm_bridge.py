@@ -6,7 +6,6 @@ once, otherwise at the moment it is imported. timm's own entries are never repla
 """
 
 import functools
-import importlib
 import importlib.abc
 import importlib.util
 import sys
@@ -24,12 +23,16 @@ default_cfgs: dict[str, Any] = {}
 """Configurations of the models offered to timm, where timm's `register_model` looks for them."""
 
 
-def install() -> None:
-    """Register our image models in timm now if it is imported, otherwise when it is."""
+def install(load_families: Callable[[], None]) -> None:
+    """Register our image models in timm now if it is imported, otherwise when it is.
+
+    Args:
+        load_families: Imports every family, each of which offers its models here.
+    """
     if hasattr(sys.modules.get("timm"), "create_model"):
-        _offer_all()
+        load_families()
     else:
-        sys.meta_path.insert(0, _TimmFinder())
+        sys.meta_path.insert(0, _TimmFinder(load_families))
 
 
 def offer(name: str, fn: Callable[..., Any], cfgs: Any) -> None:
@@ -55,10 +58,6 @@ def offer(name: str, fn: Callable[..., Any], cfgs: Any) -> None:
     register_model(entrypoint)
 
 
-def _offer_all() -> None:
-    importlib.import_module("blockzoo._registry").load_families()
-
-
 def _is_importing_us() -> bool:
     """Whether timm comes in while one of our own modules is half imported, which a family might need whole.
 
@@ -71,6 +70,9 @@ def _is_importing_us() -> bool:
 
 class _TimmFinder(importlib.abc.MetaPathFinder):
     """Lets the ordinary finders load timm once, then registers our models."""
+
+    def __init__(self, load_families: Callable[[], None]) -> None:
+        self.load_families = load_families
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -86,7 +88,7 @@ class _TimmFinder(importlib.abc.MetaPathFinder):
         def exec_module(module: ModuleType) -> None:
             run(module)
             if not _is_importing_us():
-                _offer_all()
+                self.load_families()
 
         spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
