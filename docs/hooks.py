@@ -1,7 +1,5 @@
 """What MkDocs does for this site beyond its plugins: API from the checkout's sources, commands from their parsers."""
 
-import argparse
-import importlib
 import os
 import re
 import shutil
@@ -40,17 +38,16 @@ def _modules(folder: str) -> str:
 
 
 def _commands() -> str:
-    from blockzoo.__main__ import COMMANDS
+    from blockzoo.tasks.core.rooms import commands
 
     os.environ["COLUMNS"] = "100"
     os.environ["NO_COLOR"] = "1"
-    parts = [f"## {name}\n\n{text.capitalize()}.\n\n```text\n{_help(name)}```\n" for name, text in COMMANDS.items()]
+    parts = [f"## {name}\n\n{command.text.capitalize()}.\n\n```text\n{_help(command)}```\n"
+             for name, command in sorted(commands().items())]  # fmt: skip
     return "\n".join(parts)
 
 
-def _help(name: str) -> str:
-    command = importlib.import_module(f"blockzoo.tasks.app.{name}")
-    shown = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog=f"blockzoo {name}", description=command.__doc__, formatter_class=shown)
-    command.add_arguments(parser)
-    return parser.format_help()
+def _help(command: Any) -> str:
+    from blockzoo.tasks.app.main import parser_of
+
+    return parser_of(command).format_help()

@@ -27,7 +27,7 @@ from timm.models._registry import split_model_name_tag
 
 import blockzoo
 from blockzoo import _timm_bridge
-from blockzoo._about import FamilyAbout
+from blockzoo._about import FamilyAbout, Small
 from blockzoo._cfg import ZooCfg
 
 __all__ = [
@@ -127,6 +127,15 @@ def load_families() -> None:
     """Import every family module, so that the tables are complete."""
     for family in family_modules():
         importlib.import_module(f"blockzoo.{family}")
+
+
+def small_models() -> list[Small]:
+    """Small models that stand for all others, in the order of families: what tables and tests are made of."""
+    found: list[Small] = []
+    for family in list_families():
+        first = next(name for name in list_models(family=family))
+        found += family_about(family).small or (Small(first, tuple(list_models(family=family))),)
+    return found
 
 
 def family_about(family: str) -> FamilyAbout:

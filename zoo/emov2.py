@@ -21,7 +21,7 @@ from timm.models._registry import generate_default_cfgs
 from torch import nn
 from typing_extensions import Self
 
-from blockzoo._about import FamilyAbout
+from blockzoo._about import FamilyAbout, Small
 from blockzoo._builder import build_model
 from blockzoo._image_model import ImageModel, image_cfg, image_cfgs
 from blockzoo._model import ZooModel
@@ -43,6 +43,7 @@ about = FamilyAbout(
     ),
     paper="EMOv2",
     year=2024,
+    small=(Small("emov2_cifar", ("emov1_*", "emov2_*"), {"depths": (1, 1, 2)}),),
 )
 
 _EPS = 1e-6

@@ -22,7 +22,7 @@ from timm.models._registry import generate_default_cfgs
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from blockzoo._about import FamilyAbout
+from blockzoo._about import FamilyAbout, Small
 from blockzoo._builder import build_model
 from blockzoo._cfg import ZooCfg, field_cfg, from_manifest, tags_of
 from blockzoo._fno_weights import convert
@@ -46,6 +46,14 @@ about = FamilyAbout(
     ),
     paper="Fourier Neural Operator (2021), Multi-Grid Tensorized Fourier Neural Operator",
     year=2023,
+    small=(
+        *(
+            Small(f"{kind}{n}d", (f"{kind}{n}d",), {"hidden_channels": 8, "depth": 1, "n_modes": (4,) * n})
+            for kind in ("fno", "tfno")
+            for n in (1, 2, 3)
+        ),
+        Small("mg_tfno2d", ("mg_tfno2d",), {"hidden_channels": 8, "depth": 1, "n_modes": (4, 4)}),
+    ),
 )
 
 

@@ -24,7 +24,7 @@ from timm.models._registry import generate_default_cfgs
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from blockzoo._about import FamilyAbout
+from blockzoo._about import FamilyAbout, Small
 from blockzoo._builder import build_model
 from blockzoo._image_model import ImageModel, image_cfg, image_cfgs
 from blockzoo._model import ZooModel
@@ -44,6 +44,7 @@ about = FamilyAbout(
     ),
     paper="Learning Transferable Architectures for Scalable Image Recognition",
     year=2018,
+    small=(Small("nasnet_cifar", ("nasnet*",), {"num_cells": 1}),),
 )
 
 _NORM: dict[str, Any] = {"eps": 1e-3, "momentum": 0.1}

@@ -18,7 +18,7 @@ from timm.models._manipulate import checkpoint_seq
 from timm.models._registry import generate_default_cfgs
 from torch import nn
 
-from blockzoo._about import FamilyAbout
+from blockzoo._about import FamilyAbout, Small
 from blockzoo._builder import build_model
 from blockzoo._image_model import ImageModel, image_cfg, image_cfgs
 from blockzoo._model import ZooModel
@@ -38,6 +38,7 @@ about = FamilyAbout(
     ),
     paper="Next-ViT",
     year=2022,
+    small=(Small("nextvit_cifar", ("nextvit_*",)),),
 )
 
 

@@ -34,7 +34,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from typing_extensions import Self
 
-from blockzoo._about import FamilyAbout
+from blockzoo._about import FamilyAbout, Small
 from blockzoo._builder import build_model
 from blockzoo._cfg import ZooCfg
 from blockzoo._image_model import ImageModel, image_cfgs
@@ -53,6 +53,7 @@ about = FamilyAbout(
     ),
     paper="Learning Spatio-Temporal Representation with Pseudo-3D Residual Networks",
     year=2017,
+    small=(Small("p3d_tiny", ("p3d*",)),),
 )
 
 Semantics = Literal["port", "caffe"]

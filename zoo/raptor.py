@@ -32,7 +32,7 @@ from torch.utils.checkpoint import checkpoint
 from typing_extensions import Self
 
 from blockzoo import checkpoints
-from blockzoo._about import FamilyAbout
+from blockzoo._about import FamilyAbout, Small
 from blockzoo._builder import build_model, create_model
 from blockzoo._image_model import get_device_dtype, image_cfg, image_cfgs
 from blockzoo._model import ZooModel
@@ -49,6 +49,14 @@ about = FamilyAbout(
     ),
     paper="Block-Recurrent Dynamics in Vision Transformers",
     year=2025,
+    small=(
+        Small(
+            "raptor",
+            ("raptor*",),
+            {"depth": 2, "embed_dim": 32, "num_heads": 2, "img_size": 56, "num_classes": 10},
+        ),
+    ),
+    train=("blockzoo fit --config raptor/cifar10_teacher", "blockzoo fit --config raptor/cifar10_blocks"),
 )
 
 PUBLISHED = {2: (7,), 3: (7, 10), 4: (4, 7, 10)}

@@ -23,7 +23,7 @@ from timm.models._registry import generate_default_cfgs
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from blockzoo._about import FamilyAbout
+from blockzoo._about import FamilyAbout, Small
 from blockzoo._builder import build_model
 from blockzoo._cfg import ZooCfg, from_manifest, graph_cfg, tags_of
 from blockzoo._model import ZooModel
@@ -52,6 +52,18 @@ about = FamilyAbout(
     ),
     paper="Gaunt Tensor Products (2024), Tensor Decomposition Networks",
     year=2025,
+    small=tuple(
+        Small(
+            name,
+            covers,
+            {"hidden_channels": 8, "depth": 1, "num_basis": 6, "radial_hidden": 8, "num_heads": 2},
+        )
+        for name, covers in (
+            ("tdn", ("tdn", "tdn_l*")),
+            ("gaunt_l1", ("gaunt_*",)),
+            ("cgnet_l1", ("cgnet_*",)),
+        )
+    ),
 )
 
 Forces = Literal["gradient", "direct"]

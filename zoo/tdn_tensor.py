@@ -10,7 +10,7 @@ import torch
 from timm.models._registry import generate_default_cfgs
 from torch import nn
 
-from blockzoo._about import FamilyAbout
+from blockzoo._about import FamilyAbout, Small
 from blockzoo._builder import build_model
 from blockzoo._cfg import from_manifest, graph_cfg, tags_of
 from blockzoo._registry import register_model
@@ -26,6 +26,13 @@ about = FamilyAbout(
     paper="Tensor Decomposition Networks",
     year=2025,
     part_of="tdn",
+    small=(
+        Small(
+            "tdn_tensor",
+            ("tdn_tensor",),
+            {"hidden_channels": 8, "depth": 1, "num_basis": 6, "radial_hidden": 8, "num_heads": 2},
+        ),
+    ),
 )
 
 

@@ -22,7 +22,7 @@ from timm.models._registry import generate_default_cfgs
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from blockzoo._about import FamilyAbout
+from blockzoo._about import FamilyAbout, Small
 from blockzoo._builder import build_model
 from blockzoo._cfg import ZooCfg, from_manifest, series_cfg
 from blockzoo._model import ZooModel
@@ -44,6 +44,10 @@ about = FamilyAbout(
     ),
     paper="TimesNet",
     year=2023,
+    small=tuple(
+        Small(name, (name,), {"d_model": 4, "d_ff": 4, "depth": 1, "num_kernels": 2})
+        for name in ("timesnet_forecast", "timesnet_imputation", "timesnet_anomaly", "timesnet_classifier")
+    ),
 )
 
 

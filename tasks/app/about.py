@@ -12,11 +12,20 @@ room = Room(
         Command("info", "models", f"{HERE}.info", "what a model takes, gives and costs, and its pretrained weights"),
         Command("download", "models", f"{HERE}.download", "fetch and verify pretrained weights"),
         Command("convert", "models", f"{HERE}.convert", "adopt a file of weights that was fetched by hand"),
-        Command("export", "models", f"{HERE}.export", "write a model for another runtime, also in int8, and check the result"),
-        Command("predict", "models", f"{HERE}.predict", "apply a model to your own files, or a finished run to its data"),
+        Command(
+            "export",
+            "models",
+            f"{HERE}.export",
+            "write a model for another runtime, also in int8, and check the result",
+        ),
+        Command(
+            "predict", "models", f"{HERE}.predict", "apply a model to your own files, or a finished run to its data"
+        ),
         Command("seeds", "training", f"{HERE}.seeds", "train a config with several seeds: median and range"),
         Command("learning-curve", "training", f"{HERE}.learning_curve", "train a config on growing parts of its data"),
-        Command("demo", "evaluation", f"{HERE}.demo", "evaluate every shipped checkpoint on real data and write a page"),
+        Command(
+            "demo", "evaluation", f"{HERE}.demo", "evaluate every shipped checkpoint on real data and write a page"
+        ),
         Command("bench", "evaluation", f"{HERE}.bench", "time models and kernels against the originals"),
         Command("publish", "maintenance", f"{HERE}.publish", "turn a finished run into a shipped checkpoint"),
         Command("completion", "maintenance", f"{HERE}.completion", "print a completion script for your shell"),

@@ -182,8 +182,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("--kernel", help="this kernel only")
     parser.add_argument("--out", metavar="DIR", help="write results and a picture there")
-    parser.add_argument("--table", nargs="?", const="", metavar="FILE", help="print a table of a run's kernels.json, or "
-                        "of the committed one, in Markdown; nothing is measured")  # fmt: skip
+    parser.add_argument(
+        "--table",
+        nargs="?",
+        const="",
+        metavar="FILE",
+        help="print a table of a run's kernels.json, or of the committed one, in Markdown; nothing is measured",
+    )
     parser.add_argument("--tune", action="store_true", help="find launch configurations of kernels first")
 
 

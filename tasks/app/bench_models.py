@@ -7,16 +7,14 @@ attention, and is left out where transforms do the work; "of rate" relates it to
 measured in the same process. float32 is float32: TF32 is off, also in convolutions. On a GPU compiled forms are always
 among the variants, and batches are larger.
 
-Kernels are those that BLOCKZOO_KERNELS chooses, which is part of the result. `--family NAME` runs one suite, `--out DIR`
-writes models.json, after every family, and models.png.
+Kernels are those that BLOCKZOO_KERNELS chooses, which is part of the result. `--family NAME` runs one suite, `--out
+DIR` writes models.json, after every family, and models.png.
 """
 
 import argparse
 import json
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from blockzoo.tasks.core import rooms
 from blockzoo.tasks.core.files import write_text

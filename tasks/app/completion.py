@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def whole_parser() -> argparse.ArgumentParser:
     """One parser with every sub-command, models and packaged configs included."""
     import blockzoo
-    from blockzoo.tasks.app.training import list_configs
+    from blockzoo.tasks.core.configs import list_configs
 
     whole = argparse.ArgumentParser(prog="blockzoo", description="A model zoo for vision and science.")
     kinds = whole.add_subparsers(metavar="COMMAND")

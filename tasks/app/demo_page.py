@@ -5,31 +5,19 @@ from __future__ import annotations
 import html
 from importlib.metadata import version
 from importlib.resources import files
-from typing import TYPE_CHECKING
 
 from blockzoo.checkpoints import load_manifest, read_card
+from blockzoo.tasks.app.demo_families import Family
+from blockzoo.tasks.app.demo_results import Chapter, Result
+from blockzoo.tasks.app.demo_speed import Speed
 from blockzoo.tasks.core.html_parts import code, table
-
-if TYPE_CHECKING:
-    from blockzoo.tasks.app.demo import Chapter, Result
-    from blockzoo.tasks.app.demo_families import Family
-    from blockzoo.tasks.app.demo_speed import Speed
+from blockzoo.tasks.core.rooms import declared
 
 __all__ = ["page"]
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 """What the browser may load: only what is in the file."""
 
-
-METRICS = {
-    "accuracy": "accuracy",
-    "auroc": "area under the ROC curve",
-    "force_mae": "mean error of forces, meV/Å",
-    "l2": "relative L2 error",
-    "mse": "mean squared error",
-    "smape": "sMAPE, %",
-}
-"""What metrics are called for people."""
 
 LISTING = "import blockzoo\n\nprint(blockzoo.list_models(pretrained=True))"
 
@@ -83,6 +71,12 @@ loaded by name and evaluated on real test data, and what was measured stands bes
 """
 
 
+def paper_of(family: Family) -> str:
+    """Title and year of the family's paper."""
+    about = family.about
+    return f"{about.paper} ({about.year})" if about.paper else ""
+
+
 def _slug(name: str) -> str:
     return html.escape(name.replace(".", "-"))
 
@@ -95,7 +89,7 @@ def _contents(chapters: list[Chapter]) -> str:
             for result in chapter.results
         )
         nested = f"<ul>{inner}</ul>" if inner else ""
-        items += f'<li><a href="#{chapter.family.name}">{html.escape(chapter.family.title)}</a>{nested}</li>'
+        items += f'<li><a href="#{chapter.family.name}">{html.escape(chapter.family.about.title)}</a>{nested}</li>'
     return f"<ul>{items}</ul>"
 
 
@@ -108,7 +102,7 @@ def _short(result: Result, chapter: Chapter) -> str:
 
 def _metric(result: Result) -> str:
     name = str(result.artifact.metric["name"])
-    return html.escape(METRICS.get(name, name))
+    return html.escape(declared("metrics").get(name, name))
 
 
 def _overview(results: list[Result]) -> str:
@@ -126,15 +120,15 @@ def _overview(results: list[Result]) -> str:
 def _chapter(chapter: Chapter) -> str:
     family = chapter.family
     models = ", ".join(f"<code>{html.escape(name)}</code>" for name in family.models)
-    paper = f"<p class='soft'>{html.escape(family.paper)}</p>" if family.paper else ""
+    paper = f"<p class='soft'>{html.escape(paper_of(family))}</p>" if paper_of(family) else ""
     if chapter.results:
         body = "".join(_checkpoint(result) for result in chapter.results)
     else:
         body = _without_checkpoint(family)
     return f"""<section id="{family.name}" class="family">
-<h2>{html.escape(family.title)}</h2>
+<h2>{html.escape(family.about.title)}</h2>
 {paper}
-<p class="purpose">{html.escape(family.purpose)}</p>
+<p class="purpose">{html.escape(family.about.purpose)}</p>
 {body}
 {_speed(family, chapter.speed)}
 {_published(family)}
@@ -177,11 +171,11 @@ def _checkpoint(result: Result) -> str:
 
 def _without_checkpoint(family: Family) -> str:
     name = family.models[0]
-    train = f"<h3>Train it</h3>{code(chr(10).join(family.train), f'training {family.title}, shell')}"
+    train = f"<h3>Train it</h3>{code(chr(10).join(family.about.train), f'training {family.about.title}, shell')}"
     return f"""<p>No weights of this family ship with the package.</p>
 <h3>Call it</h3>
 {code(_snippet(name, False), f"calling {name}, Python")}
-{train if family.train else ""}"""
+{train if family.about.train else ""}"""
 
 
 def _speed(family: Family, speed: Speed | None) -> str:
@@ -194,7 +188,7 @@ def _speed(family: Family, speed: Speed | None) -> str:
         for kind, name, value in (("theirs", speed.case.reference, speed.theirs), ("ours", "blockzoo", speed.ours))
     )
     compared = "the same weights, outputs compared first" if speed.case.same else "another function by design"
-    more = f" Longer and at more sizes: <code>blockzoo bench {family.bench}</code>." if family.bench else ""
+    more = f" Longer and at more sizes: <code>blockzoo bench {family.bench}</code>."
     return f"""<h3>Speed on this machine</h3>
 <p>{html.escape(speed.case.what)}: <strong>{speed.ratio:.1f} times</strong> as fast as
 {html.escape(speed.case.reference)} ({compared}; turn by turn, the fastest of {speed.runs} runs each).{more}</p>
@@ -219,7 +213,7 @@ def _published(family: Family) -> str:
         ]
         for item in found
     ]
-    caption = f"Published weights of {family.title} and what their authors report"
+    caption = f"Published weights of {family.about.title} and what their authors report"
     shown = table(("weights", "reported", "data", "licence"), rows, caption)
     return (
         f"<details><summary>{len(found)} published official weights that load by name</summary>{shown}"

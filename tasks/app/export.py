@@ -19,16 +19,19 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from blockzoo.tasks.core import names
+from blockzoo.tasks.core.evaluation import measure
 from blockzoo.tasks.core.output import add_model_args, parse_model_args
+from blockzoo.tasks.deploy.checking import TOLERANCE, liven
 
 FORMATS = ("safetensors", "torch-export", "onnx", "aoti")
-TOLERANCE = 1e-4
-"""Largest difference allowed, in units of the output's standard deviation."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("name", nargs="?", help="model, or model.tag for its weights")
+    parser.add_argument(
+        "name", nargs="?", help="name, name.tag, local-dir:FOLDER, hf-hub:OWNER/NAME, timm:NAME, or a run's folder"
+    )
     parser.add_argument("--format", choices=FORMATS)
     parser.add_argument("--out", help="the file to write")
     parser.add_argument("--deploy", action="store_true", help="merge what can be merged first")
@@ -59,10 +62,9 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--quantize goes with --format onnx, not {args.format}")
     if args.calibration and args.quantize != "static":
         raise ValueError("--calibration goes with --quantize static")
-    import blockzoo
-
-    pretrained = "." in args.name.split(":")[-1] or ":" in args.name
-    model = blockzoo.create_model(args.name, pretrained=pretrained, **parse_model_args(args.arg)).eval()
+    args.name = names.resolve(args.name)
+    pretrained = names.has_weights(args.name)
+    model = names.build(args.name, **parse_model_args(args.arg))
     if not pretrained:
         liven(model)
     if args.deploy:
@@ -70,13 +72,6 @@ def run(args: argparse.Namespace) -> int:
     if args.quantize:
         return _quantize(args, model)
     return _export(args, model, "pretrained" if pretrained else "random")
-
-
-def liven(model: Any) -> None:
-    """Set layer scales that start next to zero to one, so that outputs depend on inputs and comparing them tells."""
-    for name, parameter in model.named_parameters():
-        if name.rpartition(".")[2] == "gamma" and parameter.detach().abs().max() < 1e-2:
-            parameter.data.fill_(1.0)
 
 
 def _size(text: str | None) -> tuple[int, ...] | None:
@@ -185,7 +180,6 @@ def _quantize(args: argparse.Namespace, model: Any) -> int:
 def _report_loss(name: str, dataset: str, model: Any, quantized: Any) -> None:
     """Measure and print the metric of the card before and after."""
     from blockzoo.checkpoints import load_manifest
-    from blockzoo.tasks.app.demo import measure
 
     metric = load_manifest()[name].metric
     before, after = measure(model, name, dataset)[0], measure(quantized, name, dataset)[0]

@@ -8,13 +8,14 @@ kept in `tests/tasks/deploy/export_table.json`, beside the test that compares th
 import fnmatch
 import json
 import tempfile
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from blockzoo._about import Small
+from blockzoo._registry import small_models
 from blockzoo.tasks.core.files import write_text
 
-__all__ = ["RESULTS", "ROWS", "measure_row", "render", "row_of", "write_table"]
+__all__ = ["RESULTS", "measure_row", "render", "row_of", "rows", "write_table"]
 
 RESULTS = Path("tests") / "tasks" / "deploy" / "export_table.json"
 BEGIN, END = "<!-- export table: blockzoo export --table README.md -->", "<!-- end of export table -->"
@@ -22,49 +23,17 @@ COLUMNS = {"torch-export": False, "onnx": True, "aoti": True}
 """Formats by column, and whether the model is deployed before."""
 
 
-@dataclass(frozen=True)
-class Row:
-    """One line of the table.
-
-    Attributes:
-        name: The model that is exported.
-        covers: Wildcards of the models that it stands for.
-        args: Arguments that make it small.
-    """
-
-    name: str
-    covers: tuple[str, ...]
-    args: dict[str, Any] = field(default_factory=dict)
+def rows() -> list[Small]:
+    """The models of the table: the small ones that every family names."""
+    return small_models()
 
 
-_SERIES: dict[str, Any] = {"d_model": 4, "d_ff": 4, "depth": 1, "num_kernels": 2}
-_FIELD: dict[str, Any] = {"hidden_channels": 8, "depth": 1}
-_GRAPH: dict[str, Any] = {"hidden_channels": 8, "depth": 1, "num_basis": 6, "radial_hidden": 8, "num_heads": 2}
-
-ROWS = (
-    *(Row(f"timesnet_{task}", (f"timesnet_{task}",), _SERIES) for task in ("forecast", "imputation", "anomaly")),
-    Row("timesnet_classifier", ("timesnet_classifier",), _SERIES),
-    Row("nextvit_cifar", ("nextvit_*",)),
-    Row("emov2_cifar", ("emov1_*", "emov2_*"), {"depths": (1, 1, 2)}),
-    Row("nasnet_cifar", ("nasnet*",), {"num_cells": 1}),
-    Row("p3d_tiny", ("p3d*",)),
-    Row("raptor", ("raptor*",), {"depth": 2, "embed_dim": 32, "num_heads": 2, "img_size": 56, "num_classes": 10}),
-    *(Row(f"fno{n}d", (f"fno{n}d",), {**_FIELD, "n_modes": (4,) * n}) for n in (1, 2, 3)),
-    *(Row(f"tfno{n}d", (f"tfno{n}d",), {**_FIELD, "n_modes": (4,) * n}) for n in (1, 2, 3)),
-    Row("mg_tfno2d", ("mg_tfno2d",), {**_FIELD, "n_modes": (4, 4)}),
-    Row("tdn", ("tdn", "tdn_l*"), _GRAPH),
-    Row("gaunt_l1", ("gaunt_*",), _GRAPH),
-    Row("cgnet_l1", ("cgnet_*",), _GRAPH),
-    Row("tdn_tensor", ("tdn_tensor",), _GRAPH),
-)
-
-
-def row_of(name: str) -> Row:
+def row_of(name: str) -> Small:
     """The row that stands for a model."""
-    return next(row for row in ROWS if any(fnmatch.fnmatchcase(name, pattern) for pattern in row.covers))
+    return next(row for row in rows() if any(fnmatch.fnmatchcase(name, pattern) for pattern in row.covers))
 
 
-def measure_row(row: Row, formats: tuple[str, ...] = tuple(COLUMNS)) -> dict[str, Any]:
+def measure_row(row: Small, formats: tuple[str, ...] = tuple(COLUMNS)) -> dict[str, Any]:
     """Export a row's model to formats and compare.
 
     Returns:
@@ -74,8 +43,8 @@ def measure_row(row: Row, formats: tuple[str, ...] = tuple(COLUMNS)) -> dict[str
     import torch
 
     import blockzoo
-    from blockzoo.tasks.app.export import TOLERANCE, liven
     from blockzoo.tasks.deploy import export as model_export
+    from blockzoo.tasks.deploy.checking import TOLERANCE, liven
 
     found: dict[str, Any] = {}
     for form in formats:
@@ -106,7 +75,7 @@ def measure_row(row: Row, formats: tuple[str, ...] = tuple(COLUMNS)) -> dict[str
 def render(results: dict[str, Any]) -> str:
     """The table, Markdown; rows without results say that they were not measured."""
     lines = ["| model | stands for | free size | " + " | ".join(COLUMNS) + " |", "| --- " * (3 + len(COLUMNS)) + "|"]
-    for row in ROWS:
+    for row in rows():
         found = results.get(row.name, {})
         cells = [_cell(found.get(form)) for form in COLUMNS]
         covers = ", ".join(f"`{pattern}`" for pattern in row.covers)
@@ -133,13 +102,13 @@ def write_table(readme: Path, only: list[str] | None = None) -> int:
     text = readme.read_text(encoding="utf-8")
     if BEGIN not in text or END not in text:
         raise ValueError(f"{readme} has no lines {BEGIN} and {END}")
-    names = [row.name for row in ROWS]
+    names = [row.name for row in rows()]
     for name in only or ():
         if name not in names:
             raise ValueError(f"--only {name} is none of {', '.join(names)}")
     path = readme.parent / RESULTS
     results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    for row in ROWS:
+    for row in rows():
         if only and row.name not in only:
             continue
         results[row.name] = measure_row(row)

@@ -9,18 +9,21 @@ import argparse
 import inspect
 from typing import Any
 
+from blockzoo.tasks.core import names
 from blockzoo.tasks.core.output import add_model_args, parse_model_args, print_json, print_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("name", help="model, or model.tag")
+    parser.add_argument(
+        "name", help="name, name.tag, local-dir:FOLDER, hf-hub:OWNER/NAME, timm:NAME, or a run's folder"
+    )
     add_model_args(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def describe(name: str, model_args: dict[str, Any]) -> dict[str, Any]:
-    """Facts about a model, measured on one that is built for it."""
+    """Facts about a model, measured on one that is built for it; arguments are those that it is built with."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -28,27 +31,39 @@ def describe(name: str, model_args: dict[str, Any]) -> dict[str, Any]:
     from blockzoo._registry import family_of
     from blockzoo.kernels._dispatch import describe as describe_kernels
 
-    model = blockzoo.create_model(name, **model_args).eval()
-    cfg = blockzoo.get_pretrained_cfg(name)
-    inputs = model.example_inputs(1)
+    resolved = names.resolve(name)
+    # The tag's arguments, without its weights, which need not be at hand to describe the model.
+    tagged = blockzoo.is_model(resolved) and ":" not in resolved and "." in resolved
+    own = dict(blockzoo.get_pretrained_cfg(resolved).model_args) if tagged else {}
+    model = names.build(name, pretrained=None if ":" in resolved else False, **{**own, **model_args})
+    cfg = getattr(model, "pretrained_cfg", {})
+    ours = isinstance(model, blockzoo.ZooModel)
+    architecture = str(cfg.get("architecture") or resolved.split(".")[0])
+    known = ours and blockzoo.is_model(architecture)
+    inputs = model.example_inputs(1) if ours else {"x": torch.zeros(1, *cfg["input_size"])}
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
         output = model(**inputs)
     signature = inspect.signature(type(model)).parameters
+    given = {**own, **model_args}
+    if resolved.startswith("local-dir:"):
+        given |= dict(cfg.get("model_args") or {})
     return {
-        "model": name,
-        "family": family_of(name),
-        "task": model.task,
-        "modality": model.modality,
+        "model": resolved,
+        "family": family_of(architecture) if known else "timm's",
+        "task": getattr(model, "task", "classification"),
+        "modality": getattr(model, "modality", "image"),
         "inputs": {key: tuple(value.shape) for key, value in inputs.items()},
         "output": tuple(output.shape) if isinstance(output, torch.Tensor) else str(type(output).__name__),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "macs": counter.get_total_flops() // 2,
         "kernels": describe_kernels(),
-        "arguments": {key: repr(value.default) for key, value in signature.items()},
-        "paper": cfg.paper_name,
-        "code": cfg.origin_url,
-        "weights": [_weights(tag) for tag in blockzoo.list_models(f"{name.split('.')[0]}.*", pretrained=True)],
+        "arguments": {key: repr(given.get(key, value.default)) for key, value in signature.items()},
+        "paper": cfg.get("paper_name"),
+        "code": cfg.get("origin_url"),
+        "weights": [_weights(tag) for tag in blockzoo.list_models(f"{architecture}.*", pretrained=True)]
+        if known
+        else [],
     }
 
 

@@ -1,6 +1,6 @@
 """Train one config on training sets of several sizes, and draw how the errors fall.
 
-    python -m blockzoo.tasks.app.learning_curve --config molecules/tdn --sizes 180 720 2880 --out curve.json
+    blockzoo learning-curve --config molecules/tdn --sizes 180 720 2880 --out curve.json
 
 Every size gets the same number of optimiser steps with `--steps`, otherwise the config's epochs. The result is written
 after every fit, and sizes that it already holds are not run again; the picture goes beside it. Further arguments go to
@@ -10,14 +10,13 @@ after every fit, and sizes that it already holds are not run again; the picture 
 import argparse
 import json
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from blockzoo.tasks.app.training import run
+from blockzoo.tasks.app import training
 from blockzoo.tasks.core.files import write_text
 
-__all__ = ["draw", "main"]
+__all__ = ["draw", "add_arguments", "run"]
 
 
 def draw(report: dict[str, Any], out: Path) -> None:
@@ -37,18 +36,24 @@ def draw(report: dict[str, Any], out: Path) -> None:
     os.replace(temporary, out)
 
 
-def main(args: Sequence[str] | None = None) -> dict[str, Any]:
-    """Run the command; returns what it writes."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+FURTHER = True
+"""Words that the parser does not know go to the training command line, as `args.more`."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
     parser.add_argument("--config", required=True, help="name of a packaged config, or a path")
     parser.add_argument("--sizes", type=int, nargs="+", required=True, help="training structures")
     parser.add_argument("--steps", type=int, help="optimiser steps of every fit")
     parser.add_argument("--metrics", nargs="+", default=["test/energy_mae", "test/force_mae"])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", required=True, help="JSON file of the result")
-    known, more = parser.parse_known_args(None if args is None else list(args))
-    out = Path(known.out)
-    report: dict[str, Any] = {"config": known.config, "seed": known.seed, "metrics": known.metrics, "runs": []}
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train on every size that is not done yet, and draw the curve."""
+    out = Path(args.out)
+    report: dict[str, Any] = {"config": args.config, "seed": args.seed, "metrics": args.metrics, "runs": []}
     if out.is_file():
         stored = json.loads(out.read_text())
         for key in ("config", "seed", "metrics"):
@@ -56,21 +61,17 @@ def main(args: Sequence[str] | None = None) -> dict[str, Any]:
                 raise ValueError(f"{out} is of {key} {stored[key]!r}, not {report[key]!r}; choose another --out")
         report = stored
     length = []
-    if known.steps is not None:  # whatever an epoch is, validated once, at the end
-        length = [f"--trainer.max_steps={known.steps}", "--trainer.max_epochs=-1"]
-        length += [f"--trainer.val_check_interval={known.steps}", "--trainer.check_val_every_n_epoch=null"]
-    for size in known.sizes:
+    if args.steps is not None:  # whatever an epoch is, validated once, at the end
+        length = [f"--trainer.max_steps={args.steps}", "--trainer.max_epochs=-1"]
+        length += [f"--trainer.val_check_interval={args.steps}", "--trainer.check_val_every_n_epoch=null"]
+    for size in args.sizes:
         if any(row["size"] == size for row in report["runs"]):
             continue
-        options = [f"--seed_everything={known.seed}", f"--data.init_args.train_size={size}", *length, *more]
-        metrics = run(["fit", "--config", known.config, *options]).trainer.callback_metrics
-        row = {"size": size, **{name: float(metrics[name]) for name in known.metrics}}
+        options = [f"--seed_everything={args.seed}", f"--data.init_args.train_size={size}", *length, *args.more]
+        metrics = training.run(["fit", "--config", args.config, *options]).trainer.callback_metrics
+        row = {"size": size, **{name: float(metrics[name]) for name in args.metrics}}
         report["runs"].append(row)
         write_text(out, json.dumps(report, indent=2) + "\n")
-        print(f"{size}: " + ", ".join(f"{name} {row[name]:.4g}" for name in known.metrics), flush=True)
+        print(f"{size}: " + ", ".join(f"{name} {row[name]:.4g}" for name in args.metrics), flush=True)
     draw(report, out.with_suffix(".png"))
-    return report
-
-
-if __name__ == "__main__":
-    main()
+    return 0

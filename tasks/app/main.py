@@ -6,6 +6,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from blockzoo.tasks.core.names import is_run_folder
 from blockzoo.tasks.core.rooms import GROUPS, Command, commands
@@ -27,7 +28,10 @@ def usage() -> str:
         entries = dict(TRAINING) if group == "training" else {}
         entries |= {name: command.text for name, command in sorted(commands().items()) if command.group == group}
         lines += ["", f"{group}:", *(f"  {name:<25}{text}" for name, text in entries.items())]
-    lines += ["", "MODEL is the same everywhere: name, name.tag, local-dir:FOLDER, hf-hub:OWNER/NAME, timm:NAME, or the"]
+    lines += [
+        "",
+        "MODEL is the same everywhere: name, name.tag, local-dir:FOLDER, hf-hub:OWNER/NAME, timm:NAME, or the",
+    ]
     lines += ["folder of a finished run. `blockzoo COMMAND --help` says more. Examples:"]
     lines += ["  blockzoo demo", "  blockzoo fit --config timesnet/japanese_vowels"]
     lines += ["  blockzoo info timesnet_classifier.japanese_vowels"]
@@ -99,12 +103,23 @@ def main(args: Sequence[str] | None = None) -> int:
     return _run(*found)
 
 
+def _training(words: Sequence[str], execute: bool = True) -> Any:
+    """The training command line, for tools of the rooms that train or test; see `blockzoo.tasks.app.training.run`."""
+    return importlib.import_module("blockzoo.tasks.app.training").run(words, execute)
+
+
 def _run(command: Command, rest: list[str]) -> int:
     module = importlib.import_module(command.module)
+    parser = parser_of(command)
     try:
-        options = parser_of(command).parse_args(getattr(module, "expand", list)(rest))
+        words = getattr(module, "expand", list)(rest)
+        if getattr(module, "FURTHER", False):
+            options, options.more = parser.parse_known_args(words)
+        else:
+            options = parser.parse_args(words)
     except SystemExit as stop:
         return int(stop.code or 0)
+    options.training = _training
     from blockzoo.checkpoints import CheckpointError
 
     try:

@@ -52,5 +52,7 @@ def run(args: argparse.Namespace) -> int:
     readers = rooms.declared("readers")
     place = readers.get(f"{model.modality}/{model.task}", readers.get(model.modality))
     if place is None:
-        raise ValueError(f"{args.name} is a model for {model.task} of {model.modality}s; predict reads no files for that")
+        raise ValueError(
+            f"{args.name} is a model for {model.task} of {model.modality}s; predict reads no files for that"
+        )
     return int(rooms.load(place)(model, args.file, args))

@@ -1,6 +1,6 @@
 """Turn a finished run into a shipped checkpoint: weights, model card and manifest entry.
 
-    python -m blockzoo.tasks.app.publish RUN --name MODEL.TAG --seeds seeds.json --baseline "published recipe"
+    blockzoo publish RUN --name MODEL.TAG --seeds seeds.json --baseline "published recipe"
     base.json ...
 
 For maintainers, in a source checkout. The run's weights are copied beside the manifest, evaluated once more through
@@ -22,7 +22,7 @@ from blockzoo import create_model
 from blockzoo.checkpoints import read_metadata
 from blockzoo.tasks.app.demo import TOLERANCE, measure
 
-__all__ = ["main"]
+__all__ = ["add_arguments", "run"]
 
 _PREPROCESSING = ("mean", "std", "label_names", "input_size", "frame_stride", "series")
 """Entries of a run's configuration that go into the manifest."""
@@ -85,9 +85,8 @@ def _on_sample(
     return {} if abs(measured - value) <= tolerance else {"sample": measured}
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Write the three files."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
     parser.add_argument("run", help="folder of a finished fit")
     parser.add_argument("--name", required=True, metavar="MODEL.TAG")
     parser.add_argument("--seeds", required=True, help="JSON of blockzoo.tasks.app.seeds for the same config")
@@ -103,7 +102,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--data-license", required=True)
     parser.add_argument("--commit", help="the commit that the run was made at (default: the checkout's)")
     parser.add_argument("--command", required=True, help="the command that made the run")
-    args = parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the three files."""
     if args.unit is None:
         args.unit = "%" if args.metric == "test/acc" else ""
     if args.factor is None:
@@ -145,7 +147,4 @@ def main(argv: list[str] | None = None) -> None:
     }
     manifest_path.write_text(json.dumps(manifest, indent=2) + "\n")
     print(f"{args.name}: {metric['name']} {metric['value']:.6f}, {weights.stat().st_size:,} bytes")
-
-
-if __name__ == "__main__":
-    main()
+    return 0

@@ -1,6 +1,6 @@
 """Run one config with several seeds and report the spread.
 
-    python -m blockzoo.tasks.app.seeds --config timesnet/japanese_vowels --seeds 0 1 2 3 4
+    blockzoo seeds --config timesnet/japanese_vowels --seeds 0 1 2 3 4
 
 For each seed: fit, then test the weights of the last epoch and those that validation chose. Nothing is selected by a
 test metric. Further arguments go to `blockzoo fit`.
@@ -8,23 +8,19 @@ test metric. Further arguments go to `blockzoo fit`.
 
 import argparse
 import json
-import statistics
 from pathlib import Path
 from typing import Any
 
 from blockzoo.checkpoints import load_state_dict
-from blockzoo.tasks.app.training import run
+from blockzoo.tasks.app import training
+from blockzoo.tasks.core.files import write_text
+from blockzoo.tasks.core.spread import summarize
 
-__all__ = ["main", "summarize"]
-
-
-def summarize(values: list[float]) -> dict[str, float]:
-    """Median, least and largest of some numbers."""
-    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+__all__ = ["add_arguments", "run"]
 
 
 def _one(config: str, seed: int, metric: str, more: list[str]) -> dict[str, Any]:
-    cli = run(["fit", "--config", config, f"--seed_everything={seed}", *more])
+    cli = training.run(["fit", "--config", config, f"--seed_everything={seed}", *more])
     folder = Path(str(cli.trainer.log_dir))
     chosen = float(cli.trainer.callback_metrics[metric])
     results = json.loads((folder / "results.json").read_text())
@@ -38,23 +34,25 @@ def _one(config: str, seed: int, metric: str, more: list[str]) -> dict[str, Any]
     return row
 
 
-def main(args: list[str] | None = None) -> dict[str, Any]:
-    """Run the command; returns what it prints."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+FURTHER = True
+"""Words that the parser does not know go to the training command line, as `args.more`."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
     parser.add_argument("--config", required=True, help="name of a packaged config, or a path")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--metric", default="test/acc", help="the test metric to report (default: test/acc)")
     parser.add_argument("--out", help="also write the result to this JSON file")
-    known, more = parser.parse_known_args(args)
-    rows = [_one(known.config, seed, known.metric, more) for seed in known.seeds]
-    report = {"metric": known.metric, "runs": rows}
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train with every seed, print and write the spread."""
+    rows = [_one(args.config, seed, args.metric, args.more) for seed in args.seeds]
+    report = {"metric": args.metric, "runs": rows}
     for key, name in (("last", "last epoch"), ("chosen", "best by validation")):
         report[key] = spread = summarize([row[key] for row in rows])
         print(f"{name}: median {spread['median']:.6f}, range {spread['min']:.6f} to {spread['max']:.6f}")
-    if known.out:
-        Path(known.out).write_text(json.dumps(report, indent=2) + "\n")
-    return report
-
-
-if __name__ == "__main__":
-    main()
+    if args.out:
+        write_text(args.out, json.dumps(report, indent=2) + "\n")
+    return 0

@@ -1,13 +1,10 @@
 """`blockzoo fit|validate|test|predict`: Lightning's command line over the zoo's tasks and data modules."""
 
-import csv
-import difflib
 import os
 import signal
 import sys
 import threading
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -19,118 +16,20 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
-# Tasks and data modules are imported so that configs may name them by class name alone.
-from blockzoo.checkpoints import CheckpointError, load_state_dict, save_state_dict
+from blockzoo.checkpoints import CheckpointError, load_state_dict
 from blockzoo.tasks.app.training_errors import UsageError, explain
+from blockzoo.tasks.core import rooms
 from blockzoo.tasks.core.checkpoint_io import AtomicCheckpointIO
+from blockzoo.tasks.core.configs import config_path
 from blockzoo.tasks.core.data import ZooData
-from blockzoo.tasks.core.drop_path import ScheduledDropPathProgress
 from blockzoo.tasks.core.guards import ExactResume, InterruptGuard, NonFiniteLossError, NonFiniteLossGuard
 from blockzoo.tasks.core.run_folder import RunFolder
 from blockzoo.tasks.core.save_config import SaveFitConfig
 from blockzoo.tasks.core.task import Task
-from blockzoo.tasks.fields.darcy import DarcyFlow
-from blockzoo.tasks.fields.files import FieldFiles
-from blockzoo.tasks.fields.learning import OperatorLearning
-from blockzoo.tasks.fields.pairs import NavierStokes
-from blockzoo.tasks.images.classification import ImageClassification
-from blockzoo.tasks.images.folders import ImageFolder, TorchvisionImages
-from blockzoo.tasks.images.small_sets import CIFAR10, FashionMNIST
-from blockzoo.tasks.molecules.files import StructureFiles
-from blockzoo.tasks.molecules.parity import ParityPlot
-from blockzoo.tasks.molecules.potential import InteratomicPotential
-from blockzoo.tasks.molecules.pubchemqcr import PubChemQCR
-from blockzoo.tasks.molecules.qm9 import QM9Polarizability
-from blockzoo.tasks.molecules.structures import XTBMolecules
-from blockzoo.tasks.molecules.tensors import TensorProperty
-from blockzoo.tasks.raptor.activations import TeacherActivations
-from blockzoo.tasks.raptor.training import LinearProbe, RaptorDistillation
-from blockzoo.tasks.series.anomaly import SeriesAnomaly
-from blockzoo.tasks.series.anomaly_files import AnomalyFiles, InternalBleeding
-from blockzoo.tasks.series.classification import SeriesClassification
-from blockzoo.tasks.series.competition import M4, M3Monthly
-from blockzoo.tasks.series.csv_files import CSVSeries, Daphnet
-from blockzoo.tasks.series.forecasting import SeriesForecasting
-from blockzoo.tasks.series.imputation import SeriesImputation
-from blockzoo.tasks.series.plots import SeriesPlots
-from blockzoo.tasks.series.short_term import SeriesShortTerm
-from blockzoo.tasks.series.uea import JapaneseVowels, UEASeries
-from blockzoo.tasks.video.camera_moves import CameraMoves
-from blockzoo.tasks.video.classification import VideoClassification
-from blockzoo.tasks.video.files import VideoFolder, VideoList
 
-__all__ = [
-    "AnomalyFiles",
-    "CIFAR10",
-    "CSVSeries",
-    "CameraMoves",
-    "Daphnet",
-    "DarcyFlow",
-    "FashionMNIST",
-    "FieldFiles",
-    "ImageClassification",
-    "ImageFolder",
-    "InteratomicPotential",
-    "InternalBleeding",
-    "JapaneseVowels",
-    "LinearProbe",
-    "M3Monthly",
-    "M4",
-    "NavierStokes",
-    "OperatorLearning",
-    "ParityPlot",
-    "PubChemQCR",
-    "QM9Polarizability",
-    "RaptorDistillation",
-    "RunFolder",
-    "ScheduledDropPathProgress",
-    "SeriesAnomaly",
-    "SeriesClassification",
-    "SeriesForecasting",
-    "SeriesImputation",
-    "SeriesPlots",
-    "SeriesShortTerm",
-    "StructureFiles",
-    "TeacherActivations",
-    "TensorProperty",
-    "TorchvisionImages",
-    "UEASeries",
-    "VideoClassification",
-    "VideoFolder",
-    "VideoList",
-    "XTBMolecules",
-    "ZooCLI",
-    "config_path",
-    "list_configs",
-    "main",
-    "run",
-]
+__all__ = ["ZooCLI", "main", "run"]
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
-
-
-def list_configs() -> list[str]:
-    """Names of the packaged configs, as `--config` takes them."""
-    root = Path(str(files("blockzoo.configs")))
-    return sorted(path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.yaml"))
-
-
-def config_path(name: str) -> str:
-    """The file of a config: a path that exists, or else the packaged config of that name, with or without `.yaml`.
-
-    Raises:
-        FileNotFoundError: It is neither; the message suggests near names and lists all.
-    """
-    if Path(name).is_file():
-        return name
-    known = list_configs()
-    if name.removesuffix(".yaml") in known:
-        return str(Path(str(files("blockzoo.configs"))) / f"{name.removesuffix('.yaml')}.yaml")
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-    hint = f"; did you mean {' or '.join(close)}?" if close else ""
-    raise FileNotFoundError(
-        f"--config {name}: no such file, and no packaged config{hint}\nPackaged configs: {', '.join(known)}"
-    )
 
 
 class ZooCLI(LightningCLI):
@@ -197,26 +96,10 @@ class ZooCLI(LightningCLI):
         return self
 
     def after_predict(self) -> None:
-        """Write `predictions.csv` below the default root folder, one row a sample, and say where.
-
-        Fields are written as arrays instead, to `predictions.safetensors`.
-        """
-        batches: Any = self.trainer.predict_loop.predictions
+        """Write the predictions below the default root folder, as the task does, and say where."""
         rank = f".{self.trainer.global_rank}" if self.trainer.world_size > 1 else ""
-        path = Path(self.trainer.default_root_dir) / f"predictions{rank}.csv"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        columns = {key: torch.cat([batch[key] for batch in batches]) for key in batches[0]}
-        if self.model.model.modality == "field":
-            path = path.with_suffix(".safetensors")
-            save_state_dict(columns, path)
-            print(f"predictions: {path}")
-            return
-        cells = {key: value.reshape(len(value), -1).tolist() for key, value in columns.items()}
-        names = [key if len(rows[0]) == 1 else f"{key}_{i}" for key, rows in cells.items() for i in range(len(rows[0]))]
-        with path.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(names)
-            writer.writerows([value for row in rows for value in row] for rows in zip(*cells.values(), strict=True))
+        batches: Any = self.trainer.predict_loop.predictions
+        path = self.model.write_predictions(batches, Path(self.trainer.default_root_dir) / f"predictions{rank}")
         print(f"predictions: {path}")
 
     def after_fit(self) -> None:
@@ -273,6 +156,8 @@ def run(args: Sequence[str] | None = None, execute: bool = True) -> ZooCLI:
     With `execute=False` there is no subcommand: what the options describe is built and not run.
     """
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    for place in rooms.components().values():  # so that configs may name them by class name alone
+        rooms.load(place)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         return _run(args, execute)

@@ -1,6 +1,6 @@
 """What the core offers to the commands: callbacks that serve every task."""
 
-from blockzoo.tasks.core.rooms import Room
+from blockzoo.tasks.core.rooms import Command, Room
 
 __all__ = ["room"]
 
@@ -8,4 +8,7 @@ HERE = "blockzoo.tasks.core"
 
 room = Room(
     components=(f"{HERE}.drop_path:ScheduledDropPathProgress", f"{HERE}.run_folder:RunFolder"),
+    commands=(
+        Command("package series", "maintenance", f"{HERE}.packaged", "turn published series into packaged data"),
+    ),
 )

@@ -1,13 +1,82 @@
 """Writing files so that they are never there in part."""
 
+import csv
+import io
 import os
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
-__all__ = ["write_text"]
+__all__ = ["check_output", "replacing", "write_csv", "write_figure", "write_text"]
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file beside its place, then give it its name: an earlier one stays until the new one is whole."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+def check_output(path: str | Path, inputs: Iterable[str | Path] = (), folder: bool = False) -> None:
+    """Refuse an output that cannot be written, before any work is done for it.
+
+    Args:
+        path: The file or folder to write.
+        inputs: Files that are read, none of which may be overwritten.
+        folder: A folder is written; its missing parents are made later.
+
+    Raises:
+        ValueError: It is one of the inputs, a folder where a file is wanted or the reverse, its folder is missing, or
+            it may not be written.
+    """
+    path = Path(path)
+    if any(path.exists() and Path(given).exists() and path.samefile(given) for given in inputs):
+        raise ValueError(f"{path} is an input too; give another name for the output")
+    if folder:
+        if path.exists() and not path.is_dir():
+            raise ValueError(f"{path} is a file; a folder is written there")
+        home = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    else:
+        if path.is_dir():
+            raise ValueError(f"{path} is a folder; give the name of a file to write")
+        home = path.absolute().parent
+    if not home.is_dir():
+        raise ValueError(f"{path} cannot be written: there is no folder {home}")
+    if not os.access(home, os.W_OK | os.X_OK) or (path.exists() and not os.access(path, os.W_OK)):
+        raise ValueError(f"{path} cannot be written: no permission")
+
+
+def replacing(path: str | Path, write: Callable[[Path], Any]) -> None:
+    """Write a file beside its place under a name of its own, then give it its name.
+
+    An earlier file stays until the new one is whole; several processes may write at once, and the last one wins.
+
+    Args:
+        path: The file.
+        write: Writes the file that it gets.
+    """
+    path = Path(path)
+    number, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
+    os.close(number)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(path.stat().st_mode if path.exists() else 0o666 & ~mask)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    replacing(path, lambda temporary: temporary.write_bytes(text.encode("utf-8")))
+
+
+def write_csv(path: str | Path, rows: Iterable[Sequence[Any]]) -> None:
+    """Write a CSV file, whole or not at all; the first row holds the names of the columns."""
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def write_figure(path: str | Path, figure: Any, dpi: int = 120) -> None:
+    """Write a matplotlib figure as PNG, whole or not at all."""
+    replacing(path, lambda temporary: figure.savefig(temporary, dpi=dpi, format="png"))

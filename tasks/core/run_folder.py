@@ -22,8 +22,6 @@ from blockzoo.tasks.core.curves import draw_curves
 from blockzoo.tasks.core.data import ZooData
 from blockzoo.tasks.core.files import write_text
 from blockzoo.tasks.core.task import Task
-from blockzoo.tasks.fields.learning import OperatorLearning
-from blockzoo.tasks.fields.plots import write_field_report
 
 __all__ = ["RunFolder"]
 
@@ -95,8 +93,7 @@ class RunFolder(Callback):
         if counts is not None:
             names = self._facts["preprocessing"].get("label_names") or [str(i) for i in range(len(counts))]
             write_text(folder / "confusion.csv", _confusion_csv(counts.tolist(), names))
-        if isinstance(pl_module, OperatorLearning):
-            write_field_report(pl_module, folder)
+        pl_module.write_report(folder)
 
     def _gather(self, trainer: Trainer, task: Task, keeper: Any | None) -> dict[str, Any]:
         data = getattr(trainer, "datamodule", None)

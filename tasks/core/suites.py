@@ -25,6 +25,7 @@ class Suite:
         options: Which of the shared options it takes: "batch_size", "compile", "device", "model_args".
         add_arguments: Declares its own options.
         tables: Names of its tables, from which `--only` chooses; none if there is one table.
+        family: The family that it stands for, if that has another name.
         summary: Options under which `blockzoo bench models` takes it in; None leaves it out.
     """
 
@@ -34,6 +35,7 @@ class Suite:
     add_arguments: Callable[[argparse.ArgumentParser], None] | None = None
     tables: tuple[str, ...] = ()
     summary: Mapping[str, Any] | None = field(default_factory=dict)
+    family: str = ""
 
 
 @dataclass

@@ -1,7 +1,10 @@
 """What all tasks share: a model of the zoo, its weights, optimiser and schedule."""
 
 import abc
+import csv
+import io
 import re
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -9,6 +12,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 
 from blockzoo import create_model
+from blockzoo.tasks.core.files import write_text
 from blockzoo.tasks.core.optim import cosine_schedule, halving_schedule, parameter_groups, set_peak
 
 __all__ = ["Task"]
@@ -122,3 +126,28 @@ class Task(LightningModule, abc.ABC):
     def test_step(self, batch: Any, batch_idx: int) -> None:
         """One test batch."""
         self.shared_step(batch, "test")
+
+    def write_predictions(self, batches: list[dict[str, torch.Tensor]], path: Path) -> Path:
+        """Write what `predict_step` returned for all batches: a CSV file with a row for each sample.
+
+        Args:
+            batches: Results of the batches, tensors (B, *) by name.
+            path: The file without its suffix; missing folders are made.
+
+        Returns:
+            The file that was written.
+        """
+        columns = {key: torch.cat([batch[key] for batch in batches]) for key in batches[0]}
+        cells = {key: value.reshape(len(value), -1).tolist() for key, value in columns.items()}
+        names = [key if len(rows[0]) == 1 else f"{key}_{i}" for key, rows in cells.items() for i in range(len(rows[0]))]
+        text = io.StringIO(newline="")
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(names)
+        writer.writerows([value for row in rows for value in row] for rows in zip(*cells.values(), strict=True))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        written = path.with_name(f"{path.name}.csv")
+        write_text(written, text.getvalue())
+        return written
+
+    def write_report(self, folder: Path) -> None:
+        """Write figures and tables of the last test into a finished run's folder; by default there are none."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from blockzoo.tasks.core import rooms
 from blockzoo.tasks.deploy.export import Inputs, Runner, need_onnx
 
 __all__ = ["MODES", "RunningModel", "calibration_samples", "quantize_onnx"]
@@ -111,27 +112,14 @@ def calibration_samples(model: Any, dataset: str, path: str | Path | None = None
 
 
 def _data_module(model: Any, dataset: str, path: str | Path | None) -> Any:
-    from blockzoo.tasks.images.small_sets import CIFAR10
-    from blockzoo.tasks.series.anomaly_files import InternalBleeding
-    from blockzoo.tasks.series.competition import M3Monthly
-    from blockzoo.tasks.series.csv_files import Daphnet
-    from blockzoo.tasks.series.uea import JapaneseVowels
-    from blockzoo.tasks.video.camera_moves import CameraMoves
-
-    packaged = {
-        "JapaneseVowels": JapaneseVowels,
-        "M3 monthly": M3Monthly,
-        "Daphnet S06R02E0": Daphnet,
-        "InternalBleeding16": InternalBleeding,
-    }
-    elsewhere: dict[str, Any] = {"CIFAR-10": CIFAR10, "CameraMoves": CameraMoves}
-    if dataset in packaged:
-        return packaged[dataset](seq_len=model.seq_len)
-    if dataset in elsewhere and path is not None:
-        return elsewhere[dataset](str(path))
-    known = "the folder with its files, or " if dataset in elsewhere else ""
+    known = rooms.declared("calibration").get(dataset)
+    if known is not None and known.packaged:
+        return rooms.load(known.data)(seq_len=model.seq_len)
+    if known is not None and path is not None:
+        return rooms.load(known.data)(str(path))
+    folder = "the folder with its files, or " if known is not None else ""
     raise ValueError(
-        f"the training data of {dataset} are not packaged; give --calibration: {known}a .safetensors file of arrays "
+        f"the training data of {dataset} are not packaged; give --calibration: {folder}a .safetensors file of arrays "
         f"{', '.join(model.example_inputs())}"
     )
 

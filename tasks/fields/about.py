@@ -12,25 +12,28 @@ room = Room(
         f"{HERE}.darcy:DarcyFlow",
         f"{HERE}.files:FieldFiles",
         f"{HERE}.pairs:NavierStokes",
-        f"{HERE}.plots:FieldPlots",
     ),
     evaluators={
         "Darcy flow": f"{HERE}.evaluate:evaluate_darcy",
         "Navier-Stokes": f"{HERE}.evaluate:evaluate_navier_stokes",
     },
-    readers={"field": f"{HERE}.predict:predict_fields"},
+    readers={"field": f"{HERE}.predict:predict"},
     suites=dict.fromkeys(("fno", "multigrid"), f"{HERE}.bench:SUITES"),
     kernels={"spectral_mix": f"{HERE}.kernel_cases:CASES"},
     speed={"fno": f"{HERE}.speed:fno"},
     metrics={"l2": "relative L2 error"},
     commands=(
-        Command("science navier-stokes", "science tools", f"{HERE}.solver", "solve forced Navier-Stokes flows, resumably"),
+        Command(
+            "science navier-stokes", "science tools", f"{HERE}.solver", "solve forced Navier-Stokes flows, resumably"
+        ),
         Command(
             "science compare-neuralop",
             "science tools",
             f"{HERE}.compare_neuralop",
             "train neuraloperator's own TFNO on the data of darcy/tfno",
         ),
-        Command("package darcy", "maintenance", f"{HERE}.darcy", "turn neuraloperator's Darcy files into packaged data"),
+        Command(
+            "package darcy", "maintenance", f"{HERE}.darcy", "turn neuraloperator's Darcy files into packaged data"
+        ),
     ),
 )

@@ -1,10 +1,10 @@
 """Train neuraloperator's own TFNO on the Darcy set, at the budget of `configs/darcy/tfno.yaml`, for comparison.
 
     pip install neuraloperator==2.0.0
-    python -m blockzoo.tasks.fields.compare_neuralop --seeds 0 1 2 3 4 --out theirs.json
+    blockzoo science compare-neuralop --seeds 0 1 2 3 4 --out theirs.json
 
 Model, loss, optimiser and schedule are theirs, set up as in their Darcy example with a Tucker rank of 0.42; data, order
-of work and evaluation are those of `python -m blockzoo.tasks.app.seeds --config darcy/tfno`: all 1000 training
+of work and evaluation are those of `blockzoo seeds --config darcy/tfno`: all 1000 training
 samples, 30 epochs, the last epoch's weights, mean relative L2 error of single test samples in the pressure's own units.
 """
 
@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from lightning.pytorch import seed_everything
 
-from blockzoo.tasks.app.seeds import summarize
+from blockzoo.tasks.core.spread import summarize
 from blockzoo.tasks.fields.darcy import read_darcy
 from blockzoo.tasks.fields.losses import LpLoss
 
-__all__ = ["main"]
+__all__ = ["add_arguments", "run"]
 
 _MODEL: dict[str, Any] = {
     "n_modes": (16, 16),
@@ -98,19 +98,21 @@ def train_reference(
     return row | ({"val": evaluate(data["train_x"][cut:], data["train_y"][cut:])} if val_size else {})
 
 
-def main(args: list[str] | None = None) -> dict[str, Any]:
-    """Run the command; returns what it prints."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument(
         "--val-size", type=int, default=0, help="training samples to hold out and evaluate (default: 0)"
     )
     parser.add_argument("--out", help="also write the result to this JSON file")
-    known = parser.parse_args(args)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train with every seed, print and write the errors."""
     rows = []
-    for seed in known.seeds:
-        rows.append(train_reference(seed, known.epochs, val_size=known.val_size))
+    for seed in args.seeds:
+        rows.append(train_reference(seed, args.epochs, val_size=args.val_size))
         print(", ".join(f"{key} {value:.6g}" for key, value in rows[-1].items()), flush=True)
     report: dict[str, Any] = {"metric": "test/l2", "library": f"neuraloperator {version('neuraloperator')}"}
     report |= {"runs": [{**row, "last": row["l2"], "chosen": row["l2"]} for row in rows]}
@@ -118,10 +120,6 @@ def main(args: list[str] | None = None) -> dict[str, Any]:
         report[key] = spread = summarize([row[key] for row in rows])
         print(f"{name}: median {spread['median']:.6f}, range {spread['min']:.6f} to {spread['max']:.6f}")
     report["last"] = report["chosen"] = report["l2"]
-    if known.out:
-        Path(known.out).write_text(json.dumps(report, indent=2) + "\n")
-    return report
-
-
-if __name__ == "__main__":
-    main()
+    if args.out:
+        Path(args.out).write_text(json.dumps(report, indent=2) + "\n")
+    return 0

@@ -1,6 +1,6 @@
 """Darcy flow, as neuraloperator 0.3.0 ships it.
 
-    python -m blockzoo.tasks.fields.darcy neuraloperator-0.3.0-py3-none-any.whl darcy.safetensors
+    blockzoo package darcy neuraloperator-0.3.0-py3-none-any.whl darcy.safetensors
 
 writes the compact form of the set, which is how `darcy.safetensors` beside this file was made.
 """
@@ -8,7 +8,6 @@ writes the compact form of the set, which is how `darcy.safetensors` beside this
 import argparse
 import io
 import zipfile
-from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
@@ -18,7 +17,7 @@ import torch
 from blockzoo.checkpoints import load_state_dict, save_state_dict
 from blockzoo.tasks.fields.pairs import FieldData, FieldPairs
 
-__all__ = ["DarcyFlow", "main", "read_darcy"]
+__all__ = ["DarcyFlow", "add_arguments", "run", "read_darcy"]
 
 
 def read_darcy(path: str | Path | None = None) -> dict[str, torch.Tensor]:
@@ -94,14 +93,13 @@ def _convert_darcy(wheel: str, out: str) -> None:
     save_state_dict(tensors, out, {"origin": "neuraloperator 0.3.0, MIT licence"})
 
 
-def main(args: Sequence[str] | None = None) -> None:
-    """Run the command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
     parser.add_argument("wheel", help="the wheel of neuraloperator 0.3.0, a zip file")
     parser.add_argument("out", help="the .safetensors file to write")
-    known = parser.parse_args(args)
-    _convert_darcy(known.wheel, known.out)
 
 
-if __name__ == "__main__":
-    main()
+def run(args: argparse.Namespace) -> int:
+    """Convert the wheel's files."""
+    _convert_darcy(args.wheel, args.out)
+    return 0

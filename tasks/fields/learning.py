@@ -1,12 +1,16 @@
 """Learning maps between fields."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
+from blockzoo.checkpoints import save_state_dict
+from blockzoo.tasks.core.files import write_csv, write_figure
 from blockzoo.tasks.core.task import Task
 from blockzoo.tasks.fields.losses import H1Loss, LpLoss, SpectralH1Loss, isotropic_spectrum
+from blockzoo.tasks.fields.plots import fields_figure, rollout_figure, spectrum_figure
 
 __all__ = ["OperatorLearning", "rollout"]
 
@@ -223,3 +227,42 @@ class OperatorLearning(Task):
     ) -> dict[str, torch.Tensor]:
         """The predicted fields (B, C', *size), and which samples they belong to (B,)."""
         return {"index": batch["index"], "prediction": self.model(batch["x"])}
+
+    def write_predictions(self, batches: list[dict[str, torch.Tensor]], path: Path) -> Path:
+        """Write the predicted fields of all batches as arrays to a .safetensors file."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        written = path.with_name(f"{path.name}.safetensors")
+        save_state_dict({key: torch.cat([batch[key] for batch in batches]) for key in batches[0]}, written)
+        return written
+
+    def write_report(self, folder: Path) -> None:
+        """Write figures and tables of the last test into a finished run's folder.
+
+        These are `fields.png`, `spectrum.png`, `spectrum.csv`, and `rollout.png` and `rollout.csv` where the test had
+        trajectories.
+        """
+        grid = "x".join(map(str, self.train_size or ()))
+        titles = {ending: f"grid {ending.removeprefix('_') or grid}" for ending in self.test_examples}
+        names = self.field_names or None
+        samples = {titles[key]: value for key, value in self.test_examples.items()}
+        spectra = {titles[key]: value for key, value in self.test_spectra.items()}
+        figures = {"fields.png": fields_figure(samples, names), "spectrum.png": spectrum_figure(spectra, names)}
+        rows = [
+            (title, chan, k, *values.tolist())
+            for title, part in spectra.items()
+            for chan in range(part.shape[1])
+            for k, values in enumerate(part[:, chan].T)
+        ]
+        tables: dict[str, list[tuple[Any, ...]]]
+        tables = {"spectrum.csv": [("grid", "channel", "wavenumber", "truth", "prediction", "error"), *rows]}
+        if self.test_rollouts:
+            curves = {titles[key]: value for key, value in self.test_rollouts.items()}
+            figures["rollout.png"] = rollout_figure(curves)
+            steps = [
+                (title, step, float(e)) for title, curve in curves.items() for step, e in enumerate(curve, start=1)
+            ]
+            tables["rollout.csv"] = [("grid", "step", "l2"), *steps]
+        for name, figure in figures.items():
+            write_figure(folder / name, figure)
+        for name, table in tables.items():
+            write_csv(folder / name, table)

@@ -1,18 +1,13 @@
 """Figures of predicted fields: panels, spectra, and errors of roll-outs."""
 
-import csv
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from matplotlib.figure import Figure  # not pyplot, whose backend belongs to the user
 from matplotlib.ticker import MaxNLocator, NullFormatter, ScalarFormatter
 
-from blockzoo.tasks.fields.learning import OperatorLearning
-
-__all__ = ["fields_figure", "rollout_figure", "spectrum_figure", "write_field_report"]
+__all__ = ["fields_figure", "rollout_figure", "spectrum_figure"]
 
 _STYLES = {"truth": ("#1b2230", "-"), "prediction": ("#0072B2", "-"), "error": ("#D55E00", "--")}
 
@@ -99,43 +94,3 @@ def rollout_figure(errors: Mapping[str, torch.Tensor]) -> Figure:
     axis.legend(frameon=False)
     figure.tight_layout()
     return figure
-
-
-def write_field_report(task: OperatorLearning, folder: Path) -> list[str]:
-    """Write figures and tables of a finished test of `OperatorLearning`.
-
-    Args:
-        task: The task.
-        folder: Where to write `fields.png`, `spectrum.png`, `spectrum.csv`, and `rollout.png` and `rollout.csv` where
-            the test had trajectories.
-
-    Returns:
-        Names of the files.
-    """
-    grid = "x".join(map(str, task.train_size or ()))
-    titles = {ending: f"grid {ending.removeprefix('_') or grid}" for ending in task.test_examples}
-    names = task.field_names or None
-    figures = {"fields.png": fields_figure({titles[key]: value for key, value in task.test_examples.items()}, names)}
-    figures["spectrum.png"] = spectrum_figure({titles[key]: value for key, value in task.test_spectra.items()}, names)
-    rows = [
-        (titles[key], chan, k, *values.tolist())
-        for key, part in task.test_spectra.items()
-        for chan in range(part.shape[1])
-        for k, values in enumerate(part[:, chan].T)
-    ]
-    tables = {"spectrum.csv": [("grid", "channel", "wavenumber", *_STYLES), *rows]}
-    if task.test_rollouts:
-        curves = {titles[key]: value for key, value in task.test_rollouts.items()}
-        figures["rollout.png"] = rollout_figure(curves)
-        errors = [(title, step, float(e)) for title, curve in curves.items() for step, e in enumerate(curve, start=1)]
-        tables["rollout.csv"] = [("grid", "step", "l2"), *errors]
-    for name, figure in figures.items():
-        temporary = folder / f".{name}.tmp"
-        figure.savefig(temporary, dpi=120, format="png")
-        os.replace(temporary, folder / name)
-    for name, table in tables.items():
-        temporary = folder / f".{name}.tmp"
-        with temporary.open("w", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows(table)
-        os.replace(temporary, folder / name)
-    return [*figures, *tables]

@@ -1,5 +1,6 @@
 """Predictions of field models for files of fields."""
 
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from blockzoo.tasks.core.output import print_json, print_table
 from blockzoo.tasks.fields.files import read_fields
 from blockzoo.tasks.fields.losses import LpLoss
 
-__all__ = ["predict_fields"]
+__all__ = ["predict", "predict_fields"]
 
 
 @torch.no_grad()
@@ -54,3 +55,10 @@ def predict_fields(model: Any, path: str, out: str | None = None, as_json: bool 
     print_table(names, [[row[name] if name == "field" else f"{row[name]:.6f}" for name in names] for row in rows])
     print(f"predictions: {target}")
     return 0
+
+
+def predict(model: Any, files: list[str], args: argparse.Namespace) -> int:
+    """Map the fields of one file, for `blockzoo predict`; see `predict_fields`."""
+    if len(files) > 1:
+        raise ValueError(f"fields are read from one file, not {len(files)}")
+    return predict_fields(model, files[0], args.out, args.json, args.batch_size or 8)

@@ -10,7 +10,7 @@ Runge-Kutta with the viscous term solved exactly (integrating factor), steps as 
 Sources: the setting of "Multi-Grid Tensorized Fourier Neural Operator for High-Resolution PDEs" (2023), section 5;
 Gaussian random fields as in "Fourier Neural Operator for Parametric Partial Differential Equations" (2021), appendix.
 
-    python -m blockzoo.tasks.fields.solver --count 1000 --size 128 --dtype float32
+    blockzoo science navier-stokes --count 1000 --size 128 --dtype float32
 
 makes samples ahead of a training, which finds them in the cache; with `--out FILE` they are also written to a file that
 `FieldFiles` reads. An interrupted command goes on where it stopped.
@@ -30,7 +30,7 @@ from tqdm.auto import tqdm
 
 from blockzoo.checkpoints import cache_root, load_state_dict, save_state_dict
 
-__all__ = ["NavierStokesSettings", "generate", "main", "random_forcing", "solve_vorticity"]
+__all__ = ["NavierStokesSettings", "generate", "add_arguments", "run", "random_forcing", "solve_vorticity"]
 
 _SPECTRUM = 64
 """Random coefficients are drawn for a grid of this size, so that a function does not depend on its grid."""
@@ -258,9 +258,8 @@ def generate(
     return {key: torch.cat([part[key] for part in parts])[:count] for key in ("forcing", "vorticity")}
 
 
-def main(args: Sequence[str] | None = None) -> None:
-    """Run the command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
     parser.add_argument("--count", type=int, required=True, help="samples")
     parser.add_argument("--first", type=int, default=0, help=f"number of the first one, a multiple of {_CHUNK}")
     for name, default in NavierStokesSettings().items():
@@ -273,16 +272,16 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--out", help="also write all samples to this .safetensors file, as x (forcing) and y (vorticity)"
     )
-    known = parser.parse_args(args)
-    settings = NavierStokesSettings(**{name: getattr(known, name) for name in NavierStokesSettings()})
-    solved = generate(known.count, settings, known.first, known.cache_dir)
-    if known.out:
-        dtype = torch.float16 if known.half else torch.float32
+
+
+def run(args: argparse.Namespace) -> int:
+    """Solve what is not solved yet, and write it if asked to."""
+    settings = NavierStokesSettings(**{name: getattr(args, name) for name in NavierStokesSettings()})
+    solved = generate(args.count, settings, args.first, args.cache_dir)
+    if args.out:
+        dtype = torch.float16 if args.half else torch.float32
         tensors = {"x": solved["forcing"].unsqueeze(1).to(dtype), "y": solved["vorticity"].to(dtype)}
-        save_state_dict(tensors, known.out, {"settings": json.dumps(settings)})
+        save_state_dict(tensors, args.out, {"settings": json.dumps(settings)})
     shape = tuple(solved["vorticity"].shape)
     print(f"vorticity {shape}, deviation {float(solved['vorticity'][:, -1].std()):.4f}; settings {settings.name}")
-
-
-if __name__ == "__main__":
-    main()
+    return 0

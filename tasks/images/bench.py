@@ -141,7 +141,9 @@ def _family(models: list[tuple[str, int, bool]]) -> Callable[[argparse.Namespace
 
 SUITES = {
     **{
-        family: Suite(f"{', '.join(name for name, _, _ in models)} as built and deployed, against {peer}", _family(models))
+        family: Suite(
+            f"{', '.join(name for name, _, _ in models)} as built and deployed, against {peer}", _family(models)
+        )
         for (family, models), peer in zip(
             MODELS.items(), ("timm's", "timm's where it has the model", "each other"), strict=True
         )

@@ -17,16 +17,21 @@ room = Room(
         f"{HERE}.parity:ParityPlot",
     ),
     evaluators={"GFN2-xTB molecules": f"{HERE}.evaluate:evaluate_molecules"},
-    readers={"graph/potential": f"{HERE}.predict:predict_structures"},
+    readers={"graph/potential": f"{HERE}.predict:predict"},
     suites={"equivariant": f"{HERE}.bench:SUITES"},
-    kernels=dict.fromkeys(
-        ("edge_product", "edge_product_harmonics", "low_rank_product"), f"{HERE}.kernel_cases:CASES"
-    ),
+    kernels=dict.fromkeys(("edge_product", "edge_product_harmonics", "low_rank_product"), f"{HERE}.kernel_cases:CASES"),
     speed={"tdn": f"{HERE}.speed:tdn"},
     metrics={"force_mae": "mean error of forces, meV/Å"},
     commands=(
-        Command("science md", "science tools", f"{HERE}.md", "relax a molecule, let it move, and say how well energy is conserved"),
-        Command("molecules baselines", "evaluation", f"{HERE}.baseline", "one energy for each element, beside a potential"),
+        Command(
+            "science md",
+            "science tools",
+            f"{HERE}.md",
+            "relax a molecule, let it move, and say how well energy is conserved",
+        ),
+        Command(
+            "molecules baselines", "evaluation", f"{HERE}.baseline", "one energy for each element, beside a potential"
+        ),
         Command("package xtb", "maintenance", f"{HERE}.xtb", "compute the packaged molecular dynamics by GFN2-xTB"),
     ),
 )

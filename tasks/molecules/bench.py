@@ -262,6 +262,7 @@ SUITES = {
         add_arguments,
         TABLES,
         {"only": ("edge", "model")},
+        "tdn",
     )
 }
 """By name behind `blockzoo bench`."""

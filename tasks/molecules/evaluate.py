@@ -164,6 +164,6 @@ def _trajectory(model: Any, structure: Structure, steps: int = 240) -> str:
     text = (
         f"<p>{MOVED.capitalize()}, {steps} steps of 0.5 fs from a test frame with velocities of 300 K, without a "
         f"thermostat. Kinetic energy swings by {swing:.1f} meV per atom; the total energy stays within {off:.3f} meV "
-        "per atom. Longer runs, with ASE: <code>python -m blockzoo.tasks.molecules.md</code>.</p>"
+        "per atom. Longer runs, with ASE: <code>blockzoo science md</code>.</p>"
     )
     return text + picture(figure, f"Energies over time; the total one stays within {off:.3f} meV per atom.")

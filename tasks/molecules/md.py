@@ -1,6 +1,6 @@
 """Relax a molecule, let it move without a thermostat, and say how well a potential conserves the energy.
 
-    python -m blockzoo.tasks.molecules.md tdn.gfn2 --molecule CH3CH2OH --steps 10000 --out nve.png   #
+    blockzoo science md tdn.gfn2 --molecule CH3CH2OH --steps 10000 --out nve.png   #
     'blockzoo[molecules]'
 
 Velocity Verlet in ASE from a relaxed structure with random velocities. Printed are the drift of the total energy, as
@@ -11,8 +11,6 @@ deviation exceeds `--limit`.
 import argparse
 import json
 import os
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,7 @@ from tqdm.auto import tqdm
 
 from blockzoo.tasks.molecules.xtb import set_thermal_momenta
 
-__all__ = ["draw", "main", "nve", "relax", "summarize"]
+__all__ = ["draw", "add_arguments", "run", "nve", "relax", "summarize"]
 
 
 def relax(atoms: Any, fmax: float = 0.02, steps: int = 500) -> bool:
@@ -136,9 +134,8 @@ def _structure(molecule: str | None, structure: str | None) -> Any:
         ) from error
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """Run the command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
     parser.add_argument("name", help="model.tag")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--molecule", default="CH3CH2OH", help="name in ASE's G2 set (default: CH3CH2OH, ethanol)")
@@ -152,26 +149,25 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("--limit", type=float, help="fail if the energy deviates by more, in meV/atom")
     parser.add_argument("--out", help="image of the energies over time")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    known = parser.parse_args(args)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Relax, move, print; status 1 if the energy deviates by more than --limit."""
     from blockzoo.tasks.molecules.ase_calculator import ZooCalculator
 
-    atoms = _structure(known.molecule, known.structure)
-    atoms.calc = ZooCalculator(known.name, dtype=getattr(torch, known.dtype))
-    found: dict[str, Any] = {"model": known.name, "formula": atoms.get_chemical_formula()}
-    if known.fmax:
-        found |= {"relaxed": relax(atoms, known.fmax), "relaxed_energy": atoms.get_potential_energy()}
-    record = nve(atoms, known.steps, known.timestep, known.temperature, max(1, known.steps // 1000), known.seed)
-    found |= {"steps": known.steps, "timestep": known.timestep, **summarize(record, len(atoms))}
-    if known.out:
-        draw(record, len(atoms), known.out, f"{known.name}, {found['formula']}, constant energy")
-    if known.json:
+    atoms = _structure(args.molecule, args.structure)
+    atoms.calc = ZooCalculator(args.name, dtype=getattr(torch, args.dtype))
+    found: dict[str, Any] = {"model": args.name, "formula": atoms.get_chemical_formula()}
+    if args.fmax:
+        found |= {"relaxed": relax(atoms, args.fmax), "relaxed_energy": atoms.get_potential_energy()}
+    record = nve(atoms, args.steps, args.timestep, args.temperature, max(1, args.steps // 1000), args.seed)
+    found |= {"steps": args.steps, "timestep": args.timestep, **summarize(record, len(atoms))}
+    if args.out:
+        draw(record, len(atoms), args.out, f"{args.name}, {found['formula']}, constant energy")
+    if args.json:
         print(json.dumps(found, indent=2))
     else:
-        print(f"{known.name}, {found['formula']}: {known.steps} steps of {known.timestep:g} fs")
+        print(f"{args.name}, {found['formula']}: {args.steps} steps of {args.timestep:g} fs")
         print(f"drift {found['drift']:.4f} meV/atom/ps, largest deviation {found['deviation']:.4f} meV/atom,")
         print(f"exchanged energy (standard deviation of the kinetic one) {found['fluctuation']:.3f} meV/atom")
-    return int(known.limit is not None and found["deviation"] > known.limit)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return int(args.limit is not None and found["deviation"] > args.limit)

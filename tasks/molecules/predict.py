@@ -1,5 +1,6 @@
 """Energies and forces of the structures of a file, by potentials."""
 
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from blockzoo.tasks.core.output import print_json, print_table
 from blockzoo.tasks.molecules.files import read_frames
 
-__all__ = ["predict_structures"]
+__all__ = ["predict", "predict_structures"]
 
 
 def predict_structures(model: Any, path: str, out: str | None = None, as_json: bool = False) -> int:
@@ -72,3 +73,10 @@ def predict_structures(model: Any, path: str, out: str | None = None, as_json: b
     print_table(names, cells, title="eV and eV/Å")
     print(f"energies and forces: {target}")
     return 0
+
+
+def predict(model: Any, files: list[str], args: argparse.Namespace) -> int:
+    """Compute the structures of one file, for `blockzoo predict`; see `predict_structures`."""
+    if len(files) > 1:
+        raise ValueError(f"structures are read from one file, not {len(files)}")
+    return predict_structures(model, files[0], args.out, args.json)

@@ -1,6 +1,6 @@
 """Molecular dynamics of small molecules with GFN2-xTB: how the packaged set was made, and how to make others.
 
-    python -m blockzoo.tasks.molecules.xtb --out molecules.safetensors        # pip install 'blockzoo[molecules]'
+    blockzoo package xtb --out molecules.safetensors        # pip install 'blockzoo[molecules]'
 
 For every molecule and temperature there are independent trajectories: each starts from the equilibrium geometry with
 velocities and random forces of its own, forgets it for half a picosecond, and then gives a frame every 25 fs. Whole
@@ -16,7 +16,7 @@ import hashlib
 import json
 import warnings
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 
 from blockzoo.checkpoints import cache_root, load_state_dict, save_state_dict
 
-__all__ = ["PARTS", "XTBSettings", "generate", "main", "set_thermal_momenta"]
+__all__ = ["PARTS", "XTBSettings", "generate", "add_arguments", "run", "set_thermal_momenta"]
 
 MOLECULES = ("CH3CH2OH", "CH3COCH3", "C6H6", "CH3CONH2", "CH3COOH", "C4H4O")
 """Ethanol, acetone, benzene, acetamide, acetic acid and furan, by their names in ASE's G2 set."""
@@ -190,9 +190,8 @@ def generate(
     return {key: torch.cat([row[key] for row in rows]) for key in rows[0]}
 
 
-def main(args: Sequence[str] | None = None) -> None:
-    """Compute a set and write it to one file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
     parser.add_argument("--out", required=True, help="the .safetensors file to write")
     parser.add_argument("--cache-dir", help="folder of finished trajectories (default: in the user's cache)")
     parser.add_argument("--molecules", nargs="+", default=list(MOLECULES), help="names in ASE's G2 set")
@@ -203,21 +202,21 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--interval", type=int, default=XTBSettings.interval, help="steps of 0.5 fs between frames")
     parser.add_argument("--equilibration", type=int, default=XTBSettings.equilibration, help="steps before the first")
     parser.add_argument("--seed", type=int, default=0)
-    known = parser.parse_args(args)
-    counts: Any = {part: tuple(getattr(known, part)) for part in PARTS}
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compute a set and write it to one file."""
+    counts: Any = {part: tuple(getattr(args, part)) for part in PARTS}
     settings = XTBSettings(
-        tuple(known.molecules),
-        tuple(known.temperatures),
-        interval=known.interval,
-        equilibration=known.equilibration,
-        seed=known.seed,
+        tuple(args.molecules),
+        tuple(args.temperatures),
+        interval=args.interval,
+        equilibration=args.equilibration,
+        seed=args.seed,
         **counts,
     )
-    frames = generate(settings, known.cache_dir)
+    frames = generate(settings, args.cache_dir)
     metadata = {"method": "GFN2-xTB (tblite)", "settings": json.dumps(asdict(settings))}
-    save_state_dict(frames, known.out, metadata)
-    print(f"{known.out}: {len(frames['energy'])} frames, {Path(known.out).stat().st_size:,} bytes")
-
-
-if __name__ == "__main__":
-    main()
+    save_state_dict(frames, args.out, metadata)
+    print(f"{args.out}: {len(frames['energy'])} frames, {Path(args.out).stat().st_size:,} bytes")
+    return 0

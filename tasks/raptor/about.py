@@ -17,8 +17,11 @@ room = Room(
     kernels=dict.fromkeys(("residual_norm", "gated_linear_attention"), f"{HERE}.kernel_cases:CASES"),
     speed={"raptor": f"{HERE}.speed:raptor"},
     commands=(
-        Command("raptor study", "evaluation", f"{HERE}.study", "train students of several sizes beside shallow networks"),
-        Command("raptor report", "evaluation", f"{HERE}.report", "figures of a teacher's depth, its phases, and a Raptor"),
-        Command("raptor depth-probe", "evaluation", f"{HERE}.depth_probe", "linear probes of every layer of a teacher"),
+        Command(
+            "raptor study", "evaluation", f"{HERE}.study", "train students of several sizes beside shallow networks"
+        ),
+        Command(
+            "raptor report", "evaluation", f"{HERE}.report", "figures of a teacher's depth, its phases, and a Raptor"
+        ),
     ),
 )

@@ -1,7 +1,7 @@
 r"""A report on a vision transformer, and on a Raptor of it, as dynamical systems: numbers, figures and a page.
 
-    python -m blockzoo.tasks.raptor.report --teacher vit_small_patch16_224 --pretrained --out report
-    python -m blockzoo.tasks.raptor.report --teacher vit_tiny_patch16_224 --teacher-kwargs '{"img_size": 32}' \
+    blockzoo raptor report --teacher vit_small_patch16_224 --pretrained --out report
+    blockzoo raptor report --teacher vit_tiny_patch16_224 --teacher-kwargs '{"img_size": 32}' \
         --checkpoint runs/teacher/version_0/model.safetensors --student runs/raptor/version_0 --out report
 
 Images are those of a folder (`ROOT/CLASS/IMAGE`), or else 200 packaged test images of CIFAR-10, resized to what the
@@ -12,7 +12,6 @@ The folder gets `report.md`, `report.json`, `phases.png` and a PNG for each quan
 import argparse
 import json
 import math
-import sys
 from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -27,14 +26,13 @@ from safetensors.torch import load_file
 from timm.models import VisionTransformer
 
 import blockzoo
-from blockzoo.checkpoints import CheckpointError
 from blockzoo.raptor import Raptor, teacher_trajectory
 from blockzoo.tasks.images.folders import load_image
 from blockzoo.tasks.raptor import dynamics, figures
 from blockzoo.tasks.raptor.activations import load_vit
 from blockzoo.tasks.raptor.segmentation import layer_distance, plot_segments, segment_layers
 
-__all__ = ["analyse", "main"]
+__all__ = ["add_arguments", "analyse", "run"]
 
 Step = Callable[[torch.Tensor, int], torch.Tensor]
 
@@ -192,12 +190,8 @@ def _summary(found: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m blockzoo.tasks.raptor.report",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
     parser.add_argument("--teacher", required=True, help="name of a timm ViT")
     parser.add_argument("--teacher-kwargs", type=json.loads, default={}, help="its further arguments, as JSON")
     parser.add_argument("--pretrained", action="store_true", help="take its published weights")
@@ -211,7 +205,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--method", default="dp", choices=("dp", "bisect"), help="of the segmentation (default: dp)")
     parser.add_argument("--strength", type=float, default=0.1, help="of the perturbation (default: 0.1)")
     parser.add_argument("--out", default="raptor_report", help="folder to write (default: raptor_report)")
-    return parser
 
 
 def _report(args: argparse.Namespace) -> Path:
@@ -266,16 +259,7 @@ def _report(args: argparse.Namespace) -> Path:
     return folder / "report.md"
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit status."""
-    options = _parser().parse_args(args)
-    try:
-        print(_report(options))
-    except (ValueError, TypeError, OSError, RuntimeError, CheckpointError) as error:
-        print(f"raptor_report: {error}", file=sys.stderr)
-        return 2
+def run(args: argparse.Namespace) -> int:
+    """Write the report and say where."""
+    print(_report(args))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

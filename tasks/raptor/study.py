@@ -1,6 +1,6 @@
 """How much of a teacher survives in how many blocks: Raptors, and shallow networks of as many parameters.
 
-    python -m blockzoo.tasks.raptor.study --out runs/raptor_study
+    blockzoo raptor study --out runs/raptor_study
 
 For each seed and number of blocks k, a Raptor goes through both stages of training, the configs `--first` and
 `--joint`, with phases from the teacher's own layers (`blockzoo.tasks.raptor.segmentation`, method "dp"). A "shallow"
@@ -17,8 +17,6 @@ share of the teacher's accuracy of the probe. Nothing is chosen by a test metric
 
 import argparse
 import json
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +24,14 @@ import torch
 import torch.nn.functional as F
 
 import blockzoo
-from blockzoo.checkpoints import CheckpointError
 from blockzoo.raptor import Raptor
-from blockzoo.tasks.app.seeds import summarize
-from blockzoo.tasks.app.training import config_path, run
+from blockzoo.tasks.core.configs import config_path
 from blockzoo.tasks.core.files import write_text
+from blockzoo.tasks.core.spread import summarize
 from blockzoo.tasks.raptor.activations import TeacherActivations
 from blockzoo.tasks.raptor.segmentation import layer_distance, segment_layers
 
-__all__ = ["fit_probe", "main", "token_features"]
+__all__ = ["fit_probe", "add_arguments", "run", "token_features"]
 
 KINDS = ("raptor", "shallow")
 _SHELL = ("num_classes", "dynamic_img_size", "dynamic_img_pad")
@@ -98,12 +95,12 @@ def _probe(data: TeacherActivations, count: int, student: Raptor | None, layer: 
     return fit_probe(train, test)
 
 
-def _open_data(first: str, more: list[str]) -> TeacherActivations:
-    """The data module that a config describes, with its teacher, opened."""
-    cli = run(["--config", config_path(first), *more], execute=False)
+def _open_data(args: argparse.Namespace, more: list[str]) -> TeacherActivations:
+    """The data module that the first config describes, with its teacher, opened."""
+    cli = args.training(["--config", config_path(args.first), *more], execute=False)
     data = cli.datamodule
     if not isinstance(data, TeacherActivations):
-        raise ValueError(f"--first {first}: its data is a {type(data).__name__}, not TeacherActivations")
+        raise ValueError(f"--first {args.first}: its data is a {type(data).__name__}, not TeacherActivations")
     data.prepare_data()
     data.setup("fit")
     return data
@@ -130,10 +127,12 @@ def _train(kind: str, blocks: int, seed: int, context: dict[str, Any], args: Any
     name = f"{kind}{blocks}_seed{seed}"
     options = [*more, *_options(kind, blocks, seed, context, args.out / "runs")]
     naming = "--trainer.logger.init_args.name"
-    first = run(["fit", "--config", args.first, *options, f"{naming}={name}_blocks", "--trainer.limit_test_batches=1"])
+    first = args.training(
+        ["fit", "--config", args.first, *options, f"{naming}={name}_blocks", "--trainer.limit_test_batches=1"]
+    )
     weights = Path(str(first.trainer.log_dir)) / "model.safetensors"
     start = f'--model.init_args.block_checkpoints=["{weights}"]'
-    joint = run(["fit", "--config", args.joint, *options, f"{naming}={name}", start])
+    joint = args.training(["fit", "--config", args.joint, *options, f"{naming}={name}", start])
     metrics = {key: float(value) for key, value in joint.trainer.callback_metrics.items() if key.startswith("test/")}
     return {"folder": str(joint.trainer.log_dir), "metrics": metrics}
 
@@ -188,7 +187,7 @@ def _table(summary: dict[str, Any]) -> str:
 
 def _context(args: Any, more: list[str]) -> dict[str, Any]:
     """Data, phases and the teacher's own figures."""
-    data = _open_data(args.first, more)
+    data = _open_data(args, more)
     vit: Any = data.teacher
     parts: Any = data.datasets
     batches = []
@@ -210,9 +209,12 @@ def _context(args: Any, more: list[str]) -> dict[str, Any]:
     return {"data": data, "ends": ends, "teacher": teacher}
 
 
-def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Run the command; returns the summary."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+FURTHER = True
+"""Words that the parser does not know go to the training command line, as `args.more`."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
     parser.add_argument("--blocks", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
@@ -220,15 +222,18 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--first", default="raptor/cifar10_blocks", help="config of the first stage")
     parser.add_argument("--joint", default="raptor/cifar10_joint", help="config of the second")
     parser.add_argument("--images", type=int, default=5000, help="training and test images of a probe (default: 5000)")
-    args, more = parser.parse_known_args(argv)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train what is not trained yet, then print and write the summary."""
     if args.images < 1 or min(args.blocks) < 1:
-        parser.error(f"--images {args.images} and --blocks {args.blocks} must be positive")
+        raise ValueError(f"--images {args.images} and --blocks {args.blocks} must be positive")
     (args.out / "runs").mkdir(parents=True, exist_ok=True)
-    context = _context(args, [item for item in more if item.startswith("--data")])
+    context = _context(args, [item for item in args.more if item.startswith("--data")])
     for seed in args.seeds:
         for blocks in args.blocks:
             for kind in args.kinds:
-                _one(kind, blocks, seed, context, args, more)
+                _one(kind, blocks, seed, context, args, args.more)
     summary = _summary(args.out, context["teacher"])
     write_text(args.out / "summary.json", json.dumps(summary, indent=1) + "\n")
     for row in summary["rows"]:
@@ -236,11 +241,4 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         report = {"metric": "test/acc", "runs": same, "chosen": row["acc"]}
         write_text(args.out / f"{row['kind']}{row['blocks']}.json", json.dumps(report, indent=1) + "\n")
     print(_table(summary))
-    return summary
-
-
-if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, OSError, CheckpointError) as failure:
-        sys.exit(f"raptor_study: {failure}")
+    return 0

@@ -1,6 +1,6 @@
 """The room of time series: what it offers to the commands."""
 
-from blockzoo.tasks.core.rooms import Command, Room
+from blockzoo.tasks.core.rooms import Calibration, Command, Room
 
 __all__ = ["room"]
 
@@ -38,15 +38,19 @@ room = Room(
     kernels={"fold_conv": f"{HERE}.kernel_cases:CASES"},
     speed={"timesnet": f"{HERE}.speed:timesnet"},
     calibration={
-        "Daphnet S06R02E0": f"{HERE}.csv_files:Daphnet",
-        "InternalBleeding16": f"{HERE}.anomaly_files:InternalBleeding",
-        "JapaneseVowels": f"{HERE}.uea:JapaneseVowels",
-        "M3 monthly": f"{HERE}.competition:M3Monthly",
+        "Daphnet S06R02E0": Calibration(f"{HERE}.csv_files:Daphnet", packaged=True),
+        "InternalBleeding16": Calibration(f"{HERE}.anomaly_files:InternalBleeding", packaged=True),
+        "JapaneseVowels": Calibration(f"{HERE}.uea:JapaneseVowels", packaged=True),
+        "M3 monthly": Calibration(f"{HERE}.competition:M3Monthly", packaged=True),
     },
-    calibrate={"series": f"{HERE}.predict:hide_values"},
     metrics={"auroc": "area under the ROC curve", "mse": "mean squared error", "smape": "sMAPE, %"},
     commands=(
-        Command("series baselines", "evaluation", f"{HERE}.baselines", "simple methods on the data of a config, beside a model"),
+        Command(
+            "series baselines",
+            "evaluation",
+            f"{HERE}.baselines",
+            "simple methods on the data of a config, beside a model",
+        ),
         Command("series report", "evaluation", f"{HERE}.report", "figures and tables of a finished run on series"),
         Command("package uea", "maintenance", f"{HERE}.ts_files", "turn a UEA archive's .ts files into packaged data"),
     ),

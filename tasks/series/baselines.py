@@ -1,7 +1,7 @@
 """What simple methods reach on the data of a config, with the same windows, masks and metrics as the models.
 
-    python -m blockzoo.tasks.series.baselines --config timesnet/m3_monthly
-    python -m blockzoo.tasks.series.baselines --config timesnet/daphnet --out baselines
+    blockzoo series baselines --config timesnet/m3_monthly
+    blockzoo series baselines --config timesnet/daphnet --out baselines
 
 With statsmodels installed (`pip install 'blockzoo[forecast]'`), forecasts of many series are also compared with
 exponential smoothing chosen by AICc and with the Theta method. `--out` writes a JSON report for each method, as
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from blockzoo.tasks.core.configs import config_path
 from blockzoo.tasks.core.output import print_table
 from blockzoo.tasks.series.anomaly import SeriesAnomaly
 from blockzoo.tasks.series.anomaly_files import AnomalyFiles
@@ -41,7 +42,8 @@ __all__ = [
     "anomaly_baselines",
     "forecast_baselines",
     "imputation_baselines",
-    "main",
+    "add_arguments",
+    "run",
     "many_series_baselines",
     "strongest_period",
 ]
@@ -199,17 +201,21 @@ def _distance(x: torch.Tensor, lag: int) -> torch.Tensor:
     return difference.square().mean(1)
 
 
-def main(argv: list[str] | None = None) -> Scores:
-    """Run the command; returns what it prints."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+FURTHER = True
+"""Words that the parser does not know go to the training command line, as `args.more`."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
     parser.add_argument("--config", required=True, help="name of a packaged config, or a path")
     parser.add_argument("--period", type=int, help="steps of a season (default: the strongest of the training part)")
     parser.add_argument("--metric", help="metric of the JSON reports (default: the first)")
     parser.add_argument("--out", help="folder for a JSON report of each method")
-    args, more = parser.parse_known_args(argv)
-    from blockzoo.tasks.app.training import config_path, run  # with all tasks, which the functions above do not need
 
-    built = run(["--config", config_path(args.config), *more], execute=False)
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate the methods and print their scores."""
+    built = args.training(["--config", config_path(args.config), *args.more], execute=False)
     task, data = built.model, built.datamodule
     data.setup("test")
     if isinstance(data, ManySeries):
@@ -231,7 +237,7 @@ def main(argv: list[str] | None = None) -> Scores:
     print_table(["method", *columns], [[name, *(f"{found[c]:.4f}" for c in columns)] for name, found in scores.items()])
     if args.out:
         _write(Path(args.out), scores, args.metric or columns[0])
-    return scores
+    return 0
 
 
 def _write(folder: Path, scores: Scores, metric: str) -> None:
@@ -241,7 +247,3 @@ def _write(folder: Path, scores: Scores, metric: str) -> None:
         last = dict.fromkeys(("median", "min", "max"), value)
         report = {"metric": metric, "runs": [{"last": value}], "last": last, "metrics": found}
         (folder / f"{name.replace(' ', '_').lower()}.json").write_text(json.dumps(report, indent=2) + "\n")
-
-
-if __name__ == "__main__":
-    main()

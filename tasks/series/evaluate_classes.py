@@ -9,9 +9,9 @@ import torch
 from matplotlib.ticker import MaxNLocator
 
 from blockzoo.layers.series.period import find_periods
-from blockzoo.tasks.app.predict import classify, prepare
 from blockzoo.tasks.core.html_parts import table
 from blockzoo.tasks.core.pictures import STYLE, panels, picture
+from blockzoo.tasks.series.predict import classify, prepare
 from blockzoo.tasks.series.ts_files import SeriesSet, read_series_set
 
 __all__ = ["evaluate_japanese_vowels"]

@@ -2,19 +2,32 @@
 
 import argparse
 import csv
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from blockzoo.tasks.core.files import check_output, write_csv
 from blockzoo.tasks.core.output import print_json, print_table
+from blockzoo.tasks.core.predictions import class_rows, print_likeliest
 from blockzoo.tasks.series.calendar import calendar_features
 from blockzoo.tasks.series.metrics import step_scores
 from blockzoo.tasks.series.table import SeriesTable, future_dates, past_dates, read_table
+from blockzoo.tasks.series.ts_files import SeriesSet, read_ts
 
-__all__ = ["add_table_arguments", "fill", "forecast", "model_inputs", "predict_table", "score"]
+__all__ = [
+    "add_table_arguments",
+    "classify",
+    "fill",
+    "forecast",
+    "model_inputs",
+    "predict_classes",
+    "predict_table",
+    "prepare",
+    "read_csv",
+    "score",
+]
 
 
 def add_table_arguments(parser: argparse.ArgumentParser) -> None:
@@ -136,10 +149,12 @@ def score(model: Any, table: SeriesTable) -> np.ndarray:
     return np.stack(found, 1)
 
 
-def predict_table(model: Any, args: argparse.Namespace) -> int:
+def predict_table(model: Any, files: list[str], args: argparse.Namespace) -> int:
     """Forecast, fill or score a file; print the result, or write it."""
-    if len(args.file) > 1:
-        raise ValueError(f"series are read from one file, not {len(args.file)}")
+    if len(files) > 1:
+        raise ValueError(f"series are read from one file, not {len(files)}")
+    if args.out:
+        check_output(args.out, files)
     table = _read(model, args)
     names = list(table.columns)
     dates = table.dates
@@ -159,7 +174,7 @@ def predict_table(model: Any, args: argparse.Namespace) -> int:
     rows = [[key, *map(float, row)] for key, row in zip(index, values, strict=True)]
     columns = ["step" if dates is None else "date", *names]
     if args.out:
-        _write(Path(args.out), columns, rows)
+        write_csv(args.out, [columns, *rows])
         print(f"{args.out}: {len(rows)} rows; read {table.report()}")
     elif args.json:
         print_json([dict(zip(columns, row, strict=True)) for row in rows])
@@ -173,10 +188,73 @@ def _text(date: np.datetime64) -> str:
     return text.removesuffix(".000")
 
 
-def _write(path: Path, columns: list[str], rows: list[list[Any]]) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows(rows)
-    os.replace(temporary, path)
+def read_csv(path: str | Path) -> SeriesSet:
+    """Read series from a CSV file with a column `series` and one column for each channel.
+
+    Raises:
+        ValueError: A column is missing, or a cell is not a finite number; the message names row and column.
+    """
+    with Path(path).open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        channels = [name for name in reader.fieldnames or [] if name != "series"]
+        if "series" not in (reader.fieldnames or []) or not channels:
+            raise ValueError(f"{path}: expected a header with a column 'series' and one for each channel")
+        groups: dict[str, list[list[float]]] = {}
+        for number, row in enumerate(reader, start=2):
+            groups.setdefault(row["series"], []).append([_number(path, number, name, row[name]) for name in channels])
+    if not groups:
+        raise ValueError(f"{path}: no rows below the header")
+    lengths = torch.tensor([len(steps) for steps in groups.values()])
+    values = torch.tensor([step for steps in groups.values() for step in steps])
+    return SeriesSet(values, lengths, torch.zeros(len(groups), dtype=torch.long), tuple(groups))
+
+
+def _number(path: str | Path, row: int, column: str, text: str | None) -> float:
+    try:
+        value = float(text or "")
+    except ValueError:
+        value = float("nan")
+    if value != value or value in (float("inf"), float("-inf")):
+        raise ValueError(f"{path}, row {row}, column {column!r}: {text!r} is not a finite number")
+    return value
+
+
+def prepare(model: Any, series: SeriesSet) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pad series and standardise them as the model's weights want it: values (N, T, C) and mask (N, T)."""
+    cfg = model.pretrained_cfg
+    steps, channels = cfg["input_size"]
+    if series.values.shape[1] != channels:
+        raise ValueError(f"the series have {series.values.shape[1]} channels, the model expects {channels}")
+    x, mask = series.padded(steps)
+    mean, std = torch.tensor(cfg["mean"]), torch.tensor(cfg["std"])
+    return (x - mean) / std * mask[..., None], mask
+
+
+@torch.no_grad()
+def classify(model: Any, x: torch.Tensor, mask: torch.Tensor, batch_size: int = 64) -> torch.Tensor:
+    """Class probabilities (N, num_classes)."""
+    parts = zip(x.split(batch_size), mask.split(batch_size), strict=True)
+    return torch.cat([model(*part).softmax(-1) for part in parts])
+
+
+def predict_classes(model: Any, files: list[str], args: argparse.Namespace) -> int:
+    """Classify the series of a .ts or CSV file; print the likeliest class of each.
+
+    Raises:
+        ValueError: There are several files, or the series do not fit the model.
+    """
+    if len(files) > 1:
+        raise ValueError(f"series are read from one file, not {len(files)}")
+    path = files[0]
+    if args.out:
+        check_output(args.out, files)
+    if Path(path).suffix == ".ts":
+        series, names = read_ts(path), None
+    else:
+        series = read_csv(path)
+        names = series.class_names
+    probabilities = classify(model, *prepare(model, series), batch_size=args.batch_size or 64)
+    labels = model.pretrained_cfg["label_names"]
+    rows = [class_rows("series", names[i] if names else i, row, labels) for i, row in enumerate(probabilities)]
+    print_likeliest("series", rows, args)
+    return 0

@@ -1,12 +1,12 @@
 """Figures of several runs of one series config that differ in their seed.
 
-    python -m blockzoo.tasks.series.report runs/timesnet_m3_monthly/version_{0,1,2} --out figures
+    blockzoo series report runs/timesnet_m3_monthly/version_{0,1,2} --out figures
 
 Each run is tested again. The figures show the forecasts of all of them, with their median and spread, for the test
 series at the quantiles 0.1 to 0.9 of the error (`forecasts.png`); or what the first run fills into gaps
 (`imputations.png`) or gives as scores (`anomalies.png`); and the images that it sees (`periods.png`).
 
-    python -m blockzoo.tasks.series.report runs/timesnet_m4_*/version_0
+    blockzoo series report runs/timesnet_m4_*/version_0
 
 For runs on different frequencies of M4, their scores are combined as in the competition instead.
 """
@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 
-from blockzoo.tasks.app.training import run
 from blockzoo.tasks.core.output import print_table
 from blockzoo.tasks.series.anomaly import SeriesAnomaly
 from blockzoo.tasks.series.figures import draw_anomalies, draw_forecasts, draw_imputations, draw_periods, typical
@@ -27,7 +26,7 @@ from blockzoo.tasks.series.metrics import grouped_scores, seasonal_naive, smape
 from blockzoo.tasks.series.plots import save_figure
 from blockzoo.tasks.series.short_term import SeriesShortTerm
 
-__all__ = ["m4_table", "main"]
+__all__ = ["m4_table", "add_arguments", "run"]
 
 QUIET = ("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false")
 
@@ -83,18 +82,20 @@ def m4_table(finished: list[Any]) -> list[list[str]]:
     return [[group, *(f"{row[name]:.3f}" for name in ("smape", "mase", "owa"))] for group, row in table.items()]
 
 
-def main(argv: list[str] | None = None) -> list[Path]:
-    """Run the command; returns the figures' files."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
     parser.add_argument("runs", nargs="+", help="folders of finished fits")
     parser.add_argument("--out", default="figures", help="folder for the figures")
-    args = parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Test the runs again, then write figures and print tables."""
     folder = Path(args.out)
     folder.mkdir(parents=True, exist_ok=True)
-    finished = [run(["test", path, *QUIET]) for path in args.runs]
+    finished = [args.training(["test", path, *QUIET]) for path in args.runs]
     if len({getattr(one.datamodule, "frequency", None) for one in finished}) > 1:
         print_table(["series", "sMAPE", "MASE", "OWA"], m4_table(finished))
-        return []
+        return 0
     tasks, data = [one.model for one in finished], finished[0].datamodule
     kinds: dict[type, Callable[[list[Any], Any, Path], list[Path]]]
     kinds = {SeriesShortTerm: _short_term, SeriesImputation: _imputation, SeriesAnomaly: _anomalies}
@@ -102,8 +103,4 @@ def main(argv: list[str] | None = None) -> list[Path]:
         raise ValueError(f"{args.runs[0]}: no figures for a {type(tasks[0]).__name__}; its run folder has its own")
     written = kinds[type(tasks[0])](tasks, data, folder)
     print("\n".join(map(str, written)))
-    return written
-
-
-if __name__ == "__main__":
-    main()
+    return 0

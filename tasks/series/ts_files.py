@@ -3,7 +3,7 @@
 The archive: Bagnall et al., "The UEA multivariate time series classification archive, 2018" (2018). A `.ts` file has
 `@key value` headers and one series a line, channels separated by `:`, steps by `,`, the class label last.
 
-    python -m blockzoo.tasks.series.ts_files NAME_TRAIN.ts NAME_TEST.ts NAME.safetensors
+    blockzoo package uea NAME_TRAIN.ts NAME_TEST.ts NAME.safetensors
 
 writes the compact form of a set, which is how `japanese_vowels.safetensors` beside this file was made.
 """
@@ -121,18 +121,17 @@ def read_series_set(path: str | Path, split: str) -> SeriesSet:
         return SeriesSet(values, lengths, labels, tuple(file.metadata()["class_names"].split("\n")))
 
 
-def main() -> None:
-    """Convert a pair of `.ts` files to one safetensors file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
     parser.add_argument("train", help="the training part, a .ts file")
     parser.add_argument("test", help="the test part, a .ts file")
     parser.add_argument("out", help="the safetensors file to write")
-    args = parser.parse_args()
+
+
+def run(args: argparse.Namespace) -> int:
+    """Convert a pair of `.ts` files to one safetensors file."""
     train = read_ts(args.train)
     test = read_ts(args.test, train.class_names)
     write_series_set({"train": train, "test": test}, args.out)
     print(f"{args.out}: {len(train)} training and {len(test)} test series, {len(train.class_names)} classes")
-
-
-if __name__ == "__main__":
-    main()
+    return 0

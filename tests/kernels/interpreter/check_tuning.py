@@ -1,12 +1,12 @@
 """Tuning finds a configuration for every launch; see tests/kernels/test_interpreter.py."""
 
 from blockzoo.kernels import _dispatch
-from blockzoo.tasks.app.bench_kernels import CASES, tune
+from blockzoo.tasks.app.bench_kernels import kernel_cases, tune
 from blockzoo.tasks.core.timing import Clock
 
 
 def test_tuning_gives_a_table_that_launches_understand():
-    make = CASES["residual_norm"][0]
+    make = kernel_cases()["residual_norm"].make
     case = make(1, 2, 3, device="cpu")
     case.launches = {name: {"num_warps": [1, 2]} for name in case.launches}
     table = tune([case], Clock("cpu"))

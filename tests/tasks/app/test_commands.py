@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from blockzoo.__main__ import COMMANDS, main
+from blockzoo.__main__ import main
 from blockzoo.checkpoints import load_manifest
 from blockzoo.layers.conv.deployed_conv import DeployedConv2d
 from blockzoo.tasks.app import bench, bench_kernels, bench_models, demo
@@ -91,7 +91,7 @@ def test_bench_measures_kernels_after_checking_them(call, tmp_path, monkeypatch)
     assert all(row["min"] <= row["ms"] <= row["max"] and row["error"] < 1e-5 for row in result["rows"])
     assert (out / "kernels.png").stat().st_size > 1000 and not list(out.glob(".*"))
 
-    wrong = bench_kernels.CASES["residual_norm"][0](1, 2, 3, device="cpu")
+    wrong = bench_kernels.kernel_cases()["residual_norm"].make(1, 2, 3, device="cpu")
     wrong.ours = lambda *inputs: (inputs[0], inputs[0])
     clock = bench_kernels.Clock("cpu")
     with pytest.raises(RuntimeError, match="ours is wrong"):
@@ -283,7 +283,8 @@ def test_operations_of_derived_variants_are_those_of_their_source():
     ],
 )
 def test_the_cases_of_a_kernel_agree_with_their_peers(kernel, phases, peers):
-    make, large, small = bench_kernels.CASES[kernel]
+    cases = bench_kernels.kernel_cases()[kernel]
+    make, large, small = cases.make, cases.large, cases.small
     assert {len(sizes) for sizes in large} == {len(small)}
     clock, limits = bench_kernels.Clock("cpu"), {"rate": 1e9, "bandwidth": 1e9}
     rows = list(bench_kernels.measure(make(*small, device="cpu"), clock, limits, 1, False))

@@ -7,7 +7,8 @@ import pytest
 import torch
 import yaml
 
-from blockzoo.tasks.app.training import config_path, list_configs, main, run
+from blockzoo.tasks.app.training import main, run
+from blockzoo.tasks.core.configs import config_path, list_configs
 
 QUIET = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
 SMOKE = [name for name in list_configs() if name.startswith("smoke/")]

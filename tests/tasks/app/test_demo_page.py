@@ -13,10 +13,10 @@ import blockzoo
 from blockzoo.__main__ import main
 from blockzoo.checkpoints import load_manifest
 from blockzoo.tasks.app import demo_speed
-from blockzoo.tasks.app.demo_families import ABOUT, families
-from blockzoo.tasks.app.demo_speed import Case
-from blockzoo.tasks.app.training import list_configs
+from blockzoo.tasks.app.demo_families import families
 from blockzoo.tasks.core import html_parts, pictures
+from blockzoo.tasks.core.configs import list_configs
+from blockzoo.tasks.core.suites import SpeedCase
 
 VOID = {"meta", "link", "img", "br", "wbr", "input", "hr"}
 SHIPPED = {name for name, item in load_manifest().items() if item.origin == "ours"}
@@ -77,9 +77,9 @@ def test_every_family_has_a_section(demo_run, read):
     assert sections == {"start", "results", *(family.name for family in families())}
     covered = {module for family in families() for module in (family.name, *family.also)}
     assert set(blockzoo.list_families()) <= covered
-    for family in ABOUT:
+    for family in families():
         assert len(re.findall(r"[.!?](?:\s|$)", family.purpose)) == 2, family.name
-    assert demo_run.page.count("<h3>Speed on this machine</h3>") == len(demo_speed.CASES) == len(ABOUT)
+    assert demo_run.page.count("<h3>Speed on this machine</h3>") == len(families())
 
 
 def test_nothing_comes_from_outside(demo_run, read):
@@ -170,11 +170,11 @@ def test_only_shows_one_family_and_speed_can_be_left_out(tmp_path, monkeypatch, 
 
 def test_speed_is_only_told_of_equal_functions(monkeypatch):
     x = torch.arange(4.0)
-    monkeypatch.setitem(demo_speed.CASES, "raptor", lambda: Case("a sum", "the old one", lambda: x, lambda: x + 1))
+    case = SpeedCase("a sum", "the old one", lambda: x, lambda: x + 1)
     with pytest.raises(RuntimeError, match="a sum: the outputs of the old one and of ours differ"):
-        demo_speed.measure_speed("raptor")
-    monkeypatch.setitem(demo_speed.CASES, "raptor", lambda: Case("a sum", "the old one", lambda: x, lambda: 1 * x))
-    speed = demo_speed.measure_speed("raptor")
+        demo_speed.measure_speed(case)
+    case = SpeedCase("a sum", "the old one", lambda: x, lambda: 1 * x)
+    speed = demo_speed.measure_speed(case)
     assert 3 <= speed.runs <= 9 and speed.ratio == speed.theirs / speed.ours > 0
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from blockzoo.__main__ import main as blockzoo_main
-from blockzoo.tasks.app.training import config_path, list_configs
+from blockzoo.tasks.core.configs import config_path, list_configs
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
 RUN = Path("runs/toy/version_0")

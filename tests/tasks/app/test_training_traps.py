@@ -14,7 +14,7 @@ from lightning.pytorch.cli import LightningCLI
 from omegaconf import OmegaConf
 
 from blockzoo.checkpoints import load_state_dict
-from blockzoo.tasks.app.training import list_configs
+from blockzoo.tasks.core.configs import list_configs
 from blockzoo.tasks.core.task import Task
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")

@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from blockzoo.tasks.fields.compare_neuralop import main, train_reference
+from blockzoo.__main__ import main
+from blockzoo.tasks.fields.compare_neuralop import train_reference
 
 
 def test_a_missing_library_is_named(monkeypatch):
@@ -18,7 +19,7 @@ def test_a_missing_library_is_named(monkeypatch):
 def test_the_reference_trains_at_the_same_size(tmp_path):
     pytest.importorskip("neuralop", reason="the comparison needs neuraloperator")
     out = tmp_path / "theirs.json"
-    main(["--seeds", "0", "--epochs", "1", "--val-size", "960", "--out", str(out)])
+    main(["science", "compare-neuralop", "--seeds", "0", "--epochs", "1", "--val-size", "960", "--out", str(out)])
     report = json.loads(out.read_text())
     (row,) = report["runs"]
     assert row["parameters"] == 520_761

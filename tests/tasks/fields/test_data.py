@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from blockzoo.tasks.fields import darcy
+from blockzoo.__main__ import main
 from blockzoo.tasks.fields.darcy import DarcyFlow, read_darcy
 from blockzoo.tasks.fields.files import FieldFiles, read_fields
 
@@ -73,7 +73,7 @@ def test_the_published_files_are_packed_without_loss(tmp_path):
             content = io.BytesIO()
             torch.save(made[part], content)
             archive.writestr(f"neuralop/datasets/data/darcy_{name}.pt", content.getvalue())
-    darcy.main([str(wheel), str(out)])
+    assert main(["package", "darcy", str(wheel), str(out)]) == 0
     read = read_darcy(out)
     for part, arrays in made.items():
         assert torch.equal(read[f"{part}_x"], arrays["x"].float()) and torch.equal(read[f"{part}_y"], arrays["y"])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from blockzoo.__main__ import main
 from blockzoo.checkpoints import load_state_dict, read_metadata
 from blockzoo.tasks.molecules import xtb
 from blockzoo.tasks.molecules.structures import XTBMolecules
@@ -57,7 +58,7 @@ def test_the_command_writes_a_file_that_the_data_module_reads(tmp_path):
     arguments = ["--molecules", "H2O", "CH4", "NH3", "--temperatures", "300", "--cache-dir", str(tmp_path / "cache")]
     arguments += ["--equilibration", "2", "--interval", "1"]
     parts = [word for part in xtb.PARTS for word in (f"--{part}", "1", "1")]
-    xtb.main([*arguments, *parts, "--out", str(tmp_path / "set.safetensors")])
+    assert main(["package", "xtb", *arguments, *parts, "--out", str(tmp_path / "set.safetensors")]) == 0
     assert json.loads(read_metadata(tmp_path / "set.safetensors")["settings"])["molecules"] == ["H2O", "CH4", "NH3"]
     assert load_state_dict(tmp_path / "set.safetensors")["energy"].dtype == torch.double
     data = XTBMolecules(path=str(tmp_path / "set.safetensors"), molecules=["CH4"])

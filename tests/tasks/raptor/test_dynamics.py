@@ -6,9 +6,9 @@ import math
 import pytest
 import torch
 
+from blockzoo.__main__ import main
 from blockzoo.tasks.raptor import dynamics
 from blockzoo.tasks.raptor.depth_probe import DepthProbe, bin_edges, center_pad, depth_loss, depth_to_bins, eigen_mask
-from blockzoo.tasks.raptor.report import main as report
 from blockzoo.tasks.raptor.segmentation import layer_distance
 
 
@@ -205,11 +205,14 @@ def test_report_writes_numbers_and_figures(tmp_path, capsys):
     small = {"img_size": 32, "patch_size": 8, "depth": 5, "embed_dim": 24, "num_heads": 3}
     out = tmp_path / "report"
     common = ["--teacher", "vit_tiny_patch16_224", "--teacher-kwargs", json.dumps(small), "--out", str(out)]
-    assert report([*common, "--limit", "20", "--phases", "2"]) == 0
+    assert main(["raptor", "report", *common, "--limit", "20", "--phases", "2"]) == 0
     text = (out / "report.md").read_text()
     pictures = [line.split("(")[1].rstrip(")") for line in text.splitlines() if line.startswith("![")]
     assert len(pictures) == 8 and all((out / name).read_bytes()[:4] == b"\x89PNG" for name in pictures)
     numbers = json.loads((out / "report.json").read_text(), parse_constant=pytest.fail)
     assert len(numbers["boundaries"]) == 1 and len(numbers["teacher"]["speed"]["cls"]) == 5
-    assert report([*common, "--limit", "1"]) == 2 and "must be at least 2" in capsys.readouterr().err
-    assert report([*common, "--phases", "9"]) == 2 and "do not fit into 5 layers" in capsys.readouterr().err
+    assert main(["raptor", "report", *common, "--limit", "1"]) == 2 and "must be at least 2" in capsys.readouterr().err
+    assert (
+        main(["raptor", "report", *common, "--phases", "9"]) == 2
+        and "do not fit into 5 layers" in capsys.readouterr().err
+    )

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import blockzoo
+from blockzoo.__main__ import main
 from blockzoo.layers.attention.recurrent_block import RecurrentBlock
 from blockzoo.tasks.app.training import run
 from blockzoo.tasks.images.small_sets import CIFAR10
@@ -22,7 +23,7 @@ from blockzoo.tasks.raptor.losses import (
     teacher_forced_loss,
     teacher_forcing_ratio,
 )
-from blockzoo.tasks.raptor.study import fit_probe, main
+from blockzoo.tasks.raptor.study import fit_probe
 from blockzoo.tasks.raptor.training import LayerR2, LinearProbe, RaptorDistillation
 
 ROOT = Path(__file__).parents[3]
@@ -320,9 +321,10 @@ def test_a_study_measures_students_and_goes_on_where_it_stopped(cifar, tmp_path,
     more += [f"--data.teacher_kwargs={json.dumps(vit)}", f"--data.teacher_checkpoint={tmp_path}/teacher.safetensors"]
     more += [f"--data.source.init_args.root={cifar}", "--data.source.init_args.val_fraction=0.2"]
     args = ["--out", "study", "--seeds", "0", "--images", "50", *more]
-    main(["--blocks", "1", "--kinds", "raptor", *args])
+    assert main(["raptor", "study", "--blocks", "1", "--kinds", "raptor", *args]) == 0
     assert capsys.readouterr().out.count("raptor1_seed0: acc") == 1
-    summary = main(["--blocks", "1", *args])
+    assert main(["raptor", "study", "--blocks", "1", *args]) == 0
+    summary = json.loads(Path("study/summary.json").read_text())
     printed = capsys.readouterr().out
     assert "raptor1_seed0: acc" not in printed and "| shallow | 1 |" in printed
     raptor, shallow = summary["rows"]

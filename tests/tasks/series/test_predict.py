@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -157,27 +158,24 @@ def test_an_anomaly_model_scores_every_row(folder, call, monkeypatch):
 
 
 def test_reports_and_baselines_of_packaged_sets(tmp_path, monkeypatch, capsys):
-    from blockzoo.tasks.series import baselines as series_baselines
-    from blockzoo.tasks.series import report as series_report
-
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PL_GLOBAL_SEED", "0")
     monkeypatch.setenv("PL_SEED_WORKERS", "0")
     run(["fit", "--config", "smoke/timesnet_short_term", *QUIET])
     one = "runs/smoke_timesnet_short_term/version_0"
-    written = series_report.main([one, one, "--out", "figures"])
+    assert main(["series", "report", one, one, "--out", "figures"]) == 0
+    written = sorted(Path("figures").iterdir())
     assert [path.name for path in written] == ["forecasts.png", "periods.png"]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in written)
-    scores = series_baselines.main(["--config", "smoke/timesnet_imputation", "--out", "base"])
-    assert scores["linear interpolation"]["test/mse"] < scores["mean"]["test/mse"]
-    report = json.loads((tmp_path / "base" / "seasonal_naive.json").read_text())
-    assert report["last"]["median"] == scores["seasonal naive"]["test/mse"] and report["metric"] == "test/mse"
+    assert main(["series", "baselines", "--config", "smoke/timesnet_imputation", "--out", "base"]) == 0
+    reports = {path.stem: json.loads(path.read_text()) for path in Path("base").glob("*.json")}
+    assert reports["linear_interpolation"]["last"]["median"] < reports["mean"]["last"]["median"]
+    report = reports["seasonal_naive"]
+    assert report["last"]["median"] == report["metrics"]["test/mse"] and report["metric"] == "test/mse"
     assert "season: " in capsys.readouterr().out
 
 
 def test_frequencies_of_m4_are_combined_as_in_the_competition(tmp_path, monkeypatch, capsys):
-    from blockzoo.tasks.series import report as series_report
-
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PL_GLOBAL_SEED", "0")
     monkeypatch.setenv("PL_SEED_WORKERS", "0")
@@ -193,7 +191,7 @@ def test_frequencies_of_m4_are_combined_as_in_the_competition(tmp_path, monkeypa
         fitted = run(["fit", "--config", config, "--data.path=.", "--trainer.max_epochs=1",
                       "--trainer.log_every_n_steps=1", *QUIET, *small])  # fmt: skip
         rows[frequency] = {key: float(value) for key, value in fitted.trainer.callback_metrics.items()}
-    assert series_report.main([str(path) for path in sorted(tmp_path.glob("runs/timesnet_m4_*/version_0"))]) == []
+    assert main(["series", "report", *map(str, sorted(tmp_path.glob("runs/timesnet_m4_*/version_0")))]) == 0
     printed = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     average = next(line for line in printed if line[0] == "Average")
     for place, name in ((1, "smape"), (2, "mase")):
