@@ -183,11 +183,10 @@ def _launch(
     if out.numel() == 0:
         return out
     w = w.contiguous()
-    block_f = min(next_power(w.shape[3]), 128)
     default = {
         "BLOCK_S": 64,
-        "BLOCK_C": min(next_power(chans), 64),
-        "BLOCK_F": block_f,
+        "BLOCK_C": min(next_power(chans), 128 // x.element_size()),  # three stages fit 99 kB of shared memory
+        "BLOCK_F": min(next_power(w.shape[3]), 128),
         "num_warps": 4,
         "num_stages": 3,
     }
@@ -210,7 +209,8 @@ def _launch_weight(x: torch.Tensor, g: torch.Tensor, periods: torch.Tensor, step
     g = g.contiguous()
     length, out_chans = g.shape[2:]
     default = {
-        "BLOCK_S": 64, "BLOCK_C": min(next_power(chans), 64), "BLOCK_F": min(next_power(out_chans), 64),
+        "BLOCK_S": 128 // x.element_size(),  # as above
+        "BLOCK_C": min(next_power(chans), 64), "BLOCK_F": min(next_power(out_chans), 64),
         "SPLIT": max(1, min(8, batch * count)), "num_warps": 4, "num_stages": 3,
     }  # fmt: skip
     sizes = {"length": length, "in_chans": chans, "out_chans": out_chans, "images": batch * count}

@@ -142,7 +142,8 @@ def low_rank_product(
     """
     if use_kernel("low_rank_product", x1) and _fits(x1, x2) and not any(f.requires_grad for f in (a, b, c)):
         factors = (factor.to(x1.dtype) for factor in (a, b, c))
-        flat = x1.reshape(-1, *x1.shape[-2:]), x2.reshape(-1, *x2.shape[-2:])
+        rows = x1.shape[:-2].numel()  # reshape(-1, ...) could not tell them where there are no channels
+        flat = x1.reshape(rows, *x1.shape[-2:]), x2.reshape(rows, *x2.shape[-2:])
         return low_rank_product_op(*flat, *factors).reshape(*x1.shape[:-2], c.shape[0], x1.shape[-1])
     return low_rank_product_ref(x1, x2, a.to(x1.dtype), b.to(x2.dtype), c.to(torch.promote_types(x1.dtype, x2.dtype)))
 

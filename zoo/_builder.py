@@ -1,7 +1,5 @@
 """From a name to a model: sources, configurations, construction and weights, on timm's builder."""
 
-import difflib
-import inspect
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +12,7 @@ from timm.models._registry import split_model_name_tag
 from torch import nn
 
 from blockzoo import _registry, _timm_bridge, checkpoints
+from blockzoo._arguments import check_arguments
 from blockzoo._cfg import ZooCfg
 from blockzoo._model import ZooModel
 
@@ -185,7 +184,7 @@ def build_model(
         **kwargs: Arguments of the constructor and of timm's builder.
     """
     cfg = _registry.resolve_cfg(variant, pretrained_cfg, pretrained_cfg_overlay)
-    _check_arguments(cls, variant, kwargs)
+    check_arguments(cls, variant, kwargs, also=BUILDER_ARGS)
     if pretrained and not (cfg.has_weights or cfg.state_dict):
         tags = ", ".join(_registry.list_models(f"{variant}.*", pretrained=True)) or "none"
         raise checkpoints.CheckpointError(f"no pretrained weights for {variant}; names with weights: {tags}")
@@ -194,20 +193,28 @@ def build_model(
         overlay["file"] = str(checkpoints.fetch(checkpoints.load_manifest()[cfg.checkpoint], cache_dir=cache_dir))
     if cfg.modality != "image":
         overlay["input_size"] = None  # timm's builder takes every size for that of an image
-    model: Any = build_model_with_cfg(
-        cls,
-        variant,
-        pretrained,
-        pretrained_cfg=replace(cfg, **overlay),  # type: ignore[arg-type]  # timm takes its dataclass too
-        pretrained_filter_fn=cls.convert_state_dict if issubclass(cls, ZooModel) else None,
-        feature_cfg=feature_cfg,
-        cache_dir=cache_dir,
-        **kwargs,
-    )
+    try:
+        model: Any = build_model_with_cfg(
+            cls,
+            variant,
+            pretrained,
+            pretrained_cfg=replace(cfg, **overlay),  # type: ignore[arg-type]  # timm takes its dataclass too
+            pretrained_filter_fn=cls.convert_state_dict if issubclass(cls, ZooModel) else None,
+            feature_cfg=feature_cfg,
+            cache_dir=cache_dir,
+            **kwargs,
+        )
+    except (RuntimeError, MemoryError, OverflowError) as error:
+        if not _is_too_large(error):
+            raise
+        sizes = ", ".join(f"{name}={value}" for name, value in kwargs.items() if name not in ("device", "dtype"))
+        raise ValueError(f"{variant} cannot be built with {sizes}: it would not fit into memory") from error
     built = getattr(model, "model", model) if kwargs.get("features_only") else model
     described: dict[str, Any] = {**model.pretrained_cfg, "file": cfg.file}
     if cfg.modality != "image":
         described["input_size"] = built.input_size
+    elif described.get("input_size"):
+        described["input_size"] = (kwargs.get("in_chans", built.in_chans), *described["input_size"][1:])
     if ("num_classes" in described or cfg.modality == "image") and hasattr(built, "num_classes"):
         described["num_classes"] = built.num_classes
     built.init_args = {key: value for key, value in kwargs.items() if key not in BUILDER_ARGS}
@@ -215,12 +222,7 @@ def build_model(
     return model
 
 
-def _check_arguments(cls: type[nn.Module], variant: str, kwargs: dict[str, Any]) -> None:
-    parameters = inspect.signature(cls).parameters
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return
-    for key in kwargs:
-        if key not in parameters and key not in BUILDER_ARGS:
-            close = difflib.get_close_matches(key, parameters, n=1)
-            hint = f"did you mean {close[0]!r}? " if close else ""
-            raise TypeError(f"{variant} has no argument {key!r}; {hint}it takes {', '.join(parameters)}")
+def _is_too_large(error: Exception) -> bool:
+    """Whether a constructor failed because a tensor has no place in memory, or its size no place in 64 bits."""
+    signs = ("allocate memory", "out of memory", "overflow", "too large to")
+    return not isinstance(error, RuntimeError) or any(sign in str(error).lower() for sign in signs)

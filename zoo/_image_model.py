@@ -7,11 +7,11 @@ import torch
 from timm.layers import ClassifierHead
 from timm.models._features import feature_take_indices
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 from typing_extensions import Self
 
 from blockzoo._cfg import ZooCfg, from_manifest, tags_of
 from blockzoo._model import ZooModel
+from blockzoo._recompute import recomputed
 from blockzoo.layers.conv.deployed_conv import deploy_convolutions, runs_eagerly_on_cpu
 
 __all__ = ["ImageModel", "get_device_dtype", "image_cfg", "image_cfgs"]
@@ -192,7 +192,7 @@ class ImageModel(ZooModel):
 
     def _stage(self, stage: nn.Module, x: torch.Tensor) -> torch.Tensor:
         if self.grad_checkpointing and self.training and not hasattr(stage, "grad_checkpointing"):
-            y: torch.Tensor = checkpoint(stage, x, use_reentrant=False)
+            y: torch.Tensor = recomputed(stage, x)
             return y
         return stage(x)
 

@@ -9,9 +9,12 @@ from typing_extensions import Self
 
 __all__ = ["ZooModel"]
 
+_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+"""Memory formats by the number of axes."""
+
 
 class ZooModel(nn.Module, abc.ABC):
-    """Base class of all models, whatever they eat.
+    """Base class of all models, whatever their inputs are.
 
     Attributes:
         task: What the outputs are, for example "forecast" or "classification".
@@ -54,6 +57,22 @@ class ZooModel(nn.Module, abc.ABC):
         for module in self.modules():
             if module is not self and callable(fuse := getattr(module, "fuse", None)):
                 fuse()
+        return self
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Move or convert the model as `nn.Module.to` does, with memory formats that suit models of mixed ranks.
+
+        With `memory_format=torch.channels_last` or `torch.channels_last_3d`, tensors of four axes get the first and
+        tensors of five axes the second, whichever is asked for: a model of clips has weights of both kinds.
+        """
+        channels_last = kwargs.get("memory_format") in _CHANNELS_LAST.values()
+        if channels_last:
+            kwargs = {name: value for name, value in kwargs.items() if name != "memory_format"}
+        super().to(*args, **kwargs)
+        if channels_last:
+            for tensor in (*self.parameters(), *self.buffers()):
+                if tensor.ndim in _CHANNELS_LAST:
+                    tensor.data = tensor.data.contiguous(memory_format=_CHANNELS_LAST[tensor.ndim])
         return self
 
     def _example(self, *shape: int, generator: torch.Generator | None) -> torch.Tensor:

@@ -16,15 +16,16 @@ from typing import Any
 
 import torch
 from timm.layers import ClassifierHead, DropPath, LayerNorm2d, calculate_drop_path_rates, trunc_normal_
-from timm.models._manipulate import checkpoint_seq
 from timm.models._registry import generate_default_cfgs
 from torch import nn
 from typing_extensions import Self
 
 from blockzoo._about import FamilyAbout, Small
+from blockzoo._arguments import positive, same_length
 from blockzoo._builder import build_model
 from blockzoo._image_model import ImageModel, image_cfg, image_cfgs
 from blockzoo._model import ZooModel
+from blockzoo._recompute import recomputed
 from blockzoo._registry import register_model
 from blockzoo.kernels._dispatch import use_kernel
 from blockzoo.kernels.separable_conv import separable_conv
@@ -174,8 +175,9 @@ class EMOStage(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) -> (B, C', H', W')."""
         if self.grad_checkpointing and not torch.jit.is_scripting():
-            y: torch.Tensor = checkpoint_seq(self.blocks, x, use_reentrant=False)
-            return y
+            for block in self.blocks:
+                x = recomputed(block, x)
+            return x
         return self.blocks(x)
 
 
@@ -232,6 +234,9 @@ class EMOv2(ImageModel):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(num_classes, in_chans)
+        positive(depths=depths, embed_dims=embed_dims, head_dims=head_dims, kernel_sizes=kernel_sizes, strides=strides)
+        same_length(depths=depths, embed_dims=embed_dims, ratios=ratios, head_dims=head_dims)
+        same_length(depths=depths, kernel_sizes=kernel_sizes, strides=strides, attn_stages=attn_stages)
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
         chans = embed_dims[0] // 2
         options: dict[str, Any] = {"act_layer": nn.SiLU, "eps": _EPS, **dd}

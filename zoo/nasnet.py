@@ -22,12 +22,13 @@ from timm.layers import ClassifierHead
 from timm.models._features import feature_take_indices
 from timm.models._registry import generate_default_cfgs
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from blockzoo._about import FamilyAbout, Small
+from blockzoo._arguments import positive
 from blockzoo._builder import build_model
 from blockzoo._image_model import ImageModel, image_cfg, image_cfgs
 from blockzoo._model import ZooModel
+from blockzoo._recompute import recomputed
 from blockzoo._registry import register_model
 from blockzoo.layers.conv.conv_norm_act import ConvNormAct
 from blockzoo.layers.conv.scheduled_drop_path import ScheduledDropPath
@@ -233,6 +234,7 @@ class NASNet(ImageModel):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(num_classes, in_chans)
+        positive(num_cells=num_cells, width=width, stem_chans=stem_chans, stem_stride=stem_stride)
         if pool_count not in ("real", "window"):
             raise ValueError(f"pool_count={pool_count!r} must be 'real' or 'window'")
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
@@ -339,7 +341,7 @@ class NASNet(ImageModel):
     def _step(self, cell: nn.Module, x: torch.Tensor, prev: torch.Tensor) -> torch.Tensor:
         """A cell's activated output."""
         if self.grad_checkpointing and self.training:
-            y: torch.Tensor = checkpoint(cell, x, prev, use_reentrant=False)
+            y: torch.Tensor = recomputed(cell, x, prev)
         else:
             y = cell(x, prev)
         return F.relu(y)

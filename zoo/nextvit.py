@@ -14,14 +14,15 @@ from typing import Any
 
 import torch
 from timm.layers import ClassifierHead, DropPath, calculate_drop_path_rates, make_divisible, trunc_normal_
-from timm.models._manipulate import checkpoint_seq
 from timm.models._registry import generate_default_cfgs
 from torch import nn
 
 from blockzoo._about import FamilyAbout, Small
+from blockzoo._arguments import positive, same_length
 from blockzoo._builder import build_model
 from blockzoo._image_model import ImageModel, image_cfg, image_cfgs
 from blockzoo._model import ZooModel
+from blockzoo._recompute import recomputed
 from blockzoo._registry import register_model
 from blockzoo.layers.attention.pooled import PooledAttention
 from blockzoo.layers.conv.conv_norm_act import ConvNormAct, ModalBatchNorm2d, NormConv
@@ -179,8 +180,9 @@ class NextStage(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C, H, W) -> (B, C', H', W')."""
         if self.grad_checkpointing and not torch.jit.is_scripting():
-            y: torch.Tensor = checkpoint_seq(self.blocks, x, use_reentrant=False)
-            return y
+            for block in self.blocks:
+                x = recomputed(block, x)
+            return x
         return self.blocks(x)
 
 
@@ -239,6 +241,10 @@ class NextViT(ImageModel):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(num_classes, in_chans)
+        positive(stem_chans=stem_chans, stem_strides=stem_strides, depths=depths, conv_chans=conv_chans, group=group)
+        positive(strides=strides, sr_ratios=sr_ratios, head_dim=head_dim)
+        same_length(stem_chans=stem_chans, stem_strides=stem_strides)
+        same_length(depths=depths, conv_chans=conv_chans, attn_chans=attn_chans, strides=strides, sr_ratios=sr_ratios)
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
         widths = [in_chans, *stem_chans]
         self.stem = nn.Sequential(

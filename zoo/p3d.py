@@ -25,25 +25,30 @@ import re
 from typing import Any, Literal
 
 import torch
+import torch.fx
 import torch.nn.functional as F
 from timm.layers import ClassifierHead, DropPath, calculate_drop_path_rates, register_notrace_function
 from timm.models._features import feature_take_indices
 from timm.models._manipulate import adapt_input_conv
 from timm.models._registry import generate_default_cfgs
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 from typing_extensions import Self
 
 from blockzoo._about import FamilyAbout, Small
+from blockzoo._arguments import positive, same_length
 from blockzoo._builder import build_model
 from blockzoo._cfg import ZooCfg
 from blockzoo._image_model import ImageModel, image_cfgs
 from blockzoo._model import ZooModel
+from blockzoo._recompute import recomputed
 from blockzoo._registry import register_model
 from blockzoo.layers.conv.pseudo3d import FrameConv, PseudoConv3d, as_clip, as_frames, channels_last_clip, pool_time
 from blockzoo.layers.conv.squeeze_excite import create_se
 
 __all__ = ["P3D", "inflate_resnet"]
+
+torch.fx.wrap("_first_pool")  # torch.fx keeps its calls whole, whoever traces
+torch.fx.wrap("pool_time")
 
 about = FamilyAbout(
     title="P3D",
@@ -146,7 +151,7 @@ class P3DStage(nn.Module):
         if self.pools:
             x = pool_time(x, self.round_up)
         for block in self.blocks:
-            x = checkpoint(block, x, use_reentrant=False) if self.grad_checkpointing and self.training else block(x)
+            x = recomputed(block, x) if self.grad_checkpointing and self.training else block(x)
         return x
 
 
@@ -217,8 +222,9 @@ class P3D(ImageModel):
             raise ValueError(f"st_struct={st_struct!r} must be made of the letters A, B and C")
         if semantics not in ("port", "caffe"):
             raise ValueError(f"semantics={semantics!r} must be 'port' or 'caffe'")
-        if len(depths) != len(widths):
-            raise ValueError(f"depths={depths} and widths={widths} must be equally long")
+        same_length(depths=depths, widths=widths)
+        positive(depths=depths, widths=widths, expansion=expansion, stem_chans=stem_chans, stem_kernel=stem_kernel)
+        positive(stem_stride=stem_stride, num_frames=num_frames, img_size=img_size)
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
         self.input_size = (in_chans, num_frames, img_size, img_size)
         round_up = semantics == "caffe"

@@ -23,19 +23,21 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import timm
 import torch
-from timm.layers import resample_abs_pos_embed
+import torch.fx
+from timm.layers import register_notrace_function, resample_abs_pos_embed
 from timm.models import VisionTransformer
 from timm.models._features import feature_take_indices
 from timm.models._registry import generate_default_cfgs
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 from typing_extensions import Self
 
 from blockzoo import checkpoints
 from blockzoo._about import FamilyAbout, Small
+from blockzoo._arguments import positive
 from blockzoo._builder import build_model, create_model
 from blockzoo._image_model import get_device_dtype, image_cfg, image_cfgs
 from blockzoo._model import ZooModel
+from blockzoo._recompute import recomputed
 from blockzoo._registry import register_model, resolve_cfg
 from blockzoo.layers.attention.recurrent_block import DeployedRecurrentBlock, RecurrentBlock
 
@@ -95,6 +97,58 @@ def _load_teacher(name: str, pretrained: bool, checkpoint_path: str | None, kwar
     return vit
 
 
+def _as_vit(teacher: nn.Module) -> VisionTransformer:
+    if not isinstance(teacher, VisionTransformer):
+        raise TypeError(f"teacher={str(teacher)[:80]!r} is a {type(teacher).__name__}, not a timm VisionTransformer")
+    return teacher
+
+
+def _new_vit(
+    embed_dim: int, num_heads: int, patch_size: int, class_token: bool, reg_tokens: int, options: dict[str, Any]
+) -> VisionTransformer:
+    """A ViT without layers, in the form of DINOv2."""
+    positive(embed_dim=embed_dim, num_heads=num_heads, patch_size=patch_size)
+    form: dict[str, Any] = {"no_embed_class": reg_tokens > 0, "fc_norm": False}
+    form |= {"global_pool": "token" if class_token else "avg", **options}
+    return VisionTransformer(
+        patch_size=patch_size,
+        embed_dim=embed_dim,
+        num_heads=num_heads,
+        class_token=class_token,
+        reg_tokens=reg_tokens,
+        depth=0,
+        **form,
+    )
+
+
+def _layout(vit: Any, depth: int | None, embed_dim: int | None, num_heads: int | None) -> tuple[int, int, int]:
+    """Layers, channels and heads of a teacher, which must be those that were asked for, if any."""
+    found = {"depth": len(vit.blocks), "embed_dim": vit.embed_dim, "num_heads": vit.blocks[0].attn.num_heads}
+    asked = {"depth": depth, "embed_dim": embed_dim, "num_heads": num_heads}
+    for name, value in asked.items():
+        if value is not None and value != found[name]:
+            raise ValueError(f"{name}={value} contradicts the teacher, a {type(vit).__name__} of {name} {found[name]}")
+    return found["depth"], found["embed_dim"], found["num_heads"]
+
+
+def _adds_positions_as_timm(vit: VisionTransformer) -> bool:
+    """Whether the embedding is that of timm's plain ViT with positions for any size, which `Raptor.embed` repeats."""
+    plain = type(vit)._pos_embed is VisionTransformer._pos_embed
+    return plain and vit.dynamic_img_size and vit.pos_embed is not None
+
+
+@register_notrace_function
+def resampled_positions(
+    table: torch.Tensor, height: int, width: int, old_size: tuple[int, int], prefix: int
+) -> torch.Tensor:
+    """The table of positions (1, prefix + old patches, C) for a grid of height x width patches."""
+    positions: torch.Tensor = resample_abs_pos_embed(table, [height, width], list(old_size), prefix)
+    return positions
+
+
+torch.fx.wrap("resampled_positions")  # torch.fx keeps its calls whole, whoever traces
+
+
 class Raptor(ZooModel):
     """See the module's docstring.
 
@@ -121,7 +175,8 @@ class Raptor(ZooModel):
         class_token: Whether there is a class token, without a teacher.
         reg_tokens: Number of register tokens, without a teacher.
         global_pool: What the classifier sees: one of timm's ways ("token", "avg", "map", ...), or "token_avg", the
-            class token beside the mean of the patches, as DINOv2's linear heads do; the teacher's way, or "token_avg".
+            class token beside the mean of the patches, as DINOv2's linear heads do; the teacher's way, or "token_avg",
+            and "token" without a classifier.
         drop_rate: Dropout in front of the classifier.
 
     Attributes:
@@ -172,76 +227,64 @@ class Raptor(ZooModel):
     ) -> None:
         super().__init__()
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
-        joint = global_pool == "token_avg" or (global_pool is None and teacher is None and class_token)
-        shell: dict[str, Any] = {"in_chans": in_chans, "drop_rate": drop_rate, **dd}
-        shell |= {"dynamic_img_size": True, "dynamic_img_pad": True}
-        if img_size is not None:
-            shell["img_size"] = img_size
+        if global_pool is None and teacher is None and class_token and num_classes != 0:
+            global_pool = "token_avg"
+        positive(in_chans=in_chans)
+        joint = global_pool == "token_avg"
+
+        # The vision transformer without its layers: embedding, final norm and, unless the pooling is ours, the head.
+        options: dict[str, Any] = {"in_chans": in_chans, "drop_rate": drop_rate, **dd}
+        options |= {"dynamic_img_size": True, "dynamic_img_pad": True}
+        chosen = {"img_size": img_size, "num_classes": num_classes, "global_pool": global_pool}
         if joint:
-            shell["num_classes"] = 0
-        elif num_classes is not None:
-            shell["num_classes"] = num_classes
-        if global_pool is not None and not joint:
-            shell["global_pool"] = global_pool
+            chosen |= {"num_classes": 0, "global_pool": None}
+        options |= {name: value for name, value in chosen.items() if value is not None}
         if teacher is None:
-            if blocks is None and boundaries is None:
-                blocks = 2
-            own: dict[str, Any] = {
-                "patch_size": patch_size,
-                "class_token": class_token,
-                "reg_tokens": reg_tokens,
-                "fc_norm": False,
-            }
-            own |= {"embed_dim": embed_dim or 384, "num_heads": num_heads or 6, "no_embed_class": reg_tokens > 0}
-            own |= {"global_pool": "token" if class_token else "avg"}
-            vit: Any = VisionTransformer(**{**own, **shell}, depth=0)
-            found: tuple[int, int, int] = (depth or 12, own["embed_dim"], own["num_heads"])
-            classes = 1000 if num_classes is None else num_classes
+            depth = 12 if depth is None else depth
+            embed_dim = 384 if embed_dim is None else embed_dim
+            num_heads = 6 if num_heads is None else num_heads
+            num_classes = 1000 if num_classes is None else num_classes
+            vit = _new_vit(embed_dim, num_heads, patch_size, class_token, reg_tokens, options)
         else:
             if isinstance(teacher, nn.Module):
-                vit = copy.deepcopy(teacher)
+                vit = _as_vit(copy.deepcopy(teacher))
+                if not joint and (num_classes is not None or global_pool is not None):
+                    vit.reset_classifier(vit.num_classes if num_classes is None else num_classes, global_pool)
             else:
-                vit = _load_teacher(
-                    teacher, teacher_pretrained, teacher_checkpoint, {**shell, **(teacher_kwargs or {})}
-                )
-            if not isinstance(vit, VisionTransformer):
-                raise TypeError(f"teacher={teacher!r} is a {type(vit).__name__}, not a timm VisionTransformer")
-            if isinstance(teacher, nn.Module) and (num_classes is not None or global_pool is not None) and not joint:
-                vit.reset_classifier(vit.num_classes if num_classes is None else num_classes, global_pool)
-            layers: Any = vit.blocks
-            found = (len(layers), vit.embed_dim, layers[0].attn.num_heads)
-            classes = vit.num_classes if num_classes is None else num_classes
-            self._check_teacher(str(teacher), found, (depth, embed_dim, num_heads))
-        vit.blocks = nn.Sequential()
+                options |= teacher_kwargs or {}
+                vit = _as_vit(_load_teacher(teacher, teacher_pretrained, teacher_checkpoint, options))
+            depth, embed_dim, num_heads = _layout(vit, depth, embed_dim, num_heads)
+            num_classes = vit.num_classes if num_classes is None else num_classes
+            vit.blocks = nn.Sequential()
         self.vit = vit
-        self.depth, self.embed_dim, heads = found
-        self.bounds = self._bounds(self.depth, blocks, boundaries)
-        arch: dict[str, Any] = {"mlp": mlp, "mlp_ratio": mlp_ratio, "depth_scale": depth_scale}
+        self.num_prefix_tokens: int = vit.num_prefix_tokens
+        self.own_positions = _adds_positions_as_timm(vit)
+
+        # One block for each phase between two bounds.
+        self.depth, self.embed_dim = depth, embed_dim
+        self.bounds = self._bounds(depth, blocks, boundaries)
         self.blocks = nn.ModuleList(
-            RecurrentBlock(self.embed_dim, heads, **arch, init_values=init_values, **dd) for _ in self.bounds[1:]
+            RecurrentBlock(embed_dim, num_heads, mlp, mlp_ratio, depth_scale, init_values=init_values, **dd)
+            for _ in self.bounds[1:]
         )
         if isinstance(teacher, nn.Module):
             self.blocks.to(**get_device_dtype(vit))
+
+        # What timm wants to know of an image model.
         self.in_chans = in_chans
         self.num_classes = 0
-        self.num_features = self.head_hidden_size = self.embed_dim
-        self.num_prefix_tokens: int = vit.num_prefix_tokens
+        self.num_features = self.head_hidden_size = embed_dim
         reduction = vit.patch_embed.feat_ratio()
         self.feature_info = [
-            {"module": f"layers.{i}", "num_chs": self.embed_dim, "reduction": reduction} for i in range(self.depth)
+            {"module": f"layers.{i}", "num_chs": embed_dim, "reduction": reduction} for i in range(depth)
         ]
+        self.grad_checkpointing = False
+        self.deployed = False
+
         self.head_drop = nn.Dropout(drop_rate)
         self.head = nn.Identity()
         self.joint_pool = False
-        self.grad_checkpointing = False
-        self.deployed = False
-        self._set_head(classes, "token_avg" if joint else None, reset=joint)
-
-    @staticmethod
-    def _check_teacher(teacher: str, found: tuple[int, ...], given: tuple[int | None, ...]) -> None:
-        for name, theirs, ours in zip(("depth", "embed_dim", "num_heads"), found, given, strict=True):
-            if ours is not None and ours != theirs:
-                raise ValueError(f"{name}={ours} contradicts the teacher {teacher[:80]}, whose {name} is {theirs}")
+        self._set_head(num_classes, "token_avg" if joint else None, reset=joint)
 
     @staticmethod
     def _bounds(depth: int, blocks: int | None, boundaries: Sequence[int] | None) -> list[int]:
@@ -263,6 +306,8 @@ class Raptor(ZooModel):
             self.joint_pool = True
         elif global_pool is not None:
             self.joint_pool = False
+        if num_classes < 0:
+            raise ValueError(f"num_classes={num_classes} must be 0 (no classifier) or more")
         self.num_classes = num_classes
         if self.joint_pool:
             width = 2 * self.embed_dim
@@ -319,11 +364,35 @@ class Raptor(ZooModel):
     def embed(self, x: torch.Tensor) -> torch.Tensor:
         """Images to tokens (B, prefix + patches, embed_dim)."""
         vit = self.vit
-        return vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(x))))
+        patches = vit.patch_embed(x)
+        tokens = self._with_positions(patches) if self.own_positions else vit._pos_embed(patches)
+        return vit.norm_pre(vit.patch_drop(tokens))
+
+    def _with_positions(self, patches: torch.Tensor) -> torch.Tensor:
+        """As timm's `_pos_embed`, in a form that torch.fx can trace and that takes an empty batch.
+
+        Args:
+            patches: (B, height, width, embed_dim).
+        """
+        vit = self.vit
+        batch, height, width = patches.shape[0], patches.shape[1], patches.shape[2]
+        prefix = 0 if vit.no_embed_class else self.num_prefix_tokens
+        positions = resampled_positions(vit.pos_embed, height, width, vit.patch_embed.grid_size, prefix)
+        tokens = []
+        if vit.cls_token is not None:
+            tokens.append(vit.cls_token.expand(batch, -1, -1))
+        if vit.reg_token is not None:
+            tokens.append(vit.reg_token.expand(batch, -1, -1))
+        x = patches.flatten(1, 2)
+        if vit.no_embed_class:
+            x = torch.cat([*tokens, x + positions], 1)
+        else:
+            x = torch.cat([*tokens, x], 1) + positions
+        return vit.pos_drop(x)
 
     def _step(self, block: nn.Module, x: torch.Tensor, depth: int) -> torch.Tensor:
         if self.grad_checkpointing and self.training:
-            y: torch.Tensor = checkpoint(block, x, depth, use_reentrant=False)
+            y: torch.Tensor = recomputed(block, x, depth)
             return y
         return block(x, depth)
 
@@ -556,7 +625,9 @@ def _preparation(teacher: str) -> dict[str, Any]:
 def _published(size: str, blocks: int, pretrained: bool, **kwargs: Any) -> Any:
     teacher = f"vit_{size}_patch14_reg4_dinov2"
     own: dict[str, Any] = {"teacher": teacher, "boundaries": PUBLISHED[blocks]}
-    own |= {"global_pool": "token_avg", "num_classes": 1000}
+    own |= {"num_classes": 1000}
+    if kwargs.get("num_classes") != 0:  # without a classifier, the features are the class token
+        own["global_pool"] = "token_avg"
     kwargs["pretrained_cfg_overlay"] = {"input_size": (3, 224, 224), **(kwargs.get("pretrained_cfg_overlay") or {})}
     return _create(f"raptor{blocks}_{teacher}", pretrained, **{**own, **kwargs})
 

@@ -20,12 +20,13 @@ from timm.layers import DropPath
 from timm.models._features import feature_take_indices
 from timm.models._registry import generate_default_cfgs
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from blockzoo._about import FamilyAbout, Small
+from blockzoo._arguments import positive
 from blockzoo._builder import build_model
 from blockzoo._cfg import ZooCfg, from_manifest, series_cfg
 from blockzoo._model import ZooModel
+from blockzoo._recompute import recomputed
 from blockzoo._registry import register_model
 from blockzoo.kernels._dispatch import use_kernel
 from blockzoo.kernels.residual_norm import residual_norm
@@ -98,10 +99,7 @@ class TimesNet(ZooModel):
     ) -> None:
         super().__init__()
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
-        sizes = {"seq_len": seq_len, "in_chans": in_chans, "d_model": d_model, "d_ff": d_ff, "depth": depth}
-        for name, value in sizes.items():
-            if value < 1:
-                raise ValueError(f"{name}={value} must be at least 1")
+        positive(seq_len=seq_len, in_chans=in_chans, d_model=d_model, d_ff=d_ff, depth=depth, num_kernels=num_kernels)
         if not 1 <= top_k <= (seq_len + pred_len) // 2:
             raise ValueError(f"top_k={top_k} must be from 1 to {(seq_len + pred_len) // 2}, half the number of steps")
         if period_scope not in ("batch", "sample"):
@@ -144,6 +142,8 @@ class TimesNet(ZooModel):
         if x.ndim != 3 or x.shape[1:] != (self.seq_len, self.in_chans):
             expected = f"(batch, seq_len={self.seq_len}, in_chans={self.in_chans})"
             raise ValueError(f"x has shape {tuple(x.shape)}, expected {expected}")
+        if x.shape[0] == 0:
+            raise ValueError(f"x has shape {tuple(x.shape)}: the batch is empty, give at least one series")
 
     def _tokens(
         self, x: torch.Tensor, time_features: torch.Tensor | None, depth: int | None = None
@@ -153,7 +153,7 @@ class TimesNet(ZooModel):
         outputs = []
         for block, drop_path in zip(self.blocks[:depth], self.drop_paths, strict=False):
             if self.grad_checkpointing and self.training and not torch.jit.is_scripting():
-                y = checkpoint(block, x, use_reentrant=False)
+                y = recomputed(block, x)
             else:
                 y = block(x)
             y = drop_path(y)

@@ -5,6 +5,7 @@ Source: "Next-ViT: Next Generation Vision Transformer for Efficient Deployment i
 """
 
 import torch
+import torch.fx
 import torch.nn.functional as F
 from timm.layers import register_notrace_function
 from torch import nn
@@ -12,6 +13,8 @@ from torch import nn
 from blockzoo.layers.conv.conv_norm_act import ModalBatchNorm2d, batch_norm_affine, fold_before, replace_parameters
 
 __all__ = ["PooledAttention", "pool_tokens"]
+
+torch.fx.wrap("pool_tokens")  # torch.fx keeps its calls whole, whoever traces
 
 
 @register_notrace_function
@@ -89,7 +92,8 @@ class PooledAttention(nn.Module):
 
     def _heads(self, x: torch.Tensor) -> torch.Tensor:
         """(B, heads * head_dim, H, W) -> (B, heads, H * W, head_dim)."""
-        return x.reshape(x.shape[0], -1, self.head_dim, x.shape[2] * x.shape[3]).transpose(2, 3)
+        heads = x.shape[1] // self.head_dim
+        return x.reshape(x.shape[0], heads, self.head_dim, x.shape[2] * x.shape[3]).transpose(2, 3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Attend over the map x (B, chans, H, W)."""

@@ -126,7 +126,7 @@ class RecurrentBlock(nn.Module):
         """
         hidden = F.silu(depths[:, None] * self.t_proj[0].weight[:, 0] + self.t_proj[0].bias)
         scale = (self.t_proj[2].weight * hidden[:, None, :]).sum(-1) + self.t_proj[2].bias + 1
-        return scale.reshape(len(depths), 3, -1)
+        return scale.reshape(depths.shape[0], 3, -1)
 
     def forward(self, x: torch.Tensor, depth: int) -> torch.Tensor:
         """One application to tokens (B, N, dim), in the place of layer `depth`, counted from 1."""

@@ -6,6 +6,7 @@ Source: "EMOv2: Pushing 5M Vision Model Frontier" (2024), section 3.3, "spanning
 from collections.abc import Sequence
 
 import torch
+import torch.fx
 import torch.nn.functional as F
 from timm.layers import register_notrace_function
 from torch import nn
@@ -14,6 +15,9 @@ from blockzoo.layers.conv.conv_norm_act import fold_before, replace_parameters
 from blockzoo.layers.conv.deployed_conv import DeployedConv2d
 
 __all__ = ["WindowAttention", "from_windows", "to_windows", "window_attention"]
+
+torch.fx.wrap("window_attention")  # torch.fx keeps its calls whole, whoever traces
+torch.fx.wrap("known")
 
 PARTITIONS = ("close", "remote")
 

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, cast, get_args
 
 import torch
+import torch.fx
 import torch.nn.functional as F
 from timm.layers import register_notrace_function, register_notrace_module
 from torch import nn
@@ -37,6 +38,10 @@ __all__ = [
     "replace_parameters",
     "set_conv_norm_mode",
 ]
+
+torch.fx.wrap("pad_same")  # torch.fx keeps its calls whole, whoever traces
+torch.fx.wrap("folded_conv")
+torch.fx.wrap("counted")
 
 ConvNormMode = Literal["train", "eval", "tune", "deploy"]
 
@@ -161,11 +166,18 @@ def _check_mode(mode: str) -> None:
         raise ValueError(f"mode={mode!r} must be one of {', '.join(get_args(ConvNormMode))}")
 
 
+@register_notrace_function
+def counted(x: torch.Tensor, batches: torch.Tensor) -> torch.Tensor:
+    """X itself, after adding one to the number of batches that a norm has seen."""
+    batches.add_(1)
+    return x
+
+
 @register_notrace_module
 class ModalBatchNorm2d(nn.BatchNorm2d):
     """Batch norm without a convolution to be folded into: frozen in modes eval, tune and deploy.
 
-    Arguments, shapes and state as for `torch.nn.BatchNorm2d`.
+    Arguments, shapes and state as for `torch.nn.BatchNorm2d`, with running statistics and a number as momentum.
     """
 
     mode: str = "train"
@@ -175,6 +187,15 @@ class ModalBatchNorm2d(nn.BatchNorm2d):
         """Training mode as in `nn.Module`, except that frozen statistics stay frozen."""
         self.wanted = mode
         return super().train(mode and self.mode == "train")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalise x (B, C, H, W) as `torch.nn.BatchNorm2d` does, without its check of shapes, which breaks fx."""
+        if self.training and self.num_batches_tracked is not None:
+            x = counted(x, self.num_batches_tracked)
+        assert self.momentum is not None
+        return F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, self.training, self.momentum, self.eps
+        )
 
     def set_mode(self, mode: ConvNormMode) -> None:
         """Change the mode; raises `ValueError` if there is no such mode."""

@@ -7,6 +7,7 @@ convolutions.
 from typing import Any, Literal
 
 import torch
+import torch.fx
 import torch.nn.functional as F
 from torch import nn
 
@@ -15,6 +16,8 @@ from blockzoo.kernels.separable_conv import Activation, separable_conv
 from blockzoo.layers.conv.conv_norm_act import ConvNormAct, pad_same
 
 __all__ = ["KERNEL_ACTIVATIONS", "SeparableConv"]
+
+torch.fx.wrap("pad_same")  # torch.fx keeps its calls whole, whoever traces
 
 KERNEL_ACTIVATIONS: dict[type[nn.Module], Activation] = {nn.Identity: "none", nn.ReLU: "relu", nn.SiLU: "silu"}
 """What `blockzoo.kernels.separable_conv` calls an activation."""

@@ -57,6 +57,18 @@ def test_any_dispatch_compiles_and_exports(mode):
     assert not any("blockzoo" in str(node.target) for node in program.graph.nodes)
 
 
+@pytest.mark.parametrize("mode", ["torch", "triton"])
+@pytest.mark.parametrize("shape", [(3, 4, 0), (0, 4, 5), (2, 0, 4, 5), (4, 0), (4, 5)])
+def test_inputs_without_rows_or_channels(mode, shape):
+    pytest.importorskip("triton", reason="kernels need the package triton")
+    x1, factor = torch.randn(shape, requires_grad=True), torch.randn(4, 6)
+    with kernels_as(mode):
+        out = low_rank_product(x1, x1, factor, factor, torch.randn(3, 6))
+    assert out.shape == (*shape[:-2], 3, shape[-1])
+    out.sum().backward()
+    assert x1.grad.shape == shape
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_launch_compiles_for_hopper(dtype):
     pytest.importorskip("triton", reason="kernels need the package triton")

@@ -18,6 +18,8 @@ ALL = [name for name in blockzoo.list_models(modality="image") if name not in TO
 SMALL = {"emov2_cifar": 32, "nasnet_cifar": 32, "nextvit_cifar": 32}
 PUBLISHED = {"emov2_1m": 64, "nasnetamobile": 64, "nextvit_small": 64}
 SIZES = {**SMALL, **PUBLISHED}
+TINY = [*SMALL, "p3d_tiny", "raptor_cifar"]
+"""A small model of every family of images and clips."""
 
 
 def randomised(model):
@@ -74,6 +76,62 @@ def test_construction_takes_device_dtype_channels_and_classes(name):
     model = blockzoo.create_model(name, in_chans=4, num_classes=3, device="meta", dtype=torch.bfloat16)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
     assert model(torch.empty(1, 4, 64, 64, device="meta", dtype=torch.bfloat16)).shape == (1, 3)
+
+
+@pytest.mark.parametrize("name", blockzoo.list_models(modality=["image", "video"]))
+@torch.no_grad()
+def test_attributes_describe_the_built_model(name):
+    """With other channels and with no classifier too; the sizes are those that timm's own tests compare."""
+    model = blockzoo.create_model(name, in_chans=1, device="meta").eval()
+    x = model.example_inputs()["x"]
+    assert tuple(model.pretrained_cfg["input_size"]) == tuple(x.shape[1:]) and x.shape[1] == 1
+    features = model.forward_features(x)
+    axis = -1 if features.ndim == 3 else 1
+    assert features.shape[axis] == model.num_features
+    assert model.forward_head(features, pre_logits=True).shape[axis] == model.head_hidden_size
+    assert blockzoo.create_model(name, num_classes=0, in_chans=1, device="meta")(x).shape == (1, model.num_features)
+    model.reset_classifier(0)
+    assert model(x).shape == (1, model.head_hidden_size)
+
+
+@pytest.mark.parametrize("name", TINY)
+@torch.no_grad()
+def test_an_empty_batch_gives_no_logits(name):
+    model = blockzoo.create_model(name)
+    for training in (False, True):
+        x = model.train(training).example_inputs(0)["x"]
+        assert model(x).shape == (0, model.num_classes)
+    assert all(buffer.isfinite().all() for buffer in model.buffers())
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_torchvision_traces_without_help(name):
+    """No tracer of timm's is needed to extract features by torch.fx."""
+    model = blockzoo.create_model(name).eval()
+    x = model.example_inputs(2)["x"]
+    nodes, _ = get_graph_node_names(model, suppress_diff_warning=True)
+    graph = create_feature_extractor(model, [nodes[-1]], suppress_diff_warning=True)
+    with torch.no_grad():
+        assert torch.equal(graph(x)[nodes[-1]], model(x))
+    before = {name: buffer.clone() for name, buffer in graph.named_buffers()}
+    graph.train()(x)[nodes[-1]].square().mean().backward()
+    assert fully_grown(graph)
+    still = [name for name, buffer in graph.named_buffers() if torch.equal(buffer, before[name])]
+    assert not [name for name in still if "running" in name]
+
+
+@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.channels_last_3d])
+@torch.no_grad()
+def test_channels_last_fits_every_rank(name, memory_format):
+    model = blockzoo.create_model(name).eval()
+    x = model.example_inputs(1)["x"]
+    expected = model(x)
+    assert model.to(memory_format=memory_format) is model
+    weights = [parameter for parameter in model.parameters() if parameter.ndim == 4 and parameter.shape[1] > 1]
+    assert weights and all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
+    torch.testing.assert_close(model(x), expected, atol=1e-4, rtol=1e-4)
+    assert model.to(torch.float64, memory_format=memory_format)(x.double()).dtype == torch.float64
 
 
 @pytest.mark.parametrize("name", ALL)

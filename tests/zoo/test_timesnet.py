@@ -218,3 +218,10 @@ def test_missing_values_are_ignored_and_a_full_mask_changes_nothing(name):
     torch.testing.assert_close(model(x, mask=torch.ones_like(x)), model(x))
     with pytest.raises(ValueError, match="mask has shape"):
         model(x, mask=mask[..., 0])
+
+
+@pytest.mark.parametrize("name", blockzoo.list_models(family="timesnet"))
+def test_an_empty_batch_is_refused_in_one_line(name):
+    model = blockzoo.create_model(name).eval()
+    with pytest.raises(ValueError, match=r"^x has shape \(0, .*: the batch is empty, give at least one series$"):
+        model(**model.example_inputs(0))

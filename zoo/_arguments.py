@@ -1,0 +1,104 @@
+"""Checks of what models are built with, so that a mistake is one line that names the argument."""
+
+import difflib
+import inspect
+import types
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+__all__ = ["check_arguments", "positive", "same_length"]
+
+_WORDS: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "True or False",
+    str: "a word",
+    dict: "a dictionary",
+    type(None): "None",
+}
+
+
+def positive(**values: int | Sequence[int]) -> None:
+    """Check that numbers, or all numbers of sequences, are at least 1.
+
+    Args:
+        **values: The numbers by the names of their arguments.
+
+    Raises:
+        ValueError: One is not; the message names it.
+    """
+    for name, value in values.items():
+        if min([value] if isinstance(value, int) else value, default=1) < 1:
+            raise ValueError(f"{name}={value} must be {'at least 1' if isinstance(value, int) else '1 or more each'}")
+
+
+def same_length(**values: Sequence[Any]) -> None:
+    """Check that sequences are equally long.
+
+    Args:
+        **values: The sequences by the names of their arguments.
+
+    Raises:
+        ValueError: They are not; the message names all.
+    """
+    if len({len(value) for value in values.values()}) > 1:
+        raise ValueError(f"{' and '.join(f'{name}={value}' for name, value in values.items())} must be equally long")
+
+
+def check_arguments(fn: Callable[..., Any], owner: str, kwargs: dict[str, Any], also: Sequence[str] = ()) -> None:
+    """Check names and types of keyword arguments before a constructor is called with them.
+
+    Types are checked as far as annotations are made of numbers, words, truth values, choices and sequences of those.
+
+    Args:
+        fn: The constructor.
+        owner: What messages call it.
+        kwargs: The arguments.
+        also: Names that are taken besides those of `fn`, unchecked.
+
+    Raises:
+        TypeError: A name is unknown; the message lists the known ones.
+        ValueError: A value has another type; the message says which it should have.
+    """
+    parameters = inspect.signature(fn).parameters
+    free = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    hints = get_type_hints(fn.__init__ if isinstance(fn, type) else fn)
+    for name, value in kwargs.items():
+        if name in also:
+            continue
+        if name not in parameters and not free:
+            close = difflib.get_close_matches(name, parameters, n=1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise TypeError(f"{owner} has no argument {name!r}; {hint}it takes {', '.join(parameters)}")
+        if name in hints and not _matches(value, hints[name]):
+            raise ValueError(f"{owner}: {name}={value!r} must be {_in_words(hints[name])}")
+
+
+def _matches(value: Any, hint: Any) -> bool:
+    """Whether a value has a type, as far as it can be told."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(_matches(value, arg) for arg in args)
+    if origin is Literal:
+        return any(value == arg and type(value) is type(arg) for arg in args)
+    if origin in (tuple, list, Sequence):
+        whole = not isinstance(value, str) and isinstance(value, Sequence)
+        return whole and all(_matches(part, args[0]) for part in value if args)
+    if origin is dict or hint is dict:
+        return isinstance(value, dict)
+    if hint is int:
+        return hasattr(value, "__index__") and not isinstance(value, bool)
+    if hint is float:
+        return (hasattr(value, "__float__") or hasattr(value, "__index__")) and not isinstance(value, bool | str)
+    return hint is Any or not isinstance(hint, type) or isinstance(value, hint)
+
+
+def _in_words(hint: Any) -> str:
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return " or ".join(_in_words(arg) for arg in args)
+    if origin is Literal:
+        return " or ".join(repr(arg) for arg in args)
+    if origin in (tuple, list, Sequence) and args:
+        return f"a sequence, each {_in_words(args[0])}"
+    return _WORDS.get(origin or hint, getattr(hint, "__name__", str(hint)))

@@ -1,0 +1,46 @@
+"""Gradient checkpointing whose second run leaves no trace."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+__all__ = ["recomputed"]
+
+
+def recomputed(module: nn.Module, *args: Any) -> Any:
+    """Call a module so that the backward pass calls it again instead of keeping its activations.
+
+    The second call sees copies of the running statistics, so that batch norms count every batch once.
+
+    Args:
+        module: What to call.
+        *args: Its arguments.
+
+    Returns:
+        What the module returns.
+    """
+    if torch.compiler.is_compiling():  # a compiled graph updates statistics once by itself
+        return checkpoint(module, *args, use_reentrant=False)
+
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), _copied_statistics(module)
+
+    return checkpoint(module, *args, use_reentrant=False, context_fn=contexts)
+
+
+@contextmanager
+def _copied_statistics(module: nn.Module) -> Iterator[None]:
+    """Put copies in the place of all running statistics, and the originals back at the end."""
+    norms = [part for part in module.modules() if getattr(part, "running_mean", None) is not None]
+    originals = [dict(norm._buffers) for norm in norms]
+    try:
+        for norm, buffers in zip(norms, originals, strict=True):
+            norm._buffers.update({name: None if b is None else b.clone() for name, b in buffers.items()})
+        yield
+    finally:
+        for norm, buffers in zip(norms, originals, strict=True):
+            norm._buffers.update(buffers)
