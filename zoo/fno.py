@@ -351,7 +351,7 @@ class FNO(ZooModel):
         Returns:
             (B, out_chans, *output_size).
         """
-        self._check(x)
+        x = self._checked(x)
         return self._in_units(self._map(self._standardised(x), output_size, embedding))
 
     def _map(
@@ -367,7 +367,7 @@ class FNO(ZooModel):
         embedding: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """What the blocks make of x: (B, hidden_channels, *output_size)."""
-        self._check(x)
+        x = self._checked(x)
         return self._outward(self._features(self._inward(self._standardised(x)), output_size, embedding))
 
     def forward_head(self, x: torch.Tensor) -> torch.Tensor:
@@ -378,7 +378,8 @@ class FNO(ZooModel):
         y: torch.Tensor = self.projection(x)
         return y
 
-    def _check(self, x: torch.Tensor) -> None:
+    def _checked(self, x: torch.Tensor) -> torch.Tensor:
+        """The field in the type of the parameters, if its shape fits."""
         dims = len(self.n_modes)
         if x.ndim != dims + 2 or x.shape[1] != self.in_chans:
             raise ValueError(
@@ -386,6 +387,9 @@ class FNO(ZooModel):
             )
         if x.is_complex() != self.complex_data:
             raise ValueError(f"x is {x.dtype}, but the model was made with complex_data={self.complex_data}")
+        own = self.input_mean.dtype
+        dtype = own.to_complex() if self.complex_data else own
+        return x if x.dtype == dtype else x.to(dtype)
 
     def _inward(self, x: torch.Tensor) -> torch.Tensor:
         """To channels last, with the parts of complex numbers on the last axis but one."""
@@ -574,7 +578,7 @@ class MGTFNO(FNO):
         """Map a field to a field on the same grid: (B, in_chans, *size) -> (B, out_chans, *size)."""
         if output_size is not None and tuple(output_size) != tuple(x.shape[2:]):
             raise ValueError(f"output_size={tuple(output_size)} must be that of x, {tuple(x.shape[2:])}")
-        self._check(x)
+        x = self._checked(x)
         patches = self._cut(self._standardised(x))
         return self._in_units(self.patching.stitch(self._map_patches(patches), x.shape[2:]))
 
@@ -601,7 +605,7 @@ class MGTFNO(FNO):
         Returns:
             Two tensors (B, out_chans, *patch).
         """
-        self._check(x)
+        x = self._checked(x)
         start, target = self.patching.random_patch(y, generator)
         patches = self.patching.patch_at(self._standardised(x), start)
         if self.global_coordinates and self.positional_embedding is not None:
@@ -627,7 +631,7 @@ class MGTFNO(FNO):
         self, x: torch.Tensor, output_size: Sequence[int] | None = None, embedding: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Features of all patches, stitched: (B, hidden_channels, *size)."""
-        self._check(x)
+        x = self._checked(x)
         patches = self._inward(self._cut(self._standardised(x)))
         return self.patching.stitch(self._outward(self._features(patches, output_size, embedding)), x.shape[2:])
 

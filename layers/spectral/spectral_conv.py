@@ -6,7 +6,7 @@ Source: "Fourier Neural Operator for Parametric Partial Differential Equations" 
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import nn
@@ -52,9 +52,9 @@ class SpectralWeight(nn.Module):
         out_chans: Output channels.
         slots: Frequencies stored along each axis.
         separable: One factor for each channel instead of a matrix.
-        factorization: "dense", "tucker", "cp" or "tt".
+        factorization: "dense", "tucker", "cp" or "tt", in upper or lower case.
         rank: See `blockzoo.layers.spectral.factorized_tensor.tensor_ranks`.
-        fixed_modes: Likewise, axes of the tensor.
+        fixed_modes: Axes of the tensor that keep their full rank (Tucker).
         layers: Layers that share the tensor; None for one layer of its own.
         device: Device of the parameters.
         dtype: Type of the parameters, a real one.
@@ -77,6 +77,7 @@ class SpectralWeight(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        factorization = cast(Factorization, factorization.lower())
         if separable and in_chans != out_chans:
             raise ValueError(f"separable=True needs equal channels, not in_chans={in_chans}, out_chans={out_chans}")
         self.in_chans, self.out_chans, self.slots = in_chans, out_chans, tuple(slots)
@@ -101,7 +102,8 @@ class SpectralWeight(nn.Module):
             return (tensor if self.layers is None else tensor[layer])[tuple(where)]
         order = len(self.slots)
         modes_last = reconstruct(self.factorization, self._parts(layer, where), True)
-        chans = modes_last.ndim - 1 - order
+        chans = modes_last.ndim - 1 - order  # 2, or 1 if separable
+        # (in_chans, out_chans, *modes, 2) -> (*modes, in_chans, out_chans, 2)
         return modes_last.permute(*range(chans, chans + order), *range(chans), -1)
 
     def mix(self, x: torch.Tensor, layer: int, where: Sequence[slice], implementation: Implementation) -> torch.Tensor:
@@ -119,21 +121,23 @@ class SpectralWeight(nn.Module):
         """
         modes = x.shape[2:-1]
         order, count = len(modes), math.prod(modes)
-        x = x.permute(*range(2, 2 + order), 1, 0, 2 + order)  # (*modes, 2, B, C)
+        x = x.permute(*range(2, 2 + order), 1, 0, 2 + order)  # (B, 2, *modes, C) -> (*modes, 2, B, C)
         batch = x.shape[-2]
         if implementation == "auto":
             batch_or_typical = _TYPICAL_BATCH if torch.compiler.is_compiling() else batch
             implementation = "factorized" if self._factors_are_cheaper(batch_or_typical, count) else "reconstructed"
         if self.separable:
-            weight = self.dense(layer, where)
+            weight = self.dense(layer, where)  # (*modes, C, 2)
+            # Parts in front: (2, *modes, B, C) times (2, *modes, 1, C) -> (*modes, 2, B, C)
             y = complex_times(x.movedim(-3, 0), weight.movedim(-1, 0).unsqueeze(-2)).movedim(0, -3)
         elif implementation == "reconstructed" or self.factorization == "dense":
-            weight = self.dense(layer, where).reshape(count, self.in_chans, -1, 2)
+            weight = self.dense(layer, where).reshape(count, self.in_chans, -1, 2)  # (M, I, O, 2) for M modes
+            # The kernel takes (B, 2, M, I) and gives (B, 2, M, O); the same permutation leads there and back.
             y = spectral_mix(x.reshape(count, 2, batch, -1).permute(2, 1, 0, 3), weight).permute(2, 1, 0, 3)
         else:
             y = self._by_factors(x.reshape(count, 2, batch, -1), layer, where)
         y = y.reshape(*modes, 2, batch, self.out_chans)
-        return y.permute(order + 1, order, *range(order), order + 2)
+        return y.permute(order + 1, order, *range(order), order + 2)  # -> (B, 2, *modes, out_chans)
 
     def _factors_are_cheaper(self, batch: int, modes: int, built: bool = False) -> bool:
         """Compare the multiplications of both ways, at what they cost; moving a built weight counts as well."""
@@ -164,11 +168,14 @@ class SpectralWeight(nn.Module):
         if self.layers is not None:  # contract the axis of layers
             first, factors = factors[0], factors[1:]
             if form == "tucker":
+                # (2, r_layers, r_in, ..) with the layer's row (1, r_layers, 2) -> (2, r_in, .., 1)
                 core = contract_first(head[0].movedim(-1, 0), first[layer].unsqueeze(0), True)
-                head = [core.squeeze(-1).movedim(0, -1)]
+                head = [core.squeeze(-1).movedim(0, -1)]  # (r_in, r_out, r_1, .., 2)
             elif form == "cp":
+                # Weights (R, 2) times the layer's row (R, 2), parts in front -> (R, 2)
                 head = [complex_times(head[0].movedim(-1, 0), first[layer].movedim(-1, 0)).movedim(0, -1)]
             else:
+                # The layer's row (1, r, 2) joins the next core (r, in_chans, r', 2) -> (1, in_chans, r', 2)
                 joined = chain_last(first[:, layer].movedim(-1, 0), factors[0], True)
                 factors[0] = joined.movedim(0, -1).unsqueeze(0)
         for axis, part in enumerate(where, start=len(factors) - len(where)):
@@ -184,14 +191,16 @@ class SpectralWeight(nn.Module):
             for factor in factors:
                 mixing = contract_first(mixing, factor, True)
             mixing = mixing.flatten(3).permute(3, 1, 2, 0)  # (modes, r_in, r_out, 2)
+            # Through (in_chans, r_in, 2), (modes, r_in, r_out, 2) and (r_out, out_chans, 2).
             return complex_matmul(complex_matmul(complex_matmul(x, into), mixing), out.transpose(0, 1))
         if self.factorization == "cp":
             weights, into, out, *factors = parts
-            scale = weights.movedim(-1, 0).unsqueeze(-2)
+            scale = weights.movedim(-1, 0).unsqueeze(-2)  # (2, 1, R)
             for factor in factors:
                 scale = outer_last(scale, factor, True)  # (2, modes, R)
+            # (2, modes, B, R) times (2, modes, 1, R) -> (modes, 2, B, R)
             x = complex_times(complex_matmul(x, into).movedim(-3, 0), scale.unsqueeze(-2)).movedim(0, -3)
-            return complex_matmul(x, out.transpose(0, 1))
+            return complex_matmul(x, out.transpose(0, 1))  # `out` is (out_chans, R, 2)
         into, out, *factors = parts
         tail = factors[0].movedim(-1, 0)  # (2, r_out, m, r), then (2, r_out * modes, r)
         tail = tail.flatten(1, 2)
@@ -199,7 +208,7 @@ class SpectralWeight(nn.Module):
             tail = chain_last(tail, factor, True)
         tail = tail.squeeze(-1).unflatten(1, (out.shape[2], -1)).transpose(1, 2)  # (2, modes, r_out)
         mixing = complex_matmul(tail, out.permute(2, 0, 1, 3).flatten(1, 2))  # (2, modes, r_in * out)
-        mixing = mixing.unflatten(-1, (out.shape[0], out.shape[1])).movedim(0, -1)
+        mixing = mixing.unflatten(-1, (out.shape[0], out.shape[1])).movedim(0, -1)  # (modes, r_in, out_chans, 2)
         return complex_matmul(complex_matmul(x, into.squeeze(0)), mixing)
 
     @torch.no_grad()
@@ -230,10 +239,11 @@ class SpectralConv(nn.Module):
             again by `set_n_modes`, so that a mode keeps its weights.
         max_n_modes: Modes that are stored, at least `n_modes`; the same by default.
         bias: Add a bias for each channel.
-        separable: See `SpectralWeight`.
-        factorization: Likewise; None means "dense".
-        rank: Likewise.
-        fixed_modes: Likewise.
+        separable: One factor for each channel instead of a matrix, see `SpectralWeight`.
+        factorization: How the weights are stored, see `SpectralWeight`; None means "dense".
+        rank: Share of the dense weight's entries, or ranks, see
+            `blockzoo.layers.spectral.factorized_tensor.tensor_ranks`.
+        fixed_modes: Axes of the weights that keep their full rank (Tucker).
         implementation: How factors are applied, see `SpectralWeight.mix`.
         is_complex: Take and give complex fields; then the last axis keeps frequencies of both signs.
         weight: Weights that several layers share, instead of own ones; they stay the parameters of whoever owns them.
@@ -299,7 +309,7 @@ class SpectralConv(nn.Module):
             self.register_parameter("bias", None)
 
     def set_n_modes(self, n_modes: Sequence[int]) -> None:
-        """Use fewer modes than are stored, or more again.
+        """Set how many of the stored modes are used.
 
         Raises:
             ValueError: A number is not from 1 to the stored one, or there are too few or too many numbers.

@@ -18,6 +18,7 @@ room = Room(
         "Navier-Stokes": f"{HERE}.evaluate:evaluate_navier_stokes",
     },
     readers={"field": f"{HERE}.predict:predict"},
+    reader_arguments=(f"{HERE}.predict:add_field_arguments",),
     suites=dict.fromkeys(("fno", "multigrid"), f"{HERE}.bench:SUITES"),
     kernels={"spectral_mix": f"{HERE}.kernel_cases:CASES"},
     speed={"fno": f"{HERE}.speed:fno"},

@@ -14,7 +14,6 @@ import importlib.util
 import itertools
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -281,6 +280,10 @@ def _memory(reset: bool = False) -> int:
     """Bytes of this process at the peak since the last reset; where that cannot be reset, since its start."""
     status, clear = Path("/proc/self/status"), Path("/proc/self/clear_refs")
     if not status.exists():
+        try:
+            import resource
+        except ImportError as error:  # Windows
+            raise RuntimeError("the table `memory` needs Linux or macOS, which count a process's memory") from error
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     if reset:
         clear.write_text("5")

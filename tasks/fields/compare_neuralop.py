@@ -4,7 +4,7 @@
     blockzoo science compare-neuralop --seeds 0 1 2 3 4 --out theirs.json
 
 Model, loss, optimiser and schedule are theirs, set up as in their Darcy example with a Tucker rank of 0.42; data, order
-of work and evaluation are those of `blockzoo seeds --config darcy/tfno`: all 1000 training
+of work and evaluation are those of `python -m blockzoo.tasks.app.seeds --config darcy/tfno`: all 1000 training
 samples, 30 epochs, the last epoch's weights, mean relative L2 error of single test samples in the pressure's own units.
 """
 
@@ -18,11 +18,12 @@ from typing import Any
 import torch
 from lightning.pytorch import seed_everything
 
+from blockzoo.tasks.core.files import check_output, write_text
 from blockzoo.tasks.core.spread import summarize
 from blockzoo.tasks.fields.darcy import read_darcy
 from blockzoo.tasks.fields.losses import LpLoss
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["add_arguments", "run", "train_reference"]
 
 _MODEL: dict[str, Any] = {
     "n_modes": (16, 16),
@@ -109,7 +110,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train with every seed, print and write the errors."""
+    """Train once a seed, print, and write the report where that was asked for.
+
+    Raises:
+        ImportError: neuraloperator is not installed.
+        ValueError: `out` cannot be written, or `val_size` leaves nothing to train on.
+    """
+    if args.out:
+        check_output(args.out)
+    if not 0 <= args.val_size < 1000:
+        raise ValueError(f"--val-size {args.val_size} must be from 0 to 999")
     rows = []
     for seed in args.seeds:
         rows.append(train_reference(seed, args.epochs, val_size=args.val_size))
@@ -121,5 +131,5 @@ def run(args: argparse.Namespace) -> int:
         print(f"{name}: median {spread['median']:.6f}, range {spread['min']:.6f} to {spread['max']:.6f}")
     report["last"] = report["chosen"] = report["l2"]
     if args.out:
-        Path(args.out).write_text(json.dumps(report, indent=2) + "\n")
+        write_text(Path(args.out), json.dumps(report, indent=2) + "\n")
     return 0

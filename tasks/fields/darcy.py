@@ -15,9 +15,10 @@ import numpy as np
 import torch
 
 from blockzoo.checkpoints import load_state_dict, save_state_dict
+from blockzoo.tasks.core.files import check_output
 from blockzoo.tasks.fields.pairs import FieldData, FieldPairs
 
-__all__ = ["DarcyFlow", "add_arguments", "run", "read_darcy"]
+__all__ = ["DarcyFlow", "add_arguments", "read_darcy", "run"]
 
 
 def read_darcy(path: str | Path | None = None) -> dict[str, torch.Tensor]:
@@ -47,7 +48,7 @@ class DarcyFlow(FieldData):
 
     Args:
         val_size: Training samples that are held out for validation, the last ones.
-        transpose: Swap the axes of half of the training samples, by lot: the equation has no preferred axis.
+        transpose: Swap the axes of randomly chosen training samples, half of them on average: the equation has no preferred axis.
         batch_size: Samples in a batch, on each device.
         num_workers: Processes that prepare batches.
 
@@ -100,6 +101,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Convert the wheel's files."""
-    _convert_darcy(args.wheel, args.out)
+    """Write the compact form.
+
+    Raises:
+        ValueError: The wheel is not that of neuraloperator 0.3.0, or `out` cannot be written.
+    """
+    check_output(args.out, (args.wheel,))
+    try:
+        _convert_darcy(args.wheel, args.out)
+    except (KeyError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{args.wheel} is not the wheel of neuraloperator 0.3.0: {error}") from error
     return 0

@@ -9,6 +9,7 @@ import torch
 from blockzoo.checkpoints import save_state_dict
 from blockzoo.tasks.core.files import write_csv, write_figure
 from blockzoo.tasks.core.task import Task
+from blockzoo.tasks.fields.files import FieldFiles
 from blockzoo.tasks.fields.losses import H1Loss, LpLoss, SpectralH1Loss, isotropic_spectrum
 from blockzoo.tasks.fields.plots import fields_figure, rollout_figure, spectrum_figure
 
@@ -40,7 +41,8 @@ class OperatorLearning(Task):
     """Learn a map from fields to fields by a relative norm of the error.
 
     Batches are those of `blockzoo.tasks.fields.pairs.FieldData`. Logged in evaluation are `l2` and `h1`, the relative
-    errors in these norms in the fields' own units, each the mean over samples and channels; on a grid other than that
+    errors in these norms in the fields' own units, each the mean over samples and channels whose target is not 0
+    everywhere (`h1` only where an axis that does not close has at least 4 points); on a grid other than that
     of training as `l2_SIZE`, which is how super-resolution is measured; for several output channels also for each one;
     for samples with a trajectory `rollout_l2`, the mean over its instants. After a test, by grid ("" for that of
     training): `test_examples` has the first sample, `test_spectra` the mean spectra of truth, prediction and error,
@@ -114,6 +116,8 @@ class OperatorLearning(Task):
         data = getattr(self.trainer, "datamodule", None)
         if data is None:
             return
+        if isinstance(data, FieldFiles):
+            data.fit_axes(len(self.model.n_modes), int(self.model.in_chans))
         self.train_size = data.size
         self._check(data.channels, len(data.size))
         fresh = not (self.hparams.get("pretrained") or self.hparams.get("checkpoint_path"))
@@ -126,7 +130,8 @@ class OperatorLearning(Task):
         dims = len(self.model.n_modes)
         if dims != axes:
             raise ValueError(
-                f"{self.model_name} maps fields (B, C, *size) with {dims} axes of space; those of the data have {axes}"
+                f"{self.model_name} maps fields (B, C, *size) with {dims} axes of space; those of the data have {axes}; "
+                "where the axis of channels stands is said by --data.channels"
             )
         for key, what, given in (("in_chans", "x", channels[0]), ("out_chans", "y", channels[1])):
             own = getattr(self.model, key)
@@ -165,13 +170,27 @@ class OperatorLearning(Task):
         ending = self._ending(y.shape[2:])
         self.log(f"{stage}/loss{ending}", loss, prog_bar=not ending, **options)
         for name, norm in (("l2", self.l2), ("h1", self.h1)):
+            if name == "h1" and not self._has_derivatives(y.shape[2:]):
+                continue
             errors = norm(prediction, y)
-            self.log(f"{stage}/{name}{ending}", errors.mean(), prog_bar=name == "l2", **options)
+            self._log_mean(f"{stage}/{name}{ending}", errors, options, prog_bar=name == "l2")
             for field, error in zip(self.field_names, errors.unbind(1), strict=False):
-                self.log(f"{stage}/{name}{ending}_{field}", error.mean(), **options)
+                self._log_mean(f"{stage}/{name}{ending}_{field}", error, options)
         if stage == "test":
             self._keep(batch, prediction, ending, options)
         return loss
+
+    def _log_mean(self, name: str, errors: torch.Tensor, options: dict[str, Any], prog_bar: bool = False) -> None:
+        """Log the mean of relative errors; targets that are 0 everywhere have none, and do not count."""
+        count = int((~errors.isnan()).sum())
+        # Logged with weight 0 as well: all processes must log the same names.
+        self.log(name, errors.nanmean().nan_to_num(), prog_bar=prog_bar, **{**options, "batch_size": count})
+
+    def _has_derivatives(self, size: Sequence[int]) -> bool:
+        """Whether a grid has enough points for the finite differences of the metric `h1`."""
+        periodic: Any = self.h1.periodic
+        closed = [periodic] * len(size) if isinstance(periodic, bool) else list(periodic)
+        return all(closes or n >= 4 for closes, n in zip(closed, size, strict=False))
 
     def _ending(self, size: Sequence[int]) -> str:
         """What is appended to the names of metrics on another grid than that of training."""
@@ -189,9 +208,10 @@ class OperatorLearning(Task):
         if "trajectory" in batch:
             truth = batch["trajectory"]
             states = rollout(self.model, x, truth.shape[1], truth.shape[2])
-            errors = torch.stack([self.l2(states[:, i], truth[:, i]).mean(1) for i in range(truth.shape[1])], 1)
-            self.log(f"test/rollout_l2{ending}", errors.mean(), **options)
-            self._add("rollouts", ending, errors.sum(0), len(x))
+            errors = torch.stack([self.l2(states[:, i], truth[:, i]).nanmean(1) for i in range(truth.shape[1])], 1)
+            self._log_mean(f"test/rollout_l2{ending}", errors, options)
+            errors = errors[~errors.isnan().any(1)]
+            self._add("rollouts", ending, errors.sum(0), len(errors))
 
     def _add(self, kind: str, ending: str, total: torch.Tensor, count: int) -> None:
         """Add to a sum over samples, which the last entry counts."""

@@ -1,7 +1,8 @@
 """Losses and measures for fields: relative norms, Sobolev norms, spectra.
 
 Fields are (B, C, *size). Relative norms divide, for each sample and channel, by the norm of the target, and are then
-averaged, so that neither the number of channels nor the size of a batch changes a loss.
+averaged over the targets that are not 0 everywhere, so that neither the number of channels nor the size of a batch
+changes a loss.
 """
 
 import math
@@ -22,6 +23,16 @@ def _reduce(values: torch.Tensor, reduction: Reduction) -> torch.Tensor:
     return values.sum() if reduction == "sum" else values
 
 
+def _relative(distance: torch.Tensor, norm: torch.Tensor, reduction: Reduction) -> torch.Tensor:
+    """Distances (B, C) over the norms of the targets; targets that are 0 everywhere have none, and are left out."""
+    known = norm > 0
+    ratio = distance / torch.where(known, norm, 1.0)
+    if reduction == "none":
+        return torch.where(known, ratio, torch.nan)
+    total = torch.where(known, ratio, 0.0).sum()
+    return total if reduction == "sum" else total / known.sum().clamp(min=1)
+
+
 def _check_reduction(reduction: str) -> None:
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f"reduction={reduction!r} must be 'mean', 'sum' or 'none'")
@@ -30,7 +41,9 @@ def _check_reduction(reduction: str) -> None:
 class LpLoss(nn.Module):
     """Distance in the p-norm over space.
 
-    Relative: |pred - target|_p / (|target|_p + 1e-8). Absolute: the integral over a domain, (h^d sum |pred - target|^p)
+    Relative: |pred - target|_p / |target|_p. A target that is 0 everywhere has no relative error: it is left out of the
+    mean and the sum, and is NaN without reduction. neuraloperator adds 1e-8 to the norm instead, which makes the error
+    of such a target some 1e9 and that of fields in small units wrong. Absolute: the integral over a domain, (h^d sum |pred - target|^p)
     ^ (1 / p), where h^d is the volume of a grid cell.
 
     Args:
@@ -58,9 +71,7 @@ class LpLoss(nn.Module):
         """See the class."""
         distance = torch.linalg.vector_norm((pred - target).flatten(2), self.p, dim=-1)
         if self.relative:
-            return _reduce(
-                distance / (torch.linalg.vector_norm(target.flatten(2), self.p, dim=-1) + 1e-8), self.reduction
-            )
+            return _relative(distance, torch.linalg.vector_norm(target.flatten(2), self.p, dim=-1), self.reduction)
         return _reduce(distance * _cell(self.measure, pred.shape[2:]) ** (1 / self.p), self.reduction)
 
 
@@ -147,7 +158,7 @@ class H1Loss(nn.Module):
         """See the class."""
         distance = self._norm(pred - target)
         if self.relative:
-            return _reduce(distance / (self._norm(target) + 1e-8), self.reduction)
+            return _relative(distance, self._norm(target), self.reduction)
         return _reduce(distance * math.sqrt(_cell(self.measure, pred.shape[2:])), self.reduction)
 
 
@@ -181,7 +192,7 @@ class SpectralH1Loss(nn.Module):
 
     def forward(self, pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """See the class."""
-        return _reduce(self._norm(pred - target) / (self._norm(target) + 1e-8), self.reduction)
+        return _relative(self._norm(pred - target), self._norm(target), self.reduction)
 
 
 def _wave_squares(

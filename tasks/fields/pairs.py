@@ -13,7 +13,7 @@ __all__ = ["FieldData", "FieldPairs", "NavierStokes"]
 
 
 class FieldPairs(Dataset[dict[str, torch.Tensor]]):
-    """Arrays in memory, by name; optionally with the axes of space swapped, by lot."""
+    """Arrays in memory, by name; optionally with the axes of space randomly swapped."""
 
     def __init__(self, transpose: bool = False, **arrays: torch.Tensor) -> None:
         self.arrays = arrays
@@ -46,13 +46,19 @@ class FieldData(ZooData, abc.ABC):
 
     @property
     def statistics(self) -> dict[str, torch.Tensor]:
-        """Mean and deviation of each channel over the training part: what `FNO.set_statistics` takes."""
+        """Mean and deviation of each channel over the training part: what `FNO.set_statistics` takes.
+
+        A channel that is constant over the whole part has the deviation 1.
+        """
         train: Any = self.datasets["train"]
         found = {}
         for name, key in (("input", "x"), ("output", "y")):
             values = train.arrays[key].transpose(0, 1).flatten(1).double()
+            # A constant channel has no deviation to divide by: 1 leaves it at its distance from the mean, 0.
+            constant = values.amax(1) == values.amin(1)
+            deviation = torch.ones_like(values[:, 0]) if values.shape[1] == 1 else values.std(1)
             found[f"{name}_mean"] = values.mean(1).float()
-            found[f"{name}_std"] = values.std(1).float()
+            found[f"{name}_std"] = torch.where(constant, 1.0, deviation).float()
         return found
 
     @property
@@ -111,6 +117,8 @@ class NavierStokes(FieldData):
         seed: Of all samples; the three parts are different samples of one sequence.
         cfl: Step of the solver.
         dtype: Precision of the solver, "float64" or "float32".
+        streams: How random numbers follow from `seed`, see `blockzoo.tasks.fields.solver.random_forcing`; 1 repeats
+            the data of blockzoo 0.1, which the shipped checkpoint was trained on.
         test_grids: Further grids to test on, as multiples of `size`, for example [2, 4].
         cache_dir: Folder of what has been solved; in the user's cache by default.
         batch_size: Samples in a batch, on each device.
@@ -130,12 +138,15 @@ class NavierStokes(FieldData):
         seed: int = 0,
         cfl: float = 1.0,
         dtype: str = "float64",
+        streams: int = 2,
         test_grids: list[int] | None = None,
         cache_dir: str | None = None,
         batch_size: int = 8,
         num_workers: int = 0,
     ) -> None:
         super().__init__(batch_size, num_workers)
+        if seed < 0:
+            raise ValueError(f"seed={seed} must not be negative")
         if train_size < 1 or min(val_size, test_size) < 0 or max(train_size, val_size) > _FIRST["val"]:
             raise ValueError(
                 f"train_size={train_size} must be from 1 to {_FIRST['val']}, val_size={val_size} up to that, "
@@ -143,7 +154,7 @@ class NavierStokes(FieldData):
             )
         if any(grid < 2 for grid in test_grids or []):
             raise ValueError(f"test_grids={test_grids} must be multiples of size, from 2")
-        self.settings = NavierStokesSettings(size, reynolds, final_time, steps, amplitude, seed, cfl, dtype)
+        self.settings = NavierStokesSettings(size, reynolds, final_time, steps, amplitude, seed, cfl, dtype, streams)
         self.sizes = {"train": train_size, "val": val_size, "test": test_size}
         self.test_grids = test_grids or []
         self.cache_dir = cache_dir

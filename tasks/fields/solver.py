@@ -29,8 +29,10 @@ from filelock import FileLock
 from tqdm.auto import tqdm
 
 from blockzoo.checkpoints import cache_root, load_state_dict, save_state_dict
+from blockzoo.tasks.core.files import check_output
+from blockzoo.tasks.core.streams import stream
 
-__all__ = ["NavierStokesSettings", "generate", "add_arguments", "run", "random_forcing", "solve_vorticity"]
+__all__ = ["NavierStokesSettings", "add_arguments", "generate", "random_forcing", "run", "solve_vorticity"]
 
 _SPECTRUM = 64
 """Random coefficients are drawn for a grid of this size, so that a function does not depend on its grid."""
@@ -53,6 +55,7 @@ def random_forcing(
     tau: float = 3.0,
     alpha: float = 4.0,
     dtype: torch.dtype = torch.float64,
+    streams: int = 2,
 ) -> torch.Tensor:
     """Gaussian random fields with spectrum amplitude² (|k|² + tau²) ** -alpha and mean zero.
 
@@ -64,15 +67,19 @@ def random_forcing(
         tau: Inverse length.
         alpha: Smoothness.
         dtype: Of the result; the numbers are drawn and summed in float64.
+        streams: 2 gives every field of every seed random numbers of its own. 1 repeats the data of blockzoo 0.1, in
+            which field `i + 1_000_003` of a seed is field `i` of the next one.
 
     Returns:
         (len(indices), size, size).
 
     Raises:
-        ValueError: `size` is less than 64.
+        ValueError: `size` is less than 64, `streams` is neither 1 nor 2, or `seed` is negative.
     """
     if size < _SPECTRUM:
         raise ValueError(f"size={size} must be at least {_SPECTRUM}, the grid that random coefficients are drawn for")
+    if streams not in (1, 2):
+        raise ValueError(f"streams={streams} must be 1 or 2")
     k1, k2 = _wavenumbers(_SPECTRUM, torch.float64)
     deviation = amplitude * (k1**2 + k2**2 + tau**2) ** (-alpha / 2)
     deviation[0, 0] = 0
@@ -80,8 +87,7 @@ def random_forcing(
     deviation[:, -1] = 0
     fields = []
     for index in indices:
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + int(index))
-        white = torch.randn(_SPECTRUM, _SPECTRUM, generator=generator, dtype=torch.float64)
+        white = _white_noise(seed, int(index), streams)
         spectrum = torch.fft.rfft2(white, norm="ortho") * deviation
         whole = torch.zeros(size, size // 2 + 1, dtype=torch.complex128)
         half = _SPECTRUM // 2
@@ -89,6 +95,14 @@ def random_forcing(
         whole[-half + 1 :, :half] = spectrum[-half + 1 :, :half]
         fields.append(torch.fft.irfft2(whole, s=(size, size), norm="forward"))
     return torch.stack(fields).to(dtype)
+
+
+def _white_noise(seed: int, index: int, streams: int) -> torch.Tensor:
+    """Standard normal values (64, 64) of one field."""
+    if streams == 2:
+        return torch.from_numpy(stream(seed, index).standard_normal((_SPECTRUM, _SPECTRUM)))
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + index)
+    return torch.randn(_SPECTRUM, _SPECTRUM, generator=generator, dtype=torch.float64)
 
 
 @torch.no_grad()
@@ -176,7 +190,10 @@ class NavierStokesSettings(dict[str, Any]):
         seed: int = 0,
         cfl: float = 1.0,
         dtype: str = "float64",
+        streams: int = 2,
     ) -> None:
+        if streams not in (1, 2):
+            raise ValueError(f"streams={streams} must be 1 or 2")
         if dtype not in ("float32", "float64"):
             raise ValueError(f"dtype={dtype!r} must be 'float32' or 'float64'")
         if steps < 1:
@@ -190,12 +207,16 @@ class NavierStokesSettings(dict[str, Any]):
             seed=seed,
             cfl=cfl,
             dtype=dtype,
+            streams=streams,
         )
 
     @property
     def name(self) -> str:
         """A short name of exactly these settings."""
-        digest = hashlib.sha256(json.dumps({**self, "version": 1, "chunk": _CHUNK}, sort_keys=True).encode())
+        about = {**self, "version": 1, "chunk": _CHUNK}
+        if self["streams"] == 1:  # data of before there was a choice keep their name
+            del about["streams"]
+        digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
         return f"re{self['reynolds']:g}_{self['size']}_{digest.hexdigest()[:12]}"
 
 
@@ -248,7 +269,12 @@ def generate(
             if not path.is_file():
                 indices = range(chunk * _CHUNK, (chunk + 1) * _CHUNK)
                 forcing = random_forcing(
-                    indices, settings["size"], settings["seed"], settings["amplitude"], dtype=dtype
+                    indices,
+                    settings["size"],
+                    settings["seed"],
+                    settings["amplitude"],
+                    dtype=dtype,
+                    streams=settings["streams"],
                 )
                 w = solve_vorticity(forcing, settings["reynolds"], times, cfl=settings["cfl"])
                 tensors = {"forcing": forcing.float(), "vorticity": w.float()}
@@ -262,11 +288,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("--count", type=int, required=True, help="samples")
     parser.add_argument("--first", type=int, default=0, help=f"number of the first one, a multiple of {_CHUNK}")
+    choices: dict[str, tuple[Any, ...]] = {"dtype": ("float32", "float64"), "streams": (1, 2)}
     for name, default in NavierStokesSettings().items():
-        choices = ("float32", "float64") if name == "dtype" else None
         kind: Any = type(default)
         option = f"--{name.replace('_', '-')}"
-        parser.add_argument(option, type=kind, default=default, choices=choices, help=f"default: {default}")
+        parser.add_argument(option, type=kind, default=default, choices=choices.get(name), help=f"default: {default}")
     parser.add_argument("--cache-dir", help="folder of what has been solved (default: in the user's cache)")
     parser.add_argument("--half", action="store_true", help="write float16, at half the size")
     parser.add_argument(
@@ -275,7 +301,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Solve what is not solved yet, and write it if asked to."""
+    """Solve, and write where that was asked for."""
+    if args.out:
+        if Path(args.out).suffix != ".safetensors":
+            raise ValueError(f"--out {args.out} must end in .safetensors")
+        check_output(args.out)
     settings = NavierStokesSettings(**{name: getattr(args, name) for name in NavierStokesSettings()})
     solved = generate(args.count, settings, args.first, args.cache_dir)
     if args.out:

@@ -110,5 +110,7 @@ def test_the_layer_compiles_in_one_graph_and_exports():
         torch.testing.assert_close(compiled(x), expected, rtol=1e-4, atol=1e-5)
         program = torch.export.export(layer, (x,))
         with torch.autocast("cpu", torch.bfloat16):
-            torch.testing.assert_close(layer(x).float(), expected, rtol=0.1, atol=0.1)
+            mixed = layer(x).float()
+    # A rounding to bfloat16 is at most 2 ** -9 of a value; ten in a row stay below this.
+    assert (mixed - expected).norm() < 0.02 * expected.norm()
     assert not any("blockzoo" in str(node.target) for node in program.graph.nodes)

@@ -133,7 +133,8 @@ def test_autocast_with_gradients_alone_and_in_a_graph(name, mode):
             with torch.autocast("cpu", torch.bfloat16):
                 out = form(*args)
             results.append(out)
-            torch.testing.assert_close(out.float(), expected, rtol=0.1, atol=0.1)
+            # A rounding to bfloat16 is at most 2 ** -9 of a value; ten in a row stay below this.
+            assert (out.float() - expected).norm() < 0.02 * expected.norm()
             assert all(grad.isfinite().all() for grad in torch.autograd.grad(out.float().sum(), args))
         assert results[0].dtype == results[1].dtype
 

@@ -131,6 +131,7 @@ WORKER = Path(__file__).with_name("patches_worker.py")
 worker = _loaded(WORKER)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", [2, 4])
 def test_patches_spread_over_processes_give_the_loss_and_gradients_of_one(world, tmp_path):
     """12 patches of 3 samples; and data-parallel averaging gives the same gradients."""
