@@ -39,15 +39,15 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         ValueError: A file is missing, the name has no weights, or nothing reads files for such a model.
     """
-    for file in args.file:
-        if not Path(file).exists():
-            raise ValueError(f"{file}: no such file or folder")
     if args.batch_size is not None and args.batch_size < 1:
         raise ValueError(f"--batch-size {args.batch_size} must be at least 1")
     device = checked_device(args.device)
     resolved = names.resolve(args.name)
     if not names.has_weights(resolved):
         raise ValueError(f"{args.name} has no weights; name a tag (blockzoo list --pretrained), a run or a repository")
+    for file in args.file:
+        if not Path(file).exists():
+            raise ValueError(f"{file}: no such file or folder")
     model = names.build(args.name, cache_dir=args.cache_dir).to(device)
     readers = rooms.declared("readers")
     place = readers.get(f"{model.modality}/{model.task}", readers.get(model.modality))

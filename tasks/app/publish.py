@@ -20,7 +20,8 @@ from typing import Any
 
 from blockzoo import create_model
 from blockzoo.checkpoints import read_metadata
-from blockzoo.tasks.app.demo import TOLERANCE, measure
+from blockzoo.tasks.app.demo_results import TOLERANCE
+from blockzoo.tasks.core.evaluation import measure
 
 __all__ = ["add_arguments", "run"]
 

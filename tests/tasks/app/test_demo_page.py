@@ -78,7 +78,7 @@ def test_every_family_has_a_section(demo_run, read):
     covered = {module for family in families() for module in (family.name, *family.also)}
     assert set(blockzoo.list_families()) <= covered
     for family in families():
-        assert len(re.findall(r"[.!?](?:\s|$)", family.purpose)) == 2, family.name
+        assert len(re.findall(r"[.!?](?:\s|$)", family.about.purpose)) == 2, family.name
     assert demo_run.page.count("<h3>Speed on this machine</h3>") == len(families())
 
 

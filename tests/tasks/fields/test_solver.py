@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from blockzoo.__main__ import main
 from blockzoo.checkpoints import load_state_dict
 from blockzoo.tasks.fields import solver as navier_stokes
 from blockzoo.tasks.fields.files import FieldFiles
@@ -12,7 +13,6 @@ from blockzoo.tasks.fields.pairs import NavierStokes
 from blockzoo.tasks.fields.solver import (
     NavierStokesSettings,
     generate,
-    main,
     random_forcing,
     solve_vorticity,
 )
@@ -190,7 +190,7 @@ def test_other_settings_are_another_data_set():
 def test_the_command_shows_progress_and_writes_a_file_that_trainings_read(tmp_path, capsys):
     out = tmp_path / "flow.safetensors"
     options = ["--count", "20", "--size", "64", "--final-time", "0.05", "--dtype", "float32"]
-    main([*options, "--cache-dir", str(tmp_path), "--out", str(out)])
+    assert main(["science", "navier-stokes", *options, "--cache-dir", str(tmp_path), "--out", str(out)]) == 0
     printed = capsys.readouterr()
     assert "vorticity (20, 1, 64, 64)" in printed.out
     assert "solving Navier-Stokes: 100%" in printed.err

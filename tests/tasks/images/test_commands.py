@@ -12,10 +12,11 @@ from torch import nn
 
 import blockzoo
 from blockzoo.__main__ import main
-from blockzoo.tasks.app.predict import image_files
 from blockzoo.tasks.core.memory import peak_bytes, peak_bytes_apart
+from blockzoo.tasks.core.predictions import files_below
 from blockzoo.tasks.images.bench import p3d_like, saved_bytes
 from blockzoo.tasks.images.cam import class_activation_map
+from blockzoo.tasks.images.predict import SUFFIXES
 
 SHIPPED = [name for name in blockzoo.list_pretrained() if name.endswith(".cifar10")]
 
@@ -50,13 +51,13 @@ def test_activation_maps_of_every_family_lie_in_the_unit_interval(name):
 def test_images_are_found_in_folders_and_named_files_are_taken(tmp_path):
     for name in ("b.png", "a.jpg", "notes.txt"):
         (tmp_path / name).touch()
-    assert [path.name for path in image_files([str(tmp_path)])] == ["a.jpg", "b.png"]
-    assert [path.name for path in image_files([str(tmp_path / "notes.txt")])] == ["notes.txt"]
+    assert [path.name for path in files_below([str(tmp_path)], "image", SUFFIXES)] == ["a.jpg", "b.png"]
+    assert [path.name for path in files_below([str(tmp_path / "notes.txt")], "image", SUFFIXES)] == ["notes.txt"]
     with pytest.raises(ValueError, match="nothing.png: no such file or folder"):
-        image_files([str(tmp_path / "nothing.png")])
+        files_below([str(tmp_path / "nothing.png")], "image", SUFFIXES)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="no image in .*empty"):
-        image_files([str(tmp_path / "empty")])
+        files_below([str(tmp_path / "empty")], "image", SUFFIXES)
 
 
 @pytest.mark.skipif(not SHIPPED, reason="no image checkpoint is shipped")
@@ -64,7 +65,9 @@ def test_shipped_weights_predict_images_from_files(tmp_path, capsys):
     Image.new("RGB", (50, 40), (90, 140, 220)).save(tmp_path / "sky.png")
     assert main(["predict", SHIPPED[0], str(tmp_path), "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)
-    assert row["image"].endswith("sky.png") and len(row["top"]) == 5 and row["label"] == next(iter(row["top"]))
+    probabilities = row["probabilities"]
+    assert row["image"].endswith("sky.png") and row["label"] == max(probabilities, key=probabilities.get)
+    assert row["probability"] == probabilities[row["label"]] and sum(probabilities.values()) == pytest.approx(1)
     (tmp_path / "broken.png").write_bytes(b"no image")
     assert main(["predict", SHIPPED[0], str(tmp_path)]) != 0
     assert "broken.png is not a readable image" in capsys.readouterr().err

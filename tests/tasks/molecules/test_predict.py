@@ -47,7 +47,7 @@ def test_wrong_files_are_named(tmp_path, monkeypatch, capsys):
     for name, message in (
         ("gold.xyz", "gold.xyz, frame 0: atomic_numbers has [79], elements that this model does not know"),
         ("broken.xyz", "2 atoms are announced, the file ends after 1"),
-        ("gone.xyz", "no file gone.xyz"),
+        ("gone.xyz", "gone.xyz: no such file"),
     ):
         assert main(["predict", "tdn.gfn2", name]) != 0
         assert message in capsys.readouterr().err

@@ -151,7 +151,7 @@ def test_mistakes_in_a_fit_are_one_line(call, args, said):
 def test_an_anomaly_model_scores_every_row(folder, call, monkeypatch):
     model = blockzoo.create_model("timesnet_anomaly", seq_len=48, in_chans=1, d_model=4, d_ff=4, num_kernels=2).eval()
     monkeypatch.setattr(blockzoo, "create_model", lambda *args, **kwargs: model)
-    status, out, _ = call("predict", "any", "load.csv", "--columns", "load", "temp", "--json")
+    status, out, _ = call("predict", "any.tag", "load.csv", "--columns", "load", "temp", "--json")
     rows = json.loads(out)
     assert status == 0 and len(rows) == 500 and list(rows[0]) == ["date", "score_load", "score_temp"]
     assert rows[100]["score_load"] == 0 < rows[100]["score_temp"]  # a missing value has no error
