@@ -325,6 +325,9 @@ def build_model(
     described: dict[str, Any] = {**model.pretrained_cfg, "file": cfg.file, "source": cfg.source, "state_dict": None}
     if cfg.modality != "image":
         described["input_size"] = built.input_size
+    elif described.get("input_size"):
+        channels = kwargs.get("in_chans", cfg.input_size[0])
+        described["input_size"] = (channels, *described["input_size"][1:])
     if ("num_classes" in described or cfg.modality == "image") and hasattr(built, "num_classes"):
         described["num_classes"] = built.num_classes
     built.init_args = arguments
