@@ -21,6 +21,7 @@ from typing import Any
 
 from blockzoo.tasks.core import names
 from blockzoo.tasks.core.evaluation import measure
+from blockzoo.tasks.core.files import check_output
 from blockzoo.tasks.core.output import add_model_args, parse_model_args
 from blockzoo.tasks.deploy.checking import TOLERANCE, liven
 
@@ -62,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--quantize goes with --format onnx, not {args.format}")
     if args.calibration and args.quantize != "static":
         raise ValueError("--calibration goes with --quantize static")
+    check_output(args.out)
     args.name = names.resolve(args.name)
     pretrained = names.has_weights(args.name)
     model = names.build(args.name, **parse_model_args(args.arg))

@@ -220,8 +220,8 @@ def test_the_benchmark_compares_equal_functions(call, monkeypatch):
         ("forward", "plain"), ("forward", "as built"), ("forward", "deployed"),
         ("training", "plain"), ("training", "as built"),
     }  # fmt: skip
-    plain = bench._plain("timesnet_forecast", (model := bench.blockzoo.create_model("timesnet_forecast")), {})
-    inputs = bench._inputs(model, 3)
+    model = bench.blockzoo.create_model("timesnet_forecast")
+    plain, inputs = bench_series._plain("timesnet_forecast", model, {}, "cpu"), bench_series._inputs(model, 3, "cpu")
     torch.testing.assert_close(plain.eval()(**inputs), model.eval()(**inputs), rtol=1e-4, atol=1e-5)
 
 

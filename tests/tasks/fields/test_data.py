@@ -168,7 +168,7 @@ def test_files_that_are_none_are_named(tmp_path, write):
             read_fields(broken)
     other = tmp_path / "fields.csv"
     other.write_text("x,y")
-    with pytest.raises(ValueError, match=r"must end in .npz, .safetensors or .pt"):
+    with pytest.raises(ValueError, match=r"must end in .npz, .npy, .safetensors, .pt"):
         read_fields(other)
 
 
