@@ -23,6 +23,7 @@ import hashlib
 import json
 import os
 import re
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.resources import files
@@ -152,6 +153,7 @@ def _lock(artifact: Artifact, path: Path, cache_dir: str | Path | None) -> Path:
     try:
         _refuse_text(path)
         digest = _stated(artifact, path)
+        _parse(path)
     except CheckpointError:
         path.unlink()
         raise
@@ -161,6 +163,13 @@ def _lock(artifact: Artifact, path: Path, cache_dir: str | Path | None) -> Path:
     os.replace(path, final)
     _stamp(path).unlink(missing_ok=True)
     return final
+
+
+def _parse(path: Path) -> None:
+    """Read the whole file as weights, so that nothing else is ever recorded as the published one."""
+    from blockzoo.checkpoints.io import load_state_dict
+
+    load_state_dict(path)
 
 
 def _stated(artifact: Artifact, path: Path) -> str:
@@ -179,9 +188,20 @@ def _record(artifact: Artifact, entry: dict[str, Any], cache_dir: str | Path | N
         file = root / LOCK_FILE
         known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         known[artifact.name] = entry
-        temporary = file.with_name(f"{file.name}.tmp")
-        temporary.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, file)
+        _write_whole(file, json.dumps(known, indent=2) + "\n")
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Write a small text file under a name of its own, then give it its name."""
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
 
 
 def adopt(
@@ -323,13 +343,13 @@ def _intact(artifact: Artifact, path: Path) -> bool:
     try:
         identity = _identity(artifact, path)
         with contextlib.suppress(OSError):
-            if _stamp(path).read_text() == identity:
+            if _stamp(path).read_text(encoding="utf-8") == identity:
                 return True
         verify_file(path, artifact)
     except (FileNotFoundError, ChecksumError):
         return False
     with contextlib.suppress(OSError):  # a shared cache may be read-only: then the file is hashed each time
-        _stamp(path).write_text(identity)
+        _write_whole(_stamp(path), identity)
     return True
 
 
@@ -352,7 +372,7 @@ def _from_any(artifact: Artifact, sources: list[Source], path: Path, failures: _
             failures.append((source, error))
         else:
             os.replace(part, path)
-            _stamp(path).write_text(_identity(artifact, path))
+            _write_whole(_stamp(path), _identity(artifact, path))
             return
     raise _failure(artifact, failures)
 

@@ -4,16 +4,21 @@ import argparse
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from blockzoo.checkpoints.errors import CheckpointError
 
-__all__ = ["load_state_dict", "read_metadata", "save_state_dict"]
+__all__ = ["load_state_dict", "read_metadata", "save_state_dict", "unwrap"]
+
+_WRAPPERS = ("model.", "module.", "_orig_mod.")
+_ENTRIES = ("state_dict_ema", "model_ema", "net_E", "state_dict", "model", "net")
 
 
 def load_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
@@ -22,8 +27,8 @@ def load_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
     Args:
         path: A safetensors file; or a torch file, of which the entry `state_dict_ema`, `model_ema`, `net_E`,
             `state_dict`, `model` or `net` is taken, in this order, where there is one. Of a Lightning checkpoint only
-            the entries below "model." are taken, without that prefix. The prefixes "module." of data parallelism and
-            "_orig_mod." of a compiled model are removed.
+            the entries below "model." are taken, without that prefix. What wrappers add is removed, see `unwrap`.
+            Numbers of NumPy beside the weights are read; other objects are refused.
 
     Returns:
         Tensors on the CPU, in the file's order; beside them only what modules store as their "_extra_state".
@@ -54,8 +59,8 @@ def read_metadata(path: str | Path) -> dict[str, str]:
 
 def _from_torch(path: Path) -> dict[str, torch.Tensor]:
     try:
-        # Training scripts store their arguments beside the weights; a namespace holds data only.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        # Training scripts store their arguments and scores beside the weights; these hold data only.
+        with torch.serialization.safe_globals([argparse.Namespace, *_numpy_scalars()]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file makes the reader fail in any way
         refused = re.search(r"GLOBAL \S+|TorchScript", str(error))
@@ -68,22 +73,49 @@ def _from_torch(path: Path) -> dict[str, torch.Tensor]:
             "and save model.state_dict() alone, best as safetensors."
         ) from error
     is_lightning = isinstance(content, dict) and "pytorch-lightning_version" in content
-    for key in ("state_dict_ema", "model_ema", "net_E", "state_dict", "model", "net"):
-        if isinstance(content, dict) and isinstance(content.get(key), Mapping):
-            content = content[key]
+    while isinstance(content, Mapping):
+        inner = next((content[key] for key in _ENTRIES if isinstance(content.get(key), Mapping)), None)
+        if inner is None:
             break
+        content = inner
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a state dict")
     state_dict = dict(content)
     if is_lightning:
         state_dict = {name[6:]: value for name, value in state_dict.items() if name.startswith("model.")} or state_dict
-    for prefix in ("_orig_mod.", "module."):
-        if state_dict and all(str(name).startswith(prefix) for name in state_dict):
-            state_dict = {name.removeprefix(prefix): value for name, value in state_dict.items()}
+    state_dict = unwrap(state_dict, _WRAPPERS[1:])
     for name, value in state_dict.items():
         if not isinstance(value, torch.Tensor) and not str(name).endswith("_extra_state"):
             raise CheckpointError(f"{path}: entry {name!r} is a {type(value).__name__}, so this is not a state dict")
     return state_dict
+
+
+def unwrap(state_dict: Mapping[str, Any], prefixes: Sequence[str] = _WRAPPERS) -> dict[str, Any]:
+    """Remove what wrappers of a model add to the names of its state dict, in whatever order they were put around it.
+
+    These are the prefixes "model." of a task, "module." of data parallelism and "_orig_mod." of `torch.compile`, where
+    all names have them, and the counter of torch's `AveragedModel`.
+
+    Args:
+        state_dict: Tensors by name.
+        prefixes: Those that are removed.
+    """
+    found = dict(state_dict)
+    while found:
+        named = {name: value for name, value in found.items() if name != "n_averaged"} or found
+        prefix = next((word for word in prefixes if all(str(name).startswith(word) for name in named)), None)
+        if prefix is None or (len(named) < len(found) and prefix != "module."):
+            break
+        found = {name.removeprefix(prefix): value for name, value in named.items()}
+    return found
+
+
+def _numpy_scalars() -> list[Any]:
+    """What the pickle of a NumPy number names: the function that makes it, and types of numbers alone."""
+    kinds = [np.dtype(kind) for kind in "?bBhHiIlLqQefd"]
+    scalar = np.float64(0).__reduce__()[0]
+    names = ("numpy._core.multiarray.scalar", "numpy.core.multiarray.scalar")  # of NumPy 2 and 1
+    return [np.dtype, *((scalar, name) for name in names), *{type(kind) for kind in kinds}]
 
 
 def save_state_dict(

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["transfer"]
 
 TRIES = 5
+UNSTATED_LIMIT = 8 << 30
+"""Largest file in bytes that is taken from a server when nobody has published its size."""
 _RETRIED = {408, 425, 429, 500, 502, 503, 504}
 _MAX_WAIT = 60.0
 
@@ -85,11 +87,14 @@ def _from_web(url: str, artifact: Artifact, part: Path) -> None:
     """Get a file over http, resuming until it is complete or `TRIES` tries in a row bring nothing new."""
     import httpx
 
-    tries, longest = 0, _size(part)
+    if artifact.sha256 is None:
+        # Nothing says which version of the file the bytes of an earlier call are from.
+        part.unlink(missing_ok=True)
+    tries, longest, version = 0, _size(part), _Version()
     with httpx.Client(follow_redirects=True, timeout=_timeout()) as client:
         while True:
             try:
-                return _get(client, url, artifact, part)
+                return _get(client, url, artifact, part, version)
             except (httpx.InvalidURL, httpx.TooManyRedirects, httpx.UnsupportedProtocol) as error:
                 raise DownloadError(f"{type(error).__name__}: {error}") from error
             except (httpx.TransportError, _Passing) as error:
@@ -100,6 +105,30 @@ def _from_web(url: str, artifact: Artifact, part: Path) -> None:
                 kind = "" if isinstance(failure, _Passing) else f"{type(failure).__name__}: "
                 raise DownloadError(f"gave up after {TRIES} tries: {kind}{failure}") from failure
             sleep(max(min(0.25 * 2**tries, 8.0), getattr(failure, "wait", 0.0)))
+
+
+class _Version:
+    """The version of a file that a server sends: its strong entity tag, or its date, and its length."""
+
+    def __init__(self) -> None:
+        self.tag = self.date = self.total = ""
+
+    @property
+    def condition(self) -> str:
+        """What `If-Range` takes; empty when the server gives nothing that identifies a version."""
+        return self.tag or self.date
+
+    def start(self, response: "httpx.Response", total: str) -> None:
+        """Note the version of a whole file."""
+        tag = response.headers.get("etag", "")
+        self.tag = "" if tag.startswith("W/") else tag
+        self.date, self.total = response.headers.get("last-modified", ""), total
+
+    def differs(self, response: "httpx.Response", total: str) -> bool:
+        """Whether a part of a file is from another version than its beginning."""
+        tag, date = response.headers.get("etag", ""), response.headers.get("last-modified", "")
+        changed = [self.tag and tag and tag != self.tag, self.date and date and date != self.date]
+        return bool(any(changed) or (self.total.isdigit() and total.isdigit() and total != self.total))
 
 
 def _timeout() -> float:
@@ -114,12 +143,16 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _get(client: "httpx.Client", url: str, artifact: Artifact, part: Path) -> None:
-    """One request for what is missing of the file."""
+def _get(client: "httpx.Client", url: str, artifact: Artifact, part: Path, version: _Version) -> None:
+    """One request for what is missing of the file, or for all of it where only that makes sure of one version."""
+    if artifact.sha256 is None and not version.condition:
+        part.unlink(missing_ok=True)
     have = _size(part)
     if have and have == artifact.size:
         return
     headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={have}-"} if have else {})}
+    if have and version.condition:
+        headers["If-Range"] = version.condition
     with client.stream("GET", url, headers=headers) as response:
         status = response.status_code
         if status == 416:  # what is on disk does not fit the file there
@@ -129,7 +162,7 @@ def _get(client: "httpx.Client", url: str, artifact: Artifact, part: Path) -> No
             raise _Passing(f"HTTP {status}", _retry_after(response.headers.get("retry-after", "")))
         if status not in (200, 206):
             raise DownloadError(f"HTTP {status}")
-        _receive(response, artifact, part, have)
+        _receive(response, artifact, part, have, version)
 
 
 def _retry_after(header: str) -> float:
@@ -141,10 +174,13 @@ def _retry_after(header: str) -> float:
     return 0.0
 
 
-def _receive(response: "httpx.Response", artifact: Artifact, part: Path, have: int) -> None:
+def _receive(response: "httpx.Response", artifact: Artifact, part: Path, have: int, version: _Version) -> None:
     """Append a response's body to the partial file, or start that anew when the server sends the whole."""
     if response.headers.get("content-type", "").startswith("text/html"):
         raise DownloadError("the server sent a web page instead of the file")
+    encoding = response.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        raise DownloadError(f"the server sent the file in the encoding {encoding!r}, which was not asked for")
     start, total = 0, response.headers.get("content-length", "")
     if response.status_code == 206:
         match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("content-range", ""))
@@ -152,9 +188,19 @@ def _receive(response: "httpx.Response", artifact: Artifact, part: Path, have: i
             part.unlink(missing_ok=True)
             raise _Passing("the server sent another range than asked for")
         start, total = have, match[2]
+        if version.differs(response, total):
+            part.unlink(missing_ok=True)
+            version.start(response, "")
+            raise _Passing("the file there changed during the transfer")
+    else:
+        version.start(response, total)
     expected = artifact.size if artifact.size is not None else int(total) if total.isdigit() else None
     if total.isdigit() and int(total) != expected:
         raise ChecksumError(f"the file there has {total} bytes, expected {expected}")
+    if expected is None:
+        raise DownloadError("neither the manifest nor the server says how large the file is")
+    if artifact.size is None and expected > UNSTATED_LIMIT:
+        raise DownloadError(f"the file there has {expected:,} bytes; without a published size {UNSTATED_LIMIT:,} are taken")
     chunks = response.iter_raw()
     first = next(chunks, b"")
     if start == 0 and first.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html")):
@@ -162,13 +208,11 @@ def _receive(response: "httpx.Response", artifact: Artifact, part: Path, have: i
     received = start
     with part.open("ab" if start else "wb") as file, _progress(artifact, start) as advance:
         for chunk in itertools.chain([first], chunks):
-            file.write(chunk)
             received += len(chunk)
-            advance(len(chunk))
-            if expected is not None and received > expected:
+            if received > expected:
                 raise ChecksumError(f"the file there is larger than the expected {expected} bytes")
-    if expected is None:
-        raise DownloadError("neither the manifest nor the server says how large the file is")
+            file.write(chunk)
+            advance(len(chunk))
     if received < expected:
         raise _Passing(f"{received} of {expected} bytes arrived")
 

@@ -1,11 +1,14 @@
 """From a name to a model: sources, configurations, construction and weights, on timm's builder."""
 
 import json
+import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import timm
+import torch
 from timm.models import build_model_with_cfg, parse_model_name
 from timm.models._hub import load_model_config_from_path
 from timm.models._registry import split_model_name_tag
@@ -15,6 +18,8 @@ from blockzoo import _registry, _timm_bridge, checkpoints
 from blockzoo._arguments import check_arguments
 from blockzoo._cfg import ZooCfg
 from blockzoo._model import ZooModel
+from blockzoo.checkpoints.hub import WEIGHTS
+from blockzoo.checkpoints.io import unwrap
 
 __all__ = ["build_model", "convert_state_dict", "create_model", "from_pretrained"]
 
@@ -23,6 +28,24 @@ ModelT = TypeVar("ModelT", bound=nn.Module)
 BUILDER_ARGS = ("features_only", "out_indices", "feature_cls", "output_fmt", "pretrained_model_args")
 """Arguments that timm's builder takes, beside those of the model's constructor."""
 
+
+_OF_THE_SOURCE = {"url", "file", "state_dict", "checkpoint", "hf_hub_id", "hf_hub_filename", "source", "custom_load"}
+"""Entries of a configuration that say where weights come from."""
+
+_OF_THE_CALLER = {
+    "cache_dir",
+    "checkpoint_path",
+    "device",
+    "dtype",
+    "feature_cls",
+    "pretrained",
+    "pretrained_cfg",
+    "pretrained_cfg_overlay",
+    "pretrained_model_args",
+}
+"""Arguments that a folder's own configuration may not set."""
+
+_MAX_DEPTH = 16
 
 def create_model(
     model_name: str,
@@ -42,7 +65,8 @@ def create_model(
             weights go through one verified path (`blockzoo.checkpoints.fetch`).
         pretrained_cfg: A tag, or a whole configuration, instead of the tag in the name.
         pretrained_cfg_overlay: Entries that replace those of the configuration.
-        checkpoint_path: A file of weights in our layout or a published one, loaded strictly after construction.
+        checkpoint_path: A file of weights in our layout or a published one, instead of those of the tag. They are
+            adapted to `num_classes` and `in_chans` as the tag's are.
         cache_dir: Folder for downloads instead of the default one.
         **kwargs: Arguments of the model (`num_classes`, `in_chans`, `drop_rate`, ...) and of timm's builder
             (`features_only`, `out_indices`, ...); None means the default, except where it is a value (`none_args` of
@@ -70,6 +94,7 @@ def create_model(
             **kwargs,
         )
     source, name = parse_model_name(model_name)
+    weights = None if checkpoint_path is None else Path(checkpoint_path)
     if source is None:
         name, tag = split_model_name_tag(name)
         pretrained_cfg = pretrained_cfg or tag or None
@@ -77,26 +102,42 @@ def create_model(
         raise ValueError(f"pretrained_cfg={pretrained_cfg!r} cannot be given with {model_name!r}, which brings its own")
     else:
         if source == "local-dir":
-            pretrained_cfg, name, model_args = _described(Path(name), {"file": name, "source": "local-dir"})
+            folder, extra = Path(name), {"file": name, "source": "local-dir"}
         else:
-            about = checkpoints.fetch_hub(name, ("config.json",), cache_dir)
-            found = {"file": str(checkpoints.fetch_hub(name, cache_dir=cache_dir))} if pretrained else {}
-            pretrained_cfg, name, model_args = _described(
-                about.parent, {"hf_hub_id": name, "source": "hf-hub", **found}
-            )
+            folder = checkpoints.fetch_hub(name, ("config.json",), cache_dir).parent
+            extra = {"hf_hub_id": name, "source": "hf-hub"}
+            if pretrained and weights is None:
+                weights = checkpoints.fetch_hub(name, cache_dir=cache_dir)
+                extra["file"] = str(weights)
+        pretrained_cfg, name, model_args = _described(folder, extra)
         name = name.removeprefix(_timm_bridge.PREFIX)
-        kwargs = {**(model_args or {}), **_without_none(kwargs, _registry.get_pretrained_cfg(name).none_args)}
+        try:
+            _registry.model_entrypoint(name)
+        except ValueError as error:
+            raise ValueError(f"{folder / 'config.json'}: {error}") from error
+        if source == "local-dir" and pretrained and weights is None:
+            weights = _weights_in(folder)
+        kwargs = {**model_args, **_without_none(kwargs, _registry.get_pretrained_cfg(name).none_args)}
     kwargs = _without_none(kwargs, _registry.get_pretrained_cfg(name).none_args)
-    model = _registry.model_entrypoint(name)(
+    if weights is not None:
+        # Only the architecture's own arguments are asked of the configuration; the weights come from this file.
+        state_dict = _Weights(checkpoints.load_state_dict(weights))
+        state_dict.file, state_dict.classes_chosen = weights, "num_classes" in kwargs or bool(source)
+        pretrained_cfg_overlay = {**(pretrained_cfg_overlay or {}), "state_dict": state_dict}
+    return _registry.model_entrypoint(name)(
         pretrained=pretrained,
         pretrained_cfg=pretrained_cfg,
         pretrained_cfg_overlay=pretrained_cfg_overlay,
         cache_dir=cache_dir,
         **kwargs,
     )
-    if checkpoint_path:
-        model.load_state_dict(convert_state_dict(model, checkpoints.load_state_dict(checkpoint_path)), strict=True)
-    return model
+
+
+class _Weights(dict[str, Any]):
+    """A state dict that knows where it came from, and whether its reader chose a number of classes."""
+
+    file: Path
+    classes_chosen: bool
 
 
 def from_pretrained(source: str | Path, **kwargs: Any) -> Any:
@@ -123,18 +164,44 @@ def _fetched(name: str, cache_dir: str | Path | None) -> dict[str, Any] | None:
     return None if artifact is None else {"file": str(checkpoints.fetch(artifact, cache_dir=cache_dir))}
 
 
+def _weights_in(folder: Path) -> Path:
+    """The file of weights in a model's folder."""
+    for name in WEIGHTS:
+        if (folder / name).is_file():
+            return folder / name
+    raise checkpoints.CheckpointError(f"{folder} holds no weights: it has no {' or '.join(WEIGHTS)}")
+
+
 def _described(folder: Path, extra: dict[str, Any]) -> tuple[dict[str, Any], str, dict[str, Any]]:
-    """What `config.json` in a folder says: configuration of the weights, name, and arguments of the model."""
-    if not (folder / "config.json").is_file():
+    """What `config.json` in a folder says: configuration of the weights, name, and arguments of the model.
+
+    The folder may be anybody's. It says what to build and how inputs are prepared; where weights come from, and what
+    the caller alone decides, is not taken from it.
+    """
+    file = folder / "config.json"
+    if not file.is_file():
         raise ValueError(f"{folder} has no config.json, so it is not a model's folder")
     try:
-        text = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        text = json.loads(file.read_text(encoding="utf-8"))
         if not isinstance(text, dict) or not isinstance(text.get("architecture"), str):
             raise ValueError("it names no architecture")
+        if _depth(text) > _MAX_DEPTH:
+            raise ValueError(f"it is nested more than {_MAX_DEPTH} levels deep")
         cfg, name, model_args = load_model_config_from_path(folder)
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ValueError(f"{folder / 'config.json'} does not describe a model: {error}") from error
-    return {**{key: value for key, value in cfg.items() if key != "file"}, **extra}, name, model_args or {}
+        model_args = dict(model_args or {})
+        own = dict(cfg.get("model_args") or {})
+        if refused := sorted(_OF_THE_CALLER & {*model_args, *own}):
+            raise ValueError(f"model_args holds {', '.join(refused)}, which only the caller may give")
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        what = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise ValueError(f"{file} does not describe a model: {what}") from error
+    kept = {key: value for key, value in cfg.items() if key not in _OF_THE_SOURCE}
+    return {**kept, **extra}, name, model_args
+
+
+def _depth(value: Any, limit: int = 64) -> int:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + max((_depth(item, limit - 1) for item in inner), default=0) if limit else 0
 
 
 def _without_none(kwargs: dict[str, Any], keep: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -153,9 +220,44 @@ def convert_state_dict(model: nn.Module, state_dict: dict[str, Any]) -> dict[str
     """
     if not isinstance(model, ZooModel):
         raise TypeError(f"model must be a model of the zoo, not {type(model).__name__}")
-    if all(name.startswith("model.") for name in state_dict):
-        state_dict = {name.removeprefix("model."): value for name, value in state_dict.items()}
-    return type(model).convert_state_dict(state_dict, model)
+    return type(model).convert_state_dict(unwrap(state_dict), model)
+
+
+def _adapted(state_dict: dict[str, Any], model: ZooModel, weights: _Weights) -> dict[str, Any]:
+    """Weights of a file in our layout; the configuration learns from it how many classes and channels it is for.
+
+    timm drops a classifier of another number of classes and adapts a stem to other channels by what the configuration
+    says. A file of weights says that itself.
+    """
+    found = convert_state_dict(model, weights)
+    cfg = model.pretrained_cfg
+    heads = cfg.get("classifier") or ()
+    heads = (heads,) if isinstance(heads, str) else tuple(heads)
+    own = model.state_dict()
+    for head in heads:
+        weight = found.get(f"{head}.weight")
+        if not isinstance(weight, torch.Tensor) or not cfg.get("num_classes"):
+            continue
+        cfg["num_classes"] = weight.shape[0]
+        built = getattr(model, "num_classes", weight.shape[0])
+        if built != weight.shape[0] and not weights.classes_chosen:
+            raise checkpoints.CheckpointError(
+                f"{weights.file} has {weight.shape[0]} classes and the model {built}: give "
+                f"num_classes={weight.shape[0]} to use them, or num_classes={built} to start a new classifier"
+            )
+    stems = getattr(model, "_traits", {}).get("first_conv") or cfg.get("first_conv")
+    for stem in (stems,) if isinstance(stems, str) else stems or ():
+        weight, module = found.get(f"{stem}.weight"), model.get_submodule(stem)
+        if isinstance(weight, torch.Tensor) and isinstance(module, nn.Conv2d) and cfg.get("input_size"):
+            cfg["input_size"] = (weight.shape[1] * module.groups, *cfg["input_size"][1:])
+    # timm loads loosely once the number of classes differs, so what else is missing must be found here.
+    missing = [name for name in own if name not in found and not name.startswith(tuple(f"{head}." for head in heads))]
+    if missing:
+        raise checkpoints.CheckpointError(
+            f"{weights.file} does not fit {type(model).__name__}: it lacks {', '.join(missing[:3])}"
+            + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        )
+    return found
 
 
 def build_model(
@@ -189,7 +291,13 @@ def build_model(
         tags = ", ".join(_registry.list_models(f"{variant}.*", pretrained=True)) or "none"
         raise checkpoints.CheckpointError(f"no pretrained weights for {variant}; names with weights: {tags}")
     overlay: dict[str, Any] = {}
-    if pretrained and cfg.checkpoint and not (cfg.file or cfg.state_dict):
+    filter_fn: Any = cls.convert_state_dict if issubclass(cls, ZooModel) else None
+    if isinstance(cfg.state_dict, _Weights):
+        pretrained = True
+        # timm copies what a configuration holds, so that the tensors go past it.
+        overlay |= {"source": None, "custom_load": False, "state_dict": {"file": str(cfg.state_dict.file)}}
+        filter_fn = partial(_adapted, weights=cfg.state_dict)
+    elif pretrained and cfg.checkpoint and not (cfg.file or cfg.state_dict):
         overlay["file"] = str(checkpoints.fetch(checkpoints.load_manifest()[cfg.checkpoint], cache_dir=cache_dir))
     if cfg.modality != "image":
         overlay["input_size"] = None  # timm's builder takes every size for that of an image
@@ -199,7 +307,7 @@ def build_model(
             variant,
             pretrained,
             pretrained_cfg=replace(cfg, **overlay),  # type: ignore[arg-type]  # timm takes its dataclass too
-            pretrained_filter_fn=cls.convert_state_dict if issubclass(cls, ZooModel) else None,
+            pretrained_filter_fn=filter_fn,
             feature_cfg=feature_cfg,
             cache_dir=cache_dir,
             **kwargs,
@@ -210,7 +318,7 @@ def build_model(
         sizes = ", ".join(f"{name}={value}" for name, value in kwargs.items() if name not in ("device", "dtype"))
         raise ValueError(f"{variant} cannot be built with {sizes}: it would not fit into memory") from error
     built = getattr(model, "model", model) if kwargs.get("features_only") else model
-    described: dict[str, Any] = {**model.pretrained_cfg, "file": cfg.file}
+    described: dict[str, Any] = {**model.pretrained_cfg, "file": cfg.file, "source": cfg.source, "state_dict": None}
     if cfg.modality != "image":
         described["input_size"] = built.input_size
     elif described.get("input_size"):
