@@ -22,6 +22,7 @@ class FaultyServer(http.server.ThreadingHTTPServer):
 
     def __init__(self):
         self.body, self.faults, self.requests, self.ranges = BODY, [], [], True
+        self.other, self.if_range, self.tagged, self.encoding = BODY, True, True, None
         self.content_type, self.retry_after, self.pauses = "application/octet-stream", "0.1", []
         super().__init__(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
@@ -42,9 +43,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(self.server.body)))
         self.end_headers()
 
+    def _tag(self):
+        return '"' + hashlib.sha256(self.server.body).hexdigest() + '"'
+
     def _hub_headers(self):
         self.send_header("X-Repo-Commit", REVISION)
-        self.send_header("ETag", '"' + hashlib.sha256(BODY).hexdigest() + '"')
+        if self.server.tagged:
+            self.send_header("ETag", self._tag())
         self.send_header("X-Linked-Size", str(len(self.server.body)))
 
     def do_GET(self):
@@ -64,8 +69,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
+        if fault == "swap":  # another version is there from now on
+            server.body = server.other
         start, body = 0, server.body
         wanted = self.headers.get("Range")
+        if server.if_range and self.headers.get("If-Range", self._tag()) != self._tag():
+            wanted = None
         if wanted and server.ranges:
             start = int(wanted.removeprefix("bytes=").split("-")[0])
             if start >= len(body):
@@ -82,6 +91,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             body = body[:-1] + b"!"
         self._hub_headers()
         self.send_header("Content-Type", server.content_type)
+        if server.encoding:
+            self.send_header("Content-Encoding", server.encoding)
         if fault in ("no-length", "whole-no-length"):
             self.send_header("Connection", "close")
         else:

@@ -6,15 +6,24 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import save
 
 import blockzoo
 from blockzoo import _builder
 from blockzoo.checkpoints import CheckpointError, ChecksumError, Source, fetch, is_cached, load_manifest
 
 
+def weights(seed):
+    """The bytes of a file of weights, always as many."""
+    generator = torch.Generator().manual_seed(seed)
+    return save({"a": torch.randn(100_000, generator=generator)})
+
+
 @pytest.fixture
 def unhashed(artifact, server):
     """An official artifact without a hash."""
+
+    server.body = weights(0)
 
     def make(file="w.bin", **changes):
         item = artifact(Source(url=f"{server.url}/{file}"))
@@ -34,7 +43,7 @@ def test_the_first_download_is_recorded_and_the_next_must_match(unhashed, server
     assert fetch(item) == path and len(server.requests) == requests
     path.unlink()
     assert not is_cached(item)
-    server.body = server.body[:-1] + b"?"
+    server.body = weights(2)
     with pytest.raises(ChecksumError, match=r"has sha256 [0-9a-f]{64}, expected [0-9a-f]{64}"):
         fetch(item)
     assert debris() == ["published.lock.json"]
@@ -58,6 +67,72 @@ def test_a_web_page_never_reaches_the_cache(unhashed, server, cache, debris):
     with pytest.raises(CheckpointError, match="web page instead of the file"):
         fetch(unhashed())
     assert not (cache / "published.lock.json").exists()
+
+
+def test_a_file_that_changes_midway_is_fetched_anew(unhashed, server, cache):
+    other = weights(1)
+    server.faults = ["truncate", "swap"]
+    server.other = other
+    assert fetch(unhashed()).read_bytes() == other
+    lock = json.loads((cache / "published.lock.json").read_text())
+    assert lock["model.tag"]["sha256"] == hashlib.sha256(other).hexdigest()
+
+
+def test_a_part_of_another_version_is_noticed_where_if_range_is_ignored(unhashed, server, cache):
+    server.faults, server.other, server.if_range = ["truncate", "swap"], weights(1), False
+    assert fetch(unhashed()).read_bytes() == server.other
+
+
+def test_without_a_version_the_whole_is_asked_for_again(unhashed, server, cache):
+    server.faults, server.tagged = ["truncate"], False
+    assert fetch(unhashed()).read_bytes() == server.body
+    assert [wanted for _, wanted in server.requests] == [None, None]
+
+
+def test_bytes_of_an_earlier_call_are_not_mixed_in(unhashed, server, cache):
+    server.faults = ["truncate", *[500] * 4]
+    with pytest.raises(CheckpointError, match="gave up"):
+        fetch(unhashed())
+    server.body = weights(1)
+    assert fetch(unhashed()).read_bytes() == server.body
+    assert server.requests[-1][1] is None
+
+
+def test_with_a_hash_a_file_that_changes_midway_restarts(artifact, server, cache):
+    server.body = weights(1)
+    item = artifact(body=weights(1))
+    server.body = weights(0)
+    server.faults, server.other = ["truncate", "swap"], weights(1)
+    assert fetch(item).read_bytes() == weights(1)
+
+
+def test_a_server_that_names_no_size_writes_nothing(unhashed, server, cache, debris):
+    server.faults = ["whole-no-length"]
+    with pytest.raises(CheckpointError, match="says how large the file is"):
+        fetch(unhashed())
+    assert debris() == []
+
+
+def test_a_file_beyond_the_bound_is_refused_at_once(unhashed, server, cache, debris, monkeypatch):
+    monkeypatch.setattr("blockzoo.checkpoints.transfer.UNSTATED_LIMIT", 1000)
+    with pytest.raises(CheckpointError, match="without a published size 1,000 are taken"):
+        fetch(unhashed())
+    assert debris() == []
+
+
+def test_another_encoding_is_refused(unhashed, server, cache, debris):
+    server.encoding = "gzip"
+    with pytest.raises(CheckpointError, match="in the encoding 'gzip', which was not asked for"):
+        fetch(unhashed())
+    assert debris() == []
+
+
+def test_what_cannot_be_read_as_weights_is_not_recorded(unhashed, server, cache, debris):
+    item = unhashed()
+    server.body = server.body[:-4]
+    with pytest.raises(CheckpointError, match="is neither a safetensors nor a torch file, or is damaged"):
+        fetch(item)
+    assert debris() == []
 
 
 def test_a_damaged_record_is_named(unhashed, cache):
