@@ -1,6 +1,10 @@
 """`blockzoo fit|validate|test|predict`: Lightning's command line over the zoo's tasks and data modules."""
 
+import json
 import os
+import pickle
+import re
+import shlex
 import signal
 import sys
 import threading
@@ -9,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from jsonargparse import ArgumentError, Namespace, set_parsing_settings
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from blockzoo.checkpoints import CheckpointError, load_state_dict
@@ -22,12 +27,13 @@ from blockzoo.tasks.core import rooms
 from blockzoo.tasks.core.checkpoint_io import AtomicCheckpointIO
 from blockzoo.tasks.core.configs import config_path
 from blockzoo.tasks.core.data import ZooData
-from blockzoo.tasks.core.guards import ExactResume, InterruptGuard, NonFiniteLossError, NonFiniteLossGuard
+from blockzoo.tasks.core.guards import ExactResume, InterruptGuard, NonFiniteLossError, NonFiniteLossGuard, last_checkpoint
+from blockzoo.tasks.core.run_config import check_run_config
 from blockzoo.tasks.core.run_folder import RunFolder
 from blockzoo.tasks.core.save_config import SaveFitConfig
 from blockzoo.tasks.core.task import Task
 
-__all__ = ["ZooCLI", "main", "run"]
+__all__ = ["ZooCLI", "build", "main", "run"]
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 
@@ -65,9 +71,12 @@ class ZooCLI(LightningCLI):
         if self.config.get("subcommand") == "fit":
             path = self.config.fit.get("ckpt_path")
             found = path and Path(path).is_file()
-            stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True) if found else {}
+            stored = _checkpoint(path) if found else {}
             _print_differences(given, stored.get("hyper_parameters", {}), "the config's value is used")
         else:
+            path = self.config.get(f"{self.config.get('subcommand')}.ckpt_path")
+            if path and Path(path).is_file():
+                _checkpoint(path)
             super()._parse_ckpt_path()
             _print_differences(given, _model_arguments(self.config), "the checkpoint's value is used")
 
@@ -103,7 +112,11 @@ class ZooCLI(LightningCLI):
         print(f"predictions: {path}")
 
     def after_fit(self) -> None:
-        """Test the weights that the fit has chosen."""
+        """Test the weights that the fit has chosen, and say where the run is."""
+        self._test_chosen()
+        self._say_what_next()
+
+    def _test_chosen(self) -> None:
         kept = any(isinstance(callback, RunFolder) for callback in getattr(self.trainer, "callbacks", []))
         if not kept or self.trainer.interrupted or "test" not in self.datamodule.datasets:
             return
@@ -114,6 +127,36 @@ class ZooCLI(LightningCLI):
             # Not through the checkpoint: Lightning would take the weights before averaging from it.
             self.model.model.load_state_dict(load_state_dict(weights))
             self.trainer.test(self.model, datamodule=self.datamodule)
+
+    def _say_what_next(self) -> None:
+        """Print where the run is and what can be done with it."""
+        folder, last = self.trainer.log_dir, last_checkpoint(self.trainer)
+        if self.trainer.interrupted or folder is None or not (Path(folder) / "model.safetensors").is_file():
+            return
+        command = InterruptGuard(self.command).without_checkpoint()
+        lines = [f"the run is in {folder}; next:"]
+        lines += [f"  blockzoo test {shlex.quote(folder)}", f"  blockzoo predict {shlex.quote(folder)}"]
+        lines += [f"  blockzoo export {shlex.quote('local-dir:' + folder)}"]
+        if last is not None:
+            lines += [f"  {shlex.join(['blockzoo', *command, '--ckpt_path', last])}   (trains on, with more epochs)"]
+        rank_zero_only(print)("\n".join(lines))
+
+
+def _checkpoint(path: str) -> dict[str, Any]:
+    """A run's checkpoint, its tensors left on the disk.
+
+    Raises:
+        UsageError: The file is something else.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, AttributeError) as error:
+        raise UsageError(f"--ckpt_path {path} is not a checkpoint of a run, or is damaged") from error
+    if not isinstance(content, dict) or not {"state_dict", "pytorch-lightning_version"} <= set(content):
+        raise UsageError(
+            f"--ckpt_path {path} is not a checkpoint of a run; weights alone are given as --model.checkpoint_path"
+        )
+    return content
 
 
 def _model_arguments(config: Namespace) -> dict[str, Any]:
@@ -139,6 +182,7 @@ def _expand(args: Sequence[str]) -> list[str]:
         for path in (folder / "config.yaml", weights):
             if not path.is_file():
                 raise FileNotFoundError(f"{folder} is not the folder of a finished fit: it has no {path.name}")
+        check_run_config(folder / "config.yaml")
         out += ["--config", str(folder / "config.yaml"), "--trainer.logger=false"]
         out += [f"--model.init_args.checkpoint_path={weights}"]
     for before, word in zip(["", *rest], rest, strict=False):
@@ -147,7 +191,101 @@ def _expand(args: Sequence[str]) -> list[str]:
         elif word.startswith("--config="):
             word = f"--config={config_path(word.removeprefix('--config='))}"
         out.append(word)
-    return out
+    return _merge_model_kwargs(out)
+
+
+_OF_MODEL_KWARGS = re.compile(r"--model\.(?:init_args\.)?model_kwargs((?:\.\w+)*)(?:=(.*))?", re.DOTALL)
+
+
+def _merge_model_kwargs(words: Sequence[str]) -> list[str]:
+    """Put the model's arguments of several configs and options together, the later ones over the earlier.
+
+    The parser replaces the whole dictionary instead, and turns a null behind a dot into the text "None". Where a later
+    config names another model, the arguments of the earlier one are dropped.
+    """
+    merged: dict[str, Any] = {}
+    kept: list[str] = []
+    model_name, count, rest = None, 0, list(words)
+    while rest:
+        word = rest.pop(0)
+        found = _OF_MODEL_KWARGS.fullmatch(word)
+        if found and (found[2] is not None or rest):
+            text = found[2] if found[2] is not None else rest.pop(0)
+            value = _plain(text)
+            for key in reversed(found[1].split(".")[1:]):
+                value = {key: value}
+            if not isinstance(value, dict):
+                return list(words)  # the parser says what is wrong with it
+            merged, count = _merged(merged, value), count + 2
+            continue
+        kept.append(word)
+        file = word.partition("=")[2] if word.startswith("--config=") else None
+        if word in ("-c", "--config") and rest:
+            file = rest[0]
+        section = _section(file) if file else {}
+        if section.get("model_name", model_name) != model_name:
+            model_name, merged, count = section["model_name"], {}, 0
+        if isinstance(section.get("model_kwargs"), dict):
+            merged, count = _merged(merged, section["model_kwargs"]), count + 1
+    if count < 2:
+        return list(words)
+    return [*kept, f"--model.init_args.model_kwargs={json.dumps(_relative(merged), default=str)}"]
+
+
+def _relative(value: Any, depth: int = 3) -> Any:
+    """Interpolations as the parser wants them in an option, which lies `depth` levels below the config's root."""
+    if isinstance(value, dict):
+        return {key: _relative(item, depth + 1) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_relative(item, depth + 1) for item in value]
+    if isinstance(value, str):  # a name with a colon behind it is a resolver's
+        return re.sub(r"\$\{(?=[A-Za-z_][\w.]*\})", "${" + "." * depth, value)
+    return value
+
+
+def _section(file: str) -> dict[str, Any]:
+    """What a config file gives to the task; nothing if it cannot be read, which the parser reports."""
+    try:
+        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        found = content["model"]["init_args"]
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, KeyError, TypeError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    both = dict(below)
+    for key, value in above.items():
+        old = both.get(key)
+        both[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return both
+
+
+def _plain(text: str) -> Any:
+    """The value of an option; YAML alone would leave 1e-3 a text."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
+        return float(value)
+    return value
+
+
+def build(config_args: Sequence[str]) -> tuple[Task, ZooData]:
+    """Build what a training command describes, without running it.
+
+    Args:
+        config_args: Options of `blockzoo fit` without the word itself, for example `["--config", "darcy/tfno"]`.
+
+    Returns:
+        The task with its model, and the data module.
+
+    Raises:
+        UsageError: The options or a config are wrong.
+    """
+    cli = run(config_args, execute=False)
+    return cli.model, cli.datamodule
 
 
 def run(args: Sequence[str] | None = None, execute: bool = True) -> ZooCLI:

@@ -132,10 +132,13 @@ class InterruptGuard(Callback):
         trainer.save_checkpoint(path)
         rank_zero_info(f"{where}; saved {path}. To go on:\n  {self._resume(path)}")
 
-    def _resume(self, path: Path) -> str:
+    def without_checkpoint(self) -> list[str]:
+        """The arguments of the call, without the checkpoint that it went on from."""
         pairs = zip(["", *self.command], self.command, strict=False)
-        kept = [word for before, word in pairs if before != "--ckpt_path" and not word.startswith("--ckpt_path")]
-        return shlex.join(["blockzoo", *kept, "--ckpt_path", str(path)])
+        return [word for before, word in pairs if before != "--ckpt_path" and not word.startswith("--ckpt_path")]
+
+    def _resume(self, path: Path) -> str:
+        return shlex.join(["blockzoo", *self.without_checkpoint(), "--ckpt_path", str(path)])
 
 
 class ExactResume(Callback):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from blockzoo.__main__ import main as blockzoo_main
+from blockzoo.tasks.app.training import build
 from blockzoo.tasks.core.configs import config_path, list_configs
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
@@ -55,7 +56,7 @@ def test_help_needs_nothing_else(zoo, capsys):
 
 
 def test_finished_run_is_reproduced_from_its_folder_which_stays_as_it_was(zoo):
-    fitted = zoo.fit()
+    fitted = zoo.fit("--model=SeriesClassification")
     results = json.loads((RUN / "results.json").read_text())
     before = contents("runs")
     tested = zoo.run("test", str(RUN)).trainer.callback_metrics
@@ -75,6 +76,29 @@ def test_each_fit_gets_the_next_version_folder_with_its_config_and_metrics(zoo):
         folder = Path(f"runs/toy/version_{version}")
         assert {"config.yaml", "metrics.csv", "model.safetensors", "checkpoints"} <= {p.name for p in folder.iterdir()}
     assert {path.name for path in Path().iterdir()} == {"toy.yaml", "runs"}
+
+
+def test_the_end_of_a_fit_says_where_it_is_and_what_to_type(zoo, capsys):
+    zoo.fit("--trainer.max_epochs=1")
+    text = capsys.readouterr().out
+    assert f"the run is in {RUN}; next:" in text
+    for line in (f"blockzoo test {RUN}", f"blockzoo predict {RUN}", f"blockzoo export local-dir:{RUN}"):
+        assert line in text
+    assert f"blockzoo fit --config toy.yaml --trainer.max_epochs=1 --ckpt_path {RUN}/checkpoints/" in text
+
+
+def test_task_and_data_are_built_without_a_run(zoo):
+    task, data = build(["--config", "toy.yaml", "--data.batch_size=4"])
+    assert task.model_name == "timesnet_classifier" and data.batch_size == 4
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("command", ["fit", "test"])
+@pytest.mark.parametrize("content", [b"", b"random bytes", b"PK\x03\x04 broken", b"\x80\x02."])
+def test_file_that_is_no_checkpoint_is_named(zoo, capsys, command, content):
+    Path("x.ckpt").write_bytes(content)
+    assert zoo.main(command, "--config", "toy.yaml", "--ckpt_path=x.ckpt") == 2
+    assert "blockzoo: --ckpt_path x.ckpt is not a checkpoint of a run" in capsys.readouterr().err
 
 
 # Errors.

@@ -126,13 +126,38 @@ def test_recipes_state_the_learning_rate_because_defaults_survive_a_change_of_cl
         assert "lr" in config["model"]["init_args"]["optimizer"]["init_args"], name
 
 
-def test_dictionary_is_replaced_by_a_file_and_merged_by_options(zoo):
-    sizes = {"seq_len": 29, "in_chans": 12, "num_classes": 9}
-    zoo.write("more.yaml", {"model": {"init_args": {"model_kwargs": sizes}}})
+def test_arguments_of_the_model_are_merged_from_files_and_options(zoo):
+    zoo.write("more.yaml", {"model": {"init_args": {"model_kwargs": {"d_model": 6, "time_freq": None}}}})
     by_option = zoo.printed("--config", "toy.yaml", "--model.model_kwargs.d_model=6")["model"]["init_args"]
     by_file = zoo.printed("--config", "toy.yaml", "--config", "more.yaml")["model"]["init_args"]
     assert (by_option["model_kwargs"]["d_model"], by_option["model_kwargs"]["top_k"]) == (6, 1)
-    assert by_file["model_kwargs"] == sizes
+    assert by_file["model_kwargs"] == {**by_option["model_kwargs"], "time_freq": None}
+
+
+def test_arguments_of_another_model_are_not_kept(zoo):
+    other = {"model_name": "timesnet_forecast", "model_kwargs": {"seq_len": 8}}
+    zoo.write("more.yaml", {"model": {"init_args": other}})
+    assert zoo.printed("--config", "toy.yaml", "--config", "more.yaml")["model"]["init_args"]["model_kwargs"] == {
+        "seq_len": 8
+    }
+
+
+SPELLINGS = [
+    ["--model.model_kwargs.time_freq=null"],
+    ["--model.init_args.model_kwargs.time_freq=null"],
+    ["--model.model_kwargs.time_freq", "null"],
+    ['--model.model_kwargs={"time_freq": null}'],
+    ["--model.model_kwargs={time_freq: null}"],
+]
+
+
+@pytest.mark.parametrize("words", SPELLINGS)
+def test_null_is_null_in_every_spelling_and_interpolation_goes_on(zoo, words):
+    printed = zoo.printed("--config", "timesnet/traffic", *words, "--model.model_kwargs.seq_len=50")
+    kwargs = printed["model"]["init_args"]["model_kwargs"]
+    assert kwargs["time_freq"] is None and kwargs["seq_len"] == 50 and len(kwargs) > 4
+    assert printed["data"]["init_args"]["seq_len"] == 50
+    assert printed["data"]["init_args"]["time_freq"] is None
 
 
 def test_without_a_logger_everything_still_lands_below_runs(zoo):
@@ -159,7 +184,7 @@ def test_run_folder_holds_the_averages_and_checkpoints_hold_both(zoo):
 
 
 def test_run_checkpoint_file_is_accepted_where_weights_are(zoo):
-    zoo.fit()
+    zoo.fit("--model=SeriesClassification")
     weights = f"--model.checkpoint_path={RUN / 'checkpoints' / 'best.ckpt'}"
     by_file = zoo.run("test", "--config", "toy.yaml", "--trainer.logger=false", weights).trainer.callback_metrics
     by_folder = zoo.run("test", str(RUN)).trainer.callback_metrics
