@@ -200,7 +200,9 @@ def _receive(response: "httpx.Response", artifact: Artifact, part: Path, have: i
     if expected is None:
         raise DownloadError("neither the manifest nor the server says how large the file is")
     if artifact.size is None and expected > UNSTATED_LIMIT:
-        raise DownloadError(f"the file there has {expected:,} bytes; without a published size {UNSTATED_LIMIT:,} are taken")
+        raise DownloadError(
+            f"the file there has {expected:,} bytes; without a published size {UNSTATED_LIMIT:,} are taken"
+        )
     chunks = response.iter_raw()
     first = next(chunks, b"")
     if start == 0 and first.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html")):

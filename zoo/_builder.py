@@ -1,7 +1,6 @@
 """From a name to a model: sources, configurations, construction and weights, on timm's builder."""
 
 import json
-import re
 from dataclasses import replace
 from functools import partial
 from pathlib import Path

@@ -27,7 +27,13 @@ from blockzoo.tasks.core import rooms
 from blockzoo.tasks.core.checkpoint_io import AtomicCheckpointIO
 from blockzoo.tasks.core.configs import config_path
 from blockzoo.tasks.core.data import ZooData
-from blockzoo.tasks.core.guards import ExactResume, InterruptGuard, NonFiniteLossError, NonFiniteLossGuard, last_checkpoint
+from blockzoo.tasks.core.guards import (
+    ExactResume,
+    InterruptGuard,
+    NonFiniteLossError,
+    NonFiniteLossGuard,
+    last_checkpoint,
+)
 from blockzoo.tasks.core.run_config import check_run_config
 from blockzoo.tasks.core.run_folder import RunFolder
 from blockzoo.tasks.core.save_config import SaveFitConfig
@@ -92,6 +98,7 @@ class ZooCLI(LightningCLI):
             raise UsageError(explain(error, _expand(self.command))) from error
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> Trainer:
+        _check_devices(config)
         always = [NonFiniteLossGuard(), InterruptGuard(self.command), ExactResume()]
         trainer = super()._instantiate_trainer(config, [*callbacks, *always])
         # Plugins of the user, and strategies with their own way of saving, stay as they are.
@@ -140,6 +147,20 @@ class ZooCLI(LightningCLI):
         if last is not None:
             lines += [f"  {shlex.join(['blockzoo', *command, '--ckpt_path', last])}   (trains on, with more epochs)"]
         rank_zero_only(print)("\n".join(lines))
+
+
+def _check_devices(config: dict[str, Any]) -> None:
+    """Refuse more processes on the CPU than it has cores: they would wait for each other for ever.
+
+    Raises:
+        ValueError: There are too many.
+    """
+    devices, accelerator = config.get("devices"), str(config.get("accelerator"))
+    on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available())
+    count = int(devices) if isinstance(devices, int) or str(devices).isdigit() else 1
+    cores = max(os.cpu_count() or 1, 2)
+    if on_cpu and count > cores:
+        raise ValueError(f"trainer.devices={count} asks for {count} processes on the CPU, which has {cores} cores")
 
 
 def _checkpoint(path: str) -> dict[str, Any]:

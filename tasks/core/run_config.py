@@ -35,7 +35,17 @@ _ALLOWED = {
 }
 """Classes of Lightning and torch that a run folder may name: none takes a function or reads a file that it is given."""
 
-_NAMING = ("callbacks", "class_path", "logger", "lr_scheduler", "optimizer", "plugins", "profiler", "scheduler", "strategy")
+_NAMING = (
+    "callbacks",
+    "class_path",
+    "logger",
+    "lr_scheduler",
+    "optimizer",
+    "plugins",
+    "profiler",
+    "scheduler",
+    "strategy",
+)
 _PLAIN = ("", "auto", "ddp", "false", "none", "null", "simple", "advanced", "true")
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 _MODEL_NAMES = ("model_name", "teacher", "architecture")
@@ -80,7 +90,9 @@ def _check(value: Any, keys: tuple[str, ...], allowed: set[str], path: Path, dep
     if isinstance(value, dict):
         for key, item in value.items():
             if str(key).rstrip("+") in _NEVER and item is not None:
-                raise ValueError(f"{path}, {'.'.join((*keys, str(key)))}: a run folder may not name another file to read")
+                raise ValueError(
+                    f"{path}, {'.'.join((*keys, str(key)))}: a run folder may not name another file to read"
+                )
             _check(item, (*keys, str(key)), allowed, path, depth + 1)
     elif isinstance(value, list):
         for index, item in enumerate(value):

@@ -28,7 +28,10 @@ WRAPPINGS = {
     "task of a compiled model": lambda m: prefixed("model._orig_mod.", m),
     "the other way round": lambda m: prefixed("_orig_mod.module.", m),
     "averaged": lambda m: {"n_averaged": torch.tensor(3), **prefixed("module.", m)},
-    "averaged, compiled, in a task": lambda m: {"n_averaged": torch.tensor(3), **prefixed("module.model._orig_mod.", m)},
+    "averaged, compiled, in a task": lambda m: {
+        "n_averaged": torch.tensor(3),
+        **prefixed("module.model._orig_mod.", m),
+    },
     "scores of NumPy": lambda m: {"state_dict": m.state_dict(), "best_acc": np.float64(0.5), "epoch": np.int64(3)},
     "nested": lambda m: {"model": {"state_dict": prefixed("module.", m)}, "flag": np.bool_(True)},
 }
@@ -48,7 +51,9 @@ def test_numpy_objects_beside_the_weights_are_refused(tmp_path, model):
         blockzoo.create_model("emov2_cifar", num_classes=6, checkpoint_path=tmp_path / "w.pth", **EMO)
 
 
-@pytest.mark.parametrize("change", [{"num_classes": 4}, {"in_chans": 1}, {"num_classes": 0}, {"features_only": True, "out_indices": (0,)}])
+@pytest.mark.parametrize(
+    "change", [{"num_classes": 4}, {"in_chans": 1}, {"num_classes": 0}, {"features_only": True, "out_indices": (0,)}]
+)
 def test_a_file_of_weights_adapts_as_a_folder_does(tmp_path, model, change):
     blockzoo.save_pretrained(model, tmp_path)
     file = tmp_path / "model.safetensors"
@@ -133,5 +138,7 @@ def test_a_folder_does_not_say_where_its_weights_are(tmp_path, model):
 
 
 def test_a_model_that_no_memory_holds_is_refused_with_its_arguments():
-    with pytest.raises(ValueError, match=r"timesnet_forecast with .*'d_model': 1000000000000.* is too large to be built"):
+    with pytest.raises(
+        ValueError, match=r"timesnet_forecast with .*'d_model': 1000000000000.* is too large to be built"
+    ):
         blockzoo.create_model("timesnet_forecast", d_model=10**12)
