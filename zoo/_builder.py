@@ -46,6 +46,7 @@ _OF_THE_CALLER = {
 
 _MAX_DEPTH = 16
 
+
 def create_model(
     model_name: str,
     pretrained: bool = False,
@@ -321,7 +322,10 @@ def build_model(
     if cfg.modality != "image":
         described["input_size"] = built.input_size
     elif described.get("input_size"):
-        described["input_size"] = (kwargs.get("in_chans", built.in_chans), *described["input_size"][1:])
+        described["input_size"] = (
+            kwargs.get("in_chans", getattr(built, "in_chans", described["input_size"][0])),
+            *described["input_size"][1:],
+        )
     if ("num_classes" in described or cfg.modality == "image") and hasattr(built, "num_classes"):
         described["num_classes"] = built.num_classes
     built.init_args = {key: value for key, value in kwargs.items() if key not in BUILDER_ARGS}

@@ -222,11 +222,12 @@ def _merge_model_kwargs(words: Sequence[str]) -> list[str]:
     """Put the model's arguments of several configs and options together, the later ones over the earlier.
 
     The parser replaces the whole dictionary instead, and turns a null behind a dot into the text "None". Where a later
-    config names another model, the arguments of the earlier one are dropped.
+    config or an option names another model, the arguments of the earlier one are dropped.
     """
     merged: dict[str, Any] = {}
     kept: list[str] = []
     model_name, count, rest = None, 0, list(words)
+    named = re.findall(r"^--model\.(?:init_args\.)?model_name[=\n](.*)$", "\n".join(words), re.MULTILINE)
     while rest:
         word = rest.pop(0)
         found = _OF_MODEL_KWARGS.fullmatch(word)
@@ -245,8 +246,12 @@ def _merge_model_kwargs(words: Sequence[str]) -> list[str]:
             file = rest[0]
         section = _section(file) if file else {}
         if section.get("model_name", model_name) != model_name:
-            model_name, merged, count = section["model_name"], {}, 0
-        if isinstance(section.get("model_kwargs"), dict):
+            merged = merged if model_name is None else {}
+            model_name = section["model_name"]
+        of_another = named and model_name not in (None, named[-1])
+        if isinstance(section.get("model_kwargs"), dict) and of_another:
+            count += 1
+        elif isinstance(section.get("model_kwargs"), dict):
             merged, count = _merged(merged, section["model_kwargs"]), count + 1
     if count < 2:
         return list(words)
