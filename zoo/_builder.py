@@ -1,7 +1,6 @@
 """From a name to a model: sources, configurations, construction and weights, on timm's builder."""
 
 import json
-import re
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -46,10 +45,6 @@ _OF_THE_CALLER = {
 """Arguments that a folder's own configuration may not set."""
 
 _MAX_DEPTH = 16
-
-_NO_MEMORY = re.compile(
-    "allocate memory|out of memory|Storage size calculation overflowed|numel: integer multiplication"
-)
 
 
 def create_model(
@@ -306,7 +301,6 @@ def build_model(
         overlay["file"] = str(checkpoints.fetch(checkpoints.load_manifest()[cfg.checkpoint], cache_dir=cache_dir))
     if cfg.modality != "image":
         overlay["input_size"] = None  # timm's builder takes every size for that of an image
-    arguments = {key: value for key, value in kwargs.items() if key not in BUILDER_ARGS}
     try:
         model: Any = build_model_with_cfg(
             cls,
@@ -321,17 +315,20 @@ def build_model(
     except (RuntimeError, MemoryError, OverflowError) as error:
         if not _is_too_large(error):
             raise
-        sizes = ", ".join(f"{name}={value}" for name, value in arguments.items() if name not in ("device", "dtype"))
+        sizes = ", ".join(f"{name}={value}" for name, value in kwargs.items() if name not in ("device", "dtype"))
         raise ValueError(f"{variant} cannot be built with {sizes}: it would not fit into memory") from error
     built = getattr(model, "model", model) if kwargs.get("features_only") else model
     described: dict[str, Any] = {**model.pretrained_cfg, "file": cfg.file, "source": cfg.source, "state_dict": None}
     if cfg.modality != "image":
         described["input_size"] = built.input_size
     elif described.get("input_size"):
-        described["input_size"] = (kwargs.get("in_chans", built.in_chans), *described["input_size"][1:])
+        described["input_size"] = (
+            kwargs.get("in_chans", getattr(built, "in_chans", described["input_size"][0])),
+            *described["input_size"][1:],
+        )
     if ("num_classes" in described or cfg.modality == "image") and hasattr(built, "num_classes"):
         described["num_classes"] = built.num_classes
-    built.init_args = arguments
+    built.init_args = {key: value for key, value in kwargs.items() if key not in BUILDER_ARGS}
     model.pretrained_cfg = model.default_cfg = {key: value for key, value in described.items() if value is not None}
     return model
 

@@ -9,12 +9,11 @@ after every fit, and sizes that it already holds are not run again; the picture 
 
 import argparse
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from blockzoo.tasks.app import training
-from blockzoo.tasks.core.files import write_text
+from blockzoo.tasks.core.files import check_output, write_figure, write_text
 
 __all__ = ["draw", "add_arguments", "run"]
 
@@ -31,9 +30,7 @@ def draw(report: dict[str, Any], out: Path) -> None:
         axis.grid(alpha=0.3, which="both")
     figure.suptitle(report["config"])
     figure.tight_layout()
-    temporary = out.with_name(f".{out.name}.tmp")
-    figure.savefig(temporary, dpi=120, format="png")
-    os.replace(temporary, out)
+    write_figure(out, figure)
 
 
 FURTHER = True
@@ -53,9 +50,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train on every size that is not done yet, and draw the curve."""
     out = Path(args.out)
+    for file in (out, out.with_suffix(".png")):
+        check_output(file)
     report: dict[str, Any] = {"config": args.config, "seed": args.seed, "metrics": args.metrics, "runs": []}
     if out.is_file():
-        stored = json.loads(out.read_text())
+        try:
+            stored = json.loads(out.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{out} is not the JSON of an earlier call ({error}); choose another --out") from error
         for key in ("config", "seed", "metrics"):
             if stored[key] != report[key]:
                 raise ValueError(f"{out} is of {key} {stored[key]!r}, not {report[key]!r}; choose another --out")

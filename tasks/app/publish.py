@@ -5,15 +5,17 @@
 
 For maintainers, in a source checkout. The run's weights are copied beside the manifest, evaluated once more through
 `blockzoo.create_model` on the test set by `blockzoo demo`, and described; no figure in the card is typed by hand.
-A baseline is a report of `blockzoo.tasks.app.seeds`, or any JSON object with "last" (median, min, max) and "runs".
+A baseline is a report of `blockzoo seeds`, or any JSON object with "last" (median, min, max) and "runs".
 """
 
 import argparse
 import hashlib
 import json
+import math
 import re
 import shutil
 import subprocess
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from blockzoo import create_model
 from blockzoo.checkpoints import read_metadata
 from blockzoo.tasks.app.demo_results import TOLERANCE
 from blockzoo.tasks.core.evaluation import measure
+from blockzoo.tasks.core.files import replacing, write_text
 
 __all__ = ["add_arguments", "run"]
 
@@ -31,7 +34,7 @@ _PREPROCESSING = ("mean", "std", "label_names", "input_size", "frame_stride", "s
 
 def _spread(path: str, key: str, unit: str, factor: float) -> str:
     """One table row's cells: median and range of several seeds; "either" of last epoch and best by validation."""
-    report = json.loads(Path(path).read_text())
+    report = json.loads(Path(path).read_text(encoding="utf-8"))
     if key == "either":
         key = "last" if "last" in report else "chosen"
     median, least, most = (factor * report[key][name] for name in ("median", "min", "max"))
@@ -42,10 +45,10 @@ def _spread(path: str, key: str, unit: str, factor: float) -> str:
 
 
 def _card(args: argparse.Namespace, run: Path, metric: dict[str, Any], commit: str) -> str:
-    text = (run / "README.md").read_text()
+    text = (run / "README.md").read_text(encoding="utf-8")
     shown = (args.unit, args.factor)
     kinds = {"last": "last epoch", "chosen": "best by validation"}
-    known = json.loads(Path(args.seeds).read_text())
+    known = json.loads(Path(args.seeds).read_text(encoding="utf-8"))
     rows = [
         f"| this recipe, {word} | {_spread(args.seeds, key, *shown)} |" for key, word in kinds.items() if key in known
     ]
@@ -76,21 +79,51 @@ def _figures(args: argparse.Namespace) -> list[tuple[str, str]]:
     return [(f"{args.name}.{i}{Path(path).suffix}", caption) for i, (path, caption) in enumerate(args.figure)]
 
 
-def _on_sample(
-    name: str, dataset: str, config: dict[str, Any], weights: Path, value: float, tolerance: float
+def _check_claim(
+    claimed: float, measured: float, tolerance: float, sample: int | None, is_share: bool
 ) -> dict[str, float]:
-    """The metric on the packaged part of the data, where that is not the whole."""
+    """Compare the run's own figure with that of its weights on the packaged data.
+
+    Args:
+        claimed: What the run reports.
+        measured: What the weights reach when they are read back.
+        tolerance: Largest difference on the same data.
+        sample: How many samples are packaged, where that is not the whole of the data.
+        is_share: Whether the metric is a share of right answers.
+
+    Returns:
+        The figure on the sample for the manifest; nothing if all the data are packaged.
+
+    Raises:
+        ValueError: The figures disagree: by more than the tolerance, or on a sample by more than four standard errors,
+            where the error of one sample is taken to be as large as the metric if that is no share.
+    """
+    allowed = tolerance
+    if sample is not None:
+        spread = math.sqrt(max(claimed * (1 - claimed), 1 / sample)) if is_share else abs(claimed)
+        allowed = max(tolerance, 4 * spread / math.sqrt(sample))
+    if not abs(measured - claimed) <= allowed:
+        where = f"a sample of {sample}" if sample is not None else "the packaged data"
+        hint = "" if sample is not None else "; --sample N says that only N samples of the data are packaged"
+        raise ValueError(
+            f"the run reports {claimed:.6g}, but its weights reach {measured:.6g} on {where}, further away than "
+            f"{allowed:.2g}: another preprocessing or other weights{hint}"
+        )
+    return {} if sample is None else {"sample": measured}
+
+
+def _measure(name: str, dataset: str, config: dict[str, Any], weights: Path) -> float:
+    """The metric of a run's weights on the packaged data, as a user would build the model."""
     model = create_model(config["architecture"], checkpoint_path=weights, **config["model_args"]).eval()
     model.pretrained_cfg |= config["pretrained_cfg"]
-    measured = measure(model, name, dataset)[0]
-    return {} if abs(measured - value) <= tolerance else {"sample": measured}
+    return float(measure(model, name, dataset)[0])
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("run", help="folder of a finished fit")
     parser.add_argument("--name", required=True, metavar="MODEL.TAG")
-    parser.add_argument("--seeds", required=True, help="JSON of blockzoo.tasks.app.seeds for the same config")
+    parser.add_argument("--seeds", required=True, help="JSON of `blockzoo seeds` for the same config")
     parser.add_argument("--baseline", nargs=2, action="append", default=[], metavar=("NAME", "JSON"))
     parser.add_argument("--metric", default="test/acc")
     parser.add_argument("--unit", help="of the table's figures (default: %% for accuracy, none otherwise)")
@@ -100,6 +133,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--chosen", default=chosen, help=f"how the shipped seed was chosen (default: {chosen})")
     parser.add_argument("--limit", action="append", default=[], metavar="TEXT", help="a paragraph under Limits")
     parser.add_argument("--dataset", required=True)
+    parser.add_argument("--sample", type=int, metavar="N", help="samples that are packaged, if those are not all")
     parser.add_argument("--data-license", required=True)
     parser.add_argument("--commit", help="the commit that the run was made at (default: the checkout's)")
     parser.add_argument("--command", required=True, help="the command that made the run")
@@ -114,7 +148,7 @@ def run(args: argparse.Namespace) -> int:
     run, home = Path(args.run), Path(str(files("blockzoo.checkpoints")))
     weights = run / "model.safetensors"
     config = json.loads(read_metadata(weights)["config"])
-    results = json.loads((run / "results.json").read_text())
+    results = json.loads((run / "results.json").read_text(encoding="utf-8"))
     cfg = config["pretrained_cfg"]
     split, _, short = args.metric.partition("/")
     names = {"acc": "accuracy"}
@@ -123,15 +157,17 @@ def run(args: argparse.Namespace) -> int:
     if args.metric != "test/acc":  # not a share of right answers: another machine's last digits differ
         metric["tolerance"] = 1e-4 * abs(metric["value"])
     tolerance = metric.get("tolerance", TOLERANCE)
-    metric |= _on_sample(args.name, args.dataset, config, weights, metric["value"], tolerance)
+    measured = _measure(args.name, args.dataset, config, weights)
+    metric |= _check_claim(metric["value"], measured, tolerance, args.sample, args.metric == "test/acc")
     head = ["git", "rev-parse", args.commit or "HEAD"]
     commit = subprocess.run(head, capture_output=True, text=True, check=True).stdout.strip()
-    shutil.copyfile(weights, home / f"{args.name}.safetensors")
-    (home / f"{args.name}.md").write_text(_card(args, run, metric, commit))
+    card = _card(args, run, metric, commit)
+    replacing(home / f"{args.name}.safetensors", lambda file: shutil.copyfile(weights, file))
+    write_text(home / f"{args.name}.md", card)
     for (path, _), (name, _) in zip(args.figure, _figures(args), strict=True):
-        shutil.copyfile(path, home / name)
+        replacing(home / name, partial(shutil.copyfile, path))
     manifest_path = home / "manifest.json"
-    manifest = json.loads(manifest_path.read_text())
+    manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
     manifest["checkpoints"][args.name] = {
         "file": f"{args.name}.safetensors",
         "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
@@ -146,6 +182,6 @@ def run(args: argparse.Namespace) -> int:
         "model_args": config["model_args"],
         "preprocessing": {key: cfg[key] for key in _PREPROCESSING if key in cfg},
     }
-    manifest_path.write_text(json.dumps(manifest, indent=2) + "\n")
+    write_text(manifest_path, json.dumps(manifest, indent=2) + "\n")
     print(f"{args.name}: {metric['name']} {metric['value']:.6f}, {weights.stat().st_size:,} bytes")
     return 0

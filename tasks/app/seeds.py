@@ -13,7 +13,7 @@ from typing import Any
 
 from blockzoo.checkpoints import load_state_dict
 from blockzoo.tasks.app import training
-from blockzoo.tasks.core.files import write_text
+from blockzoo.tasks.core.files import check_output, write_text
 from blockzoo.tasks.core.spread import summarize
 
 __all__ = ["add_arguments", "run"]
@@ -23,7 +23,7 @@ def _one(config: str, seed: int, metric: str, more: list[str]) -> dict[str, Any]
     cli = training.run(["fit", "--config", config, f"--seed_everything={seed}", *more])
     folder = Path(str(cli.trainer.log_dir))
     chosen = float(cli.trainer.callback_metrics[metric])
-    results = json.loads((folder / "results.json").read_text())
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     cli.model.model.load_state_dict(load_state_dict(folder / "last.safetensors"))
     parts = cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
     metrics = {name: value for part in parts for name, value in part.items()}
@@ -48,6 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train with every seed, print and write the spread."""
+    if args.out:
+        check_output(args.out)
     rows = [_one(args.config, seed, args.metric, args.more) for seed in args.seeds]
     report = {"metric": args.metric, "runs": rows}
     for key, name in (("last", "last epoch"), ("chosen", "best by validation")):

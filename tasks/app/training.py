@@ -98,6 +98,7 @@ class ZooCLI(LightningCLI):
             raise UsageError(explain(error, _expand(self.command))) from error
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> Trainer:
+        _check_devices(config)
         always = [NonFiniteLossGuard(), InterruptGuard(self.command), ExactResume()]
         trainer = super()._instantiate_trainer(config, [*callbacks, *always])
         # Plugins of the user, and strategies with their own way of saving, stay as they are.
@@ -146,6 +147,20 @@ class ZooCLI(LightningCLI):
         if last is not None:
             lines += [f"  {shlex.join(['blockzoo', *command, '--ckpt_path', last])}   (trains on, with more epochs)"]
         rank_zero_only(print)("\n".join(lines))
+
+
+def _check_devices(config: dict[str, Any]) -> None:
+    """Refuse more processes on the CPU than it has cores: they would wait for each other for ever.
+
+    Raises:
+        ValueError: There are too many.
+    """
+    devices, accelerator = config.get("devices"), str(config.get("accelerator"))
+    on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available())
+    count = int(devices) if isinstance(devices, int) or str(devices).isdigit() else 1
+    cores = max(os.cpu_count() or 1, 2)
+    if on_cpu and count > cores:
+        raise ValueError(f"trainer.devices={count} asks for {count} processes on the CPU, which has {cores} cores")
 
 
 def _checkpoint(path: str) -> dict[str, Any]:
@@ -207,11 +222,12 @@ def _merge_model_kwargs(words: Sequence[str]) -> list[str]:
     """Put the model's arguments of several configs and options together, the later ones over the earlier.
 
     The parser replaces the whole dictionary instead, and turns a null behind a dot into the text "None". Where a later
-    config names another model, the arguments of the earlier one are dropped.
+    config or an option names another model, the arguments of the earlier one are dropped.
     """
     merged: dict[str, Any] = {}
     kept: list[str] = []
     model_name, count, rest = None, 0, list(words)
+    named = re.findall(r"^--model\.(?:init_args\.)?model_name[=\n](.*)$", "\n".join(words), re.MULTILINE)
     while rest:
         word = rest.pop(0)
         found = _OF_MODEL_KWARGS.fullmatch(word)
@@ -230,8 +246,12 @@ def _merge_model_kwargs(words: Sequence[str]) -> list[str]:
             file = rest[0]
         section = _section(file) if file else {}
         if section.get("model_name", model_name) != model_name:
-            model_name, merged, count = section["model_name"], {}, 0
-        if isinstance(section.get("model_kwargs"), dict):
+            merged = merged if model_name is None else {}
+            model_name = section["model_name"]
+        of_another = named and model_name not in (None, named[-1])
+        if isinstance(section.get("model_kwargs"), dict) and of_another:
+            count += 1
+        elif isinstance(section.get("model_kwargs"), dict):
             merged, count = _merged(merged, section["model_kwargs"]), count + 1
     if count < 2:
         return list(words)

@@ -138,7 +138,5 @@ def test_a_folder_does_not_say_where_its_weights_are(tmp_path, model):
 
 
 def test_a_model_that_no_memory_holds_is_refused_with_its_arguments():
-    with pytest.raises(
-        ValueError, match=r"timesnet_forecast with .*'d_model': 1000000000000.* is too large to be built"
-    ):
+    with pytest.raises(ValueError, match=r"timesnet_forecast cannot be built with d_model=1000000000000"):
         blockzoo.create_model("timesnet_forecast", d_model=10**12)
