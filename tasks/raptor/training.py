@@ -12,8 +12,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from blockzoo import checkpoints
 from blockzoo.raptor import Raptor
+from blockzoo.tasks.core.classification import Classification
 from blockzoo.tasks.core.task import Task
-from blockzoo.tasks.images.classification import ImageClassification
 from blockzoo.tasks.raptor.losses import (
     LossKind,
     TokenLoss,
@@ -273,12 +273,12 @@ def _load_blocks(model: Raptor, paths: list[str]) -> None:
         model.blocks[index].load_state_dict(block)
 
 
-class LinearProbe(ImageClassification):
+class LinearProbe(Classification):
     """Train a classifier on a frozen image model, for example a Raptor or its teacher.
 
     Args:
         backbone_checkpoint: File of the model's weights; those of its classifier are left out.
-        **kwargs: See `ImageClassification`.
+        **kwargs: See `Classification`.
 
     Raises:
         ValueError: The file lacks weights of the model.
@@ -299,3 +299,13 @@ class LinearProbe(ImageClassification):
             self.model.load_state_dict({name: content[name] for name in wanted}, strict=False)
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(name in names)
+        self.train()
+
+    def train(self, mode: bool = True) -> "LinearProbe":
+        """Train the classifier alone: the backbone stays in eval mode, so that its statistics do not change."""
+        super().train(mode)
+        heads = self.model.get_classifier()
+        self.model.eval()
+        for head in heads if isinstance(heads, tuple) else (heads,):
+            head.train(mode)
+        return self
