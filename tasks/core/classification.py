@@ -152,20 +152,15 @@ class Classification(Task):
         """
         check_classes(self.model, getattr(self.trainer, "datamodule", None), stage == "fit")
 
-    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Check labels while they are on the CPU, where that costs no synchronisation.
-
-        Raises:
-            ValueError: A label is no class of the model.
-        """
-        label = batch.get("label") if isinstance(batch, dict) else None
-        if isinstance(label, torch.Tensor) and label.device.type == "cpu" and len(label):
-            low, high = int(label.min()), int(label.max())
-            if low < 0 or high >= self.model.num_classes:
-                raise ValueError(
-                    f"the data have labels from {low} to {high}, the model has num_classes={self.model.num_classes}"
-                )
-        return batch
+    def _check_labels(self, label: torch.Tensor) -> None:
+        """Refuse labels that are no class of the model, on the CPU, where that costs no synchronisation."""
+        if label.device.type != "cpu" or not len(label):
+            return
+        low, high = int(label.min()), int(label.max())
+        if low < 0 or high >= self.model.num_classes:
+            raise ValueError(
+                f"the data have labels from {low} to {high}, the model has num_classes={self.model.num_classes}"
+            )
 
     def count(self, stage: str, logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> dict[str, Any]:
         """Add a batch to the metrics of "val" or "test"; returns them by name, for logging."""
@@ -174,6 +169,7 @@ class Classification(Task):
     def shared_step(self, batch: dict[str, torch.Tensor], stage: str) -> torch.Tensor:
         """See `Task.shared_step`."""
         x, label = batch["x"], batch["label"]
+        self._check_labels(label)
         if self.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
         size = len(x)

@@ -3,6 +3,7 @@
 Source: "Block-Recurrent Dynamics in Vision Transformers" (2025) and the trainer of the authors' code.
 """
 
+import warnings
 from typing import Any, Literal
 
 import torch
@@ -300,6 +301,11 @@ class LinearProbe(Classification):
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(name in names)
         self.train()
+
+    def setup(self, stage: str) -> None:
+        """See `Classification.setup`; Lightning's warning of modules in eval mode is meant for others."""
+        super().setup(stage)
+        warnings.filterwarnings("ignore", "Found .* in eval mode at the start of training")
 
     def train(self, mode: bool = True) -> "LinearProbe":
         """Train the classifier alone: the backbone stays in eval mode, so that its statistics do not change."""
