@@ -6,6 +6,8 @@ from typing import Any
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
+from blockzoo.tasks.core.transforms import wanted_inputs
+
 __all__ = ["ZooData"]
 
 
@@ -29,6 +31,25 @@ class ZooData(LightningDataModule, abc.ABC):
         self.num_workers = num_workers
         self.datasets: dict[str, Dataset[Any]] = {}
 
+    def match(self, cfg: dict[str, Any], trained: bool = True) -> None:
+        """Prepare inputs as a model wants them, where this module's arguments leave it open; by default nothing is.
+
+        Within a trainer `setup` calls it for the trainer's model. Without one, call it before `setup`.
+
+        Args:
+            cfg: The model's `pretrained_cfg`, or what `wanted_inputs` returns.
+            trained: Whether it is what the model's weights want, not only a default of the architecture.
+        """
+
+    def match_task(self) -> None:
+        """Call `match` for the model and weights of the trainer's task, if there is a trainer."""
+        task: Any = getattr(self.trainer, "lightning_module", None)
+        model = getattr(task, "model", None)
+        if model is None:
+            return
+        given = task.hparams.get("checkpoint_path") or task.hparams.get("backbone_checkpoint")
+        self.match(*wanted_inputs(model, bool(task.hparams.get("pretrained")), given))
+
     @property
     @abc.abstractmethod
     def preprocessing(self) -> dict[str, Any]:
@@ -50,18 +71,43 @@ class ZooData(LightningDataModule, abc.ABC):
             persistent_workers=self.num_workers > 0,
         )
 
+    def _required(self, *names: str) -> Any:
+        """Batches of the first of some parts that is there.
+
+        Raises:
+            ValueError: There is none.
+        """
+        for name in names:
+            if name in self.datasets:
+                return self._loader(name)
+        about = f"{type(self).__name__} ({self.description.get('dataset', 'not described')})"
+        raise ValueError(f"{about} has no {names[-1]} part; its parts are {', '.join(self.datasets) or 'none'}")
+
     def train_dataloader(self) -> Any:
         """Shuffled batches of the training part."""
         return self._loader("train")
 
     def val_dataloader(self) -> Any:
-        """Batches of the validation part, or nothing if there is none."""
-        return self._loader("val")
+        """Batches of the validation part; in a fit nothing if there is none.
+
+        Raises:
+            ValueError: Validation was asked for, and there is none.
+        """
+        validates = self.trainer is not None and self.trainer.state.fn == "validate"
+        return self._required("val") if validates else self._loader("val")
 
     def test_dataloader(self) -> Any:
-        """Batches of the test part."""
-        return self._loader("test")
+        """Batches of the test part.
+
+        Raises:
+            ValueError: There is none.
+        """
+        return self._required("test")
 
     def predict_dataloader(self) -> Any:
-        """Batches of what is to be predicted, the test part if nothing else was given."""
-        return self._loader("predict" if "predict" in self.datasets else "test")
+        """Batches of what is to be predicted, the test part if nothing else was given.
+
+        Raises:
+            ValueError: There is neither.
+        """
+        return self._required("predict", "test")

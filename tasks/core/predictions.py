@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from blockzoo.tasks.core.files import write_csv
+from blockzoo.tasks.core.labelled_files import is_junk
 from blockzoo.tasks.core.output import print_json, print_table
 
 __all__ = ["class_rows", "files_below", "print_likeliest"]
@@ -29,15 +30,10 @@ def files_below(paths: list[str], kind: str, suffixes: tuple[str, ...]) -> list[
             found.append(path)
             continue
         inside = (file for file in sorted(path.rglob("*")) if file.suffix.lower() in suffixes)
-        found += [file for file in inside if not _is_dropping(file.relative_to(path))]
+        found += [file for file in inside if not is_junk(file.relative_to(path))]
     if not found:
         raise ValueError(f"no {kind} in {', '.join(paths)}; they end in {', '.join(suffixes)}")
     return found
-
-
-def _is_dropping(path: Path) -> bool:
-    """Whether a file, or a folder above it, is hidden or left by an archive program."""
-    return any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
 
 
 def class_rows(kind: str, name: Any, probabilities: Any, labels: list[str]) -> dict[str, Any]:

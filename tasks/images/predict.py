@@ -5,15 +5,13 @@ import sys
 from typing import Any
 
 import torch
-from timm.data import create_transform
 
 from blockzoo.tasks.core.files import check_output
+from blockzoo.tasks.core.image_files import IMAGE_SUFFIXES, load_image
 from blockzoo.tasks.core.predictions import class_rows, files_below, print_likeliest
-from blockzoo.tasks.images.folders import load_image
+from blockzoo.tasks.core.transforms import image_transform, input_channels
 
-__all__ = ["SUFFIXES", "predict"]
-
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+__all__ = ["predict"]
 
 
 @torch.no_grad()
@@ -31,13 +29,13 @@ def predict(model: Any, files: list[str], args: argparse.Namespace) -> int:
     if args.out:
         check_output(args.out, files)
     cfg = model.pretrained_cfg
-    keys = ("input_size", "interpolation", "mean", "std", "crop_pct")
-    transform: Any = create_transform(**{key: cfg[key] for key in keys})
+    channels = input_channels(model)
+    transform: Any = image_transform(cfg, channels)
     labels = list(cfg.get("label_names") or map(str, range(model.num_classes)))
     device, rows, broken = next(model.parameters()).device, [], []
-    for file in files_below(files, "image", SUFFIXES):
+    for file in files_below(files, "image", IMAGE_SUFFIXES):
         try:
-            image = load_image(str(file))
+            image = load_image(file, channels)
         except (ValueError, OSError) as error:
             broken.append(f"{file}: {error}" if str(file) not in str(error) else str(error))
             continue

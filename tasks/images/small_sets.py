@@ -2,6 +2,7 @@
 
 import abc
 import gzip
+import hashlib
 import io
 import json
 import tarfile
@@ -17,7 +18,8 @@ from torch.utils.data import Dataset
 from torchvision.datasets.utils import download_and_extract_archive
 
 from blockzoo.tasks.core.data import ZooData
-from blockzoo.tasks.series.uea import stratified_split
+from blockzoo.tasks.core.split import stratified_split
+from blockzoo.tasks.core.transforms import fit_channels
 
 __all__ = ["CIFAR10", "FashionMNIST", "MemoryImages", "random_crop_flip"]
 
@@ -77,12 +79,21 @@ class _Images(Dataset[dict[str, torch.Tensor]]):
             for image, label, index in zip(x, self.labels[chosen], chosen, strict=True)
         ]
 
+    def fingerprint(self, known: dict[str, str]) -> dict[str, str]:
+        """What tells these images from others, see `blockzoo.tasks.raptor.activations`."""
+        digest = hashlib.sha256()
+        for values in (self.images, self.labels, self.indices):
+            digest.update(f"{list(values.shape)}".encode())
+            digest.update(values.contiguous().numpy())
+        return {"content": digest.hexdigest()}
+
 
 class MemoryImages(ZooData, abc.ABC):
     """A set of small images with its published training and test part.
 
-    Subclasses say how the parts are read. Images are bytes in memory; a sample is `x` (C, H, W), scaled to the mean and
-    deviation of the training part, `label` and `index`, the image's place in its published part.
+    Subclasses say how the parts are read. Images are bytes in memory; a sample is `x` (C, H, W), standardised by the
+    mean and deviation that the model's weights want, or those of the training part for a model without weights; `label`
+    and `index`, the image's place in its published part.
 
     Args:
         root: Folder with the files of the set.
@@ -99,8 +110,9 @@ class MemoryImages(ZooData, abc.ABC):
         FileNotFoundError: The files are not there; the message says how to get them.
     """
 
-    mean: ClassVar[tuple[float, ...]]
-    std: ClassVar[tuple[float, ...]]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    size: ClassVar[tuple[int, int, int]]
     class_names: ClassVar[tuple[str, ...]]
     about: ClassVar[dict[str, str]]
 
@@ -143,8 +155,17 @@ class MemoryImages(ZooData, abc.ABC):
             except FileNotFoundError:
                 self.fetch()
 
+    def match(self, cfg: dict[str, Any], trained: bool = True) -> None:
+        """Take mean and deviation from the configuration of a model's weights."""
+        if trained and cfg.get("mean") is not None and cfg.get("std") is not None:
+            self.mean, self.std = (fit_channels(cfg[key], self.size[0], key) for key in ("mean", "std"))
+
     def setup(self, stage: str) -> None:
         """Read, check and split; the same whatever the stage."""
+        self.match_task()
+        mean, std = (torch.tensor(values).reshape(-1, 1, 1) for values in (self.mean, self.std))
+        for part in self.datasets.values():
+            part.mean, part.std = mean, std  # type: ignore[attr-defined]
         if self.datasets:
             return
         train, test = self.read(train=True), self.read(train=False)
@@ -163,8 +184,9 @@ class MemoryImages(ZooData, abc.ABC):
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """Mean and deviation of each channel over 255, and the class names."""
-        return {"mean": list(self.mean), "std": list(self.std), "label_names": list(self.class_names)}
+        """Size, mean and deviation of each channel over 255, and the class names; whole images are seen."""
+        numbers = {"mean": list(self.mean), "std": list(self.std)}
+        return {"input_size": list(self.size), "crop_pct": 1.0, **numbers, "label_names": list(self.class_names)}
 
     @property
     def description(self) -> dict[str, str]:
@@ -192,6 +214,7 @@ class CIFAR10(MemoryImages):
     Neither form holds code. Arguments as for `MemoryImages`.
     """
 
+    size = (3, 32, 32)
     mean = (0.4914, 0.4822, 0.4465)
     std = (0.2470, 0.2435, 0.2616)
     class_names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -287,6 +310,7 @@ class FashionMNIST(MemoryImages):
     package `dataset-fashion-mnist` puts them into `/usr/share/datasets/fashion-mnist`. Arguments as for `MemoryImages`.
     """
 
+    size = (1, 28, 28)
     mean = (0.2860,)
     std = (0.3530,)
     class_names = (

@@ -17,6 +17,8 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from blockzoo import checkpoints, create_model
 from blockzoo.raptor import teacher_trajectory
 from blockzoo.tasks.core.data import ZooData
+from blockzoo.tasks.core.files import write_text
+from blockzoo.tasks.core.transforms import wanted_inputs
 
 __all__ = ["ActivationCache", "TeacherActivations", "load_vit"]
 
@@ -149,9 +151,32 @@ def _plain(dataset: Any, source: ZooData) -> Any:
     dataset = copy.copy(dataset)
     if hasattr(dataset, "augment"):
         dataset.augment = None
+    elif hasattr(dataset, "augmented"):
+        dataset.augmented = False
     elif hasattr(dataset, "transform"):
         dataset.transform = getattr(source, "eval_transform", dataset.transform)
     return dataset
+
+
+def _content(images: Any, folder: Path) -> str:
+    """SHA-256 of the images behind a data set.
+
+    A data set's own `fingerprint(known)` gives "content", and may trust the "content" that is known as long as the
+    other entries, such as sizes and times of its files, are as they were. Of any other set all prepared images count.
+    """
+    if not hasattr(images, "fingerprint"):
+        digest = hashlib.sha256()
+        for sample in (images[index] for index in range(len(images))):
+            digest.update(sample["x"].contiguous().numpy())
+            digest.update(str(int(sample["label"])).encode())
+        return digest.hexdigest()
+    path = folder / "images.json"
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    found: dict[str, str] = images.fingerprint(known)
+    if found != known:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps(found))
+    return found["content"]
 
 
 class TeacherActivations(ZooData):
@@ -209,6 +234,7 @@ class TeacherActivations(ZooData):
         if layers is not None and (not layers or layers != sorted(set(layers)) or layers[0] < 0 or layers[-1] > depth):
             raise ValueError(f"layers={layers} must increase, from 0 on and to at most {depth}, the teacher's depth")
         self.layers = layers
+        self.source.match(*wanted_inputs(self.teacher, teacher_pretrained, teacher_checkpoint))
         self.cache_dir = Path(cache_dir)
         self.max_gb, self.dtype, self.num_images, self.order_seed = max_gb, dtype, num_images, order_seed
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -243,6 +269,8 @@ class TeacherActivations(ZooData):
         shape = (len(order), len(tokens), *tokens[0].shape[1:])
         about = {"part": part, "teacher": self.teacher_name, "weights": weights, "order_seed": self.order_seed}
         about |= {"dataset": self.source.description["dataset"], "images": len(images)}
+        about["preprocessing"] = json.loads(json.dumps(self.source.preprocessing))
+        about["content"] = _content(images, self.cache_dir / part)
         cache = ActivationCache(self.cache_dir / part, shape, self.dtype, about, self.max_gb)
         rest = Subset(images, order[cache.done :].tolist())
         for batch in (

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from blockzoo.tasks.core.pictures import STYLE, panels
-from blockzoo.tasks.images.evaluate import SHOWN, cifar10_sample, prediction_grid
+from blockzoo.tasks.core.small_images import SHOWN, cifar10_sample, prediction_grid
 from blockzoo.tasks.raptor import dynamics, figures
 
 __all__ = ["evaluate_raptor"]

@@ -13,21 +13,20 @@ import argparse
 import json
 import math
 from collections.abc import Callable, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 import torch.nn.functional as F
-import torchvision
 from matplotlib.figure import Figure
-from safetensors.torch import load_file
 from timm.models import VisionTransformer
 
 import blockzoo
 from blockzoo.raptor import Raptor, teacher_trajectory
-from blockzoo.tasks.images.folders import load_image
+from blockzoo.tasks.core.image_files import IMAGE_SUFFIXES, load_image
+from blockzoo.tasks.core.labelled_files import class_folders
+from blockzoo.tasks.core.small_images import cifar10_images
 from blockzoo.tasks.raptor import dynamics, figures
 from blockzoo.tasks.raptor.activations import load_vit
 from blockzoo.tasks.raptor.segmentation import layer_distance, plot_segments, segment_layers
@@ -43,17 +42,16 @@ def _images(
     """Prepared images (N, C, H, W) and labels (N,), spread over the classes."""
     size: Any = vit.patch_embed.img_size
     if folder is None:
-        sample = load_file(str(files("blockzoo.tasks.core") / "cifar10_sample.safetensors"))
-        images, labels = sample["images"].float() / 255, sample["labels"].long()
+        images, labels = cifar10_images()
         chosen = torch.arange(min(limit, len(images))) * len(images) // min(limit, len(images))
-        images, labels = images[chosen], labels[chosen]
+        images, labels = images[chosen].float() / 255, labels[chosen]
         images = F.interpolate(images, size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
     else:
-        source = torchvision.datasets.ImageFolder(folder, loader=load_image)
+        _, source = class_folders(folder, "image", IMAGE_SUFFIXES)
         chosen = torch.arange(min(limit, len(source))) * len(source) // min(limit, len(source))
         prepare = timm.data.create_transform(input_size=(3, *size), mean=(0, 0, 0), std=(1, 1, 1), crop_pct=0.875)
         pairs = [source[int(i)] for i in chosen]
-        images = torch.stack([torch.as_tensor(prepare(image)) for image, _ in pairs])
+        images = torch.stack([torch.as_tensor(prepare(load_image(path))) for path, _ in pairs])
         labels = torch.tensor([label for _, label in pairs])
     shape = (1, 3, 1, 1)
     return (images - torch.tensor(mean).reshape(shape)) / torch.tensor(std).reshape(shape), labels
@@ -198,8 +196,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", help="or those in this file")
     parser.add_argument("--student", help="folder of a finished fit of a Raptor")
     parser.add_argument("--images", help="folder of classes of images (default: packaged CIFAR-10 images)")
-    parser.add_argument("--mean", type=float, nargs=3, help="of the channels (default: the student's or timm's)")
-    parser.add_argument("--std", type=float, nargs=3, help="likewise")
+    parser.add_argument("--mean", type=float, nargs=3, help="mean of the channels (default: the student's or timm's)")
+    parser.add_argument("--std", type=float, nargs=3, help="deviation of the channels (default: as for --mean)")
     parser.add_argument("--limit", type=int, default=200, help="number of images (default: 200)")
     parser.add_argument("--phases", type=int, default=2, help="number of phases, without a student (default: 2)")
     parser.add_argument("--method", default="dp", choices=("dp", "bisect"), help="of the segmentation (default: dp)")

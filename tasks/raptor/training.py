@@ -3,6 +3,7 @@
 Source: "Block-Recurrent Dynamics in Vision Transformers" (2025) and the trainer of the authors' code.
 """
 
+import warnings
 from typing import Any, Literal
 
 import torch
@@ -12,8 +13,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from blockzoo import checkpoints
 from blockzoo.raptor import Raptor
+from blockzoo.tasks.core.classification import Classification
 from blockzoo.tasks.core.task import Task
-from blockzoo.tasks.images.classification import ImageClassification
 from blockzoo.tasks.raptor.losses import (
     LossKind,
     TokenLoss,
@@ -273,12 +274,12 @@ def _load_blocks(model: Raptor, paths: list[str]) -> None:
         model.blocks[index].load_state_dict(block)
 
 
-class LinearProbe(ImageClassification):
+class LinearProbe(Classification):
     """Train a classifier on a frozen image model, for example a Raptor or its teacher.
 
     Args:
         backbone_checkpoint: File of the model's weights; those of its classifier are left out.
-        **kwargs: See `ImageClassification`.
+        **kwargs: See `Classification`.
 
     Raises:
         ValueError: The file lacks weights of the model.
@@ -299,3 +300,18 @@ class LinearProbe(ImageClassification):
             self.model.load_state_dict({name: content[name] for name in wanted}, strict=False)
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(name in names)
+        self.train()
+
+    def setup(self, stage: str) -> None:
+        """See `Classification.setup`; Lightning's warning of modules in eval mode is meant for others."""
+        super().setup(stage)
+        warnings.filterwarnings("ignore", "Found .* in eval mode at the start of training")
+
+    def train(self, mode: bool = True) -> "LinearProbe":
+        """Train the classifier alone: the backbone stays in eval mode, so that its statistics do not change."""
+        super().train(mode)
+        heads = self.model.get_classifier()
+        self.model.eval()
+        for head in heads if isinstance(heads, tuple) else (heads,):
+            head.train(mode)
+        return self

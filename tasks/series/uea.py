@@ -7,9 +7,10 @@ import torch
 from torch.utils.data import Dataset
 
 from blockzoo.tasks.core.data import ZooData
+from blockzoo.tasks.core.split import stratified_split
 from blockzoo.tasks.series.ts_files import SeriesSet, read_series_set, read_ts
 
-__all__ = ["JapaneseVowels", "UEASeries", "stratified_split"]
+__all__ = ["JapaneseVowels", "UEASeries"]
 
 
 class _Padded(Dataset[dict[str, torch.Tensor]]):
@@ -24,28 +25,6 @@ class _Padded(Dataset[dict[str, torch.Tensor]]):
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         values = {"x": self.x[index], "mask": self.mask[index], "label": self.label[index]}
         return {**values, "index": torch.tensor(index)}
-
-
-def stratified_split(labels: torch.Tensor, fraction: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Split indices so that each class gives the same share, rounded, to the second part.
-
-    Args:
-        labels: Class of each sample, (N,).
-        fraction: Share of the second part, in [0, 1).
-        seed: Of the choice.
-
-    Returns:
-        Sorted indices of the first and of the second part.
-    """
-    if not 0 <= fraction < 1:
-        raise ValueError(f"val_fraction={fraction} must be in [0, 1)")
-    generator = torch.Generator().manual_seed(seed)
-    chosen = torch.zeros(len(labels), dtype=torch.bool)
-    for label in labels.unique():
-        members = (labels == label).nonzero().squeeze(1)
-        order = torch.randperm(len(members), generator=generator)
-        chosen[members[order[: round(fraction * len(members))]]] = True
-    return (~chosen).nonzero().squeeze(1), chosen.nonzero().squeeze(1)
 
 
 class UEASeries(ZooData):

@@ -5,22 +5,22 @@ from typing import Any
 import torch
 from torch import nn
 
-from blockzoo.tasks.images.classification import ImageClassification
+from blockzoo.tasks.core.classification import Classification
 from blockzoo.tasks.video.metrics import VideoAccuracy
 
 __all__ = ["VideoClassification"]
 
 
-class VideoClassification(ImageClassification):
+class VideoClassification(Classification):
     """Classify clips by cross entropy, and videos by the mean probabilities of their clips.
 
     Batches are dictionaries with `x` (B, C, T, H, W), `label` (B,), `index` (B,) and `video` (B,), the number of the
-    video that a clip belongs to. Beside the metrics of `ImageClassification`, which are over clips, evaluation logs
+    video that a clip belongs to. Beside the metrics of `Classification`, which are over clips, evaluation logs
     `video_acc` and `video_acc5` (for more than five classes), over videos.
 
     Args:
         *args: See `Task`.
-        **kwargs: See `ImageClassification`; `cutmix`, which pastes rectangles of pictures, and `channels_last`, an
+        **kwargs: See `Classification`; `cutmix`, which pastes rectangles of pictures, and `channels_last`, an
             order of pictures, are not for clips.
 
     Raises:
@@ -42,7 +42,7 @@ class VideoClassification(ImageClassification):
         )
 
     def count(self, stage: str, logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> dict[str, Any]:
-        """See `ImageClassification.count`; those over videos too."""
+        """See `Classification.count`; those over videos too."""
         metrics = super().count(stage, logits, batch)
         of_videos: Any = self.video_metrics[stage]
         scores = logits.detach().float().softmax(-1)

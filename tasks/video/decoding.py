@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["VIDEO_SUFFIXES", "VideoInfo", "probe", "read_frames"]
+from blockzoo.tasks.core.labelled_files import UnreadableFileError
+
+__all__ = ["VIDEO_SUFFIXES", "VideoInfo", "probe", "read_frames", "require_pyav"]
 
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".webm")
 
@@ -32,7 +34,8 @@ class VideoInfo:
     fps: float
 
 
-def _av() -> Any:
+def require_pyav() -> Any:
+    """PyAV's module, or an ImportError that says how to install it."""
     try:
         import av
     except ImportError as error:
@@ -44,7 +47,7 @@ class _Opened:
     """A file's container and its first video stream; errors of the library name the file."""
 
     def __init__(self, path: str | Path) -> None:
-        self.path, self.av = path, _av()
+        self.path, self.av = path, require_pyav()
 
     def __enter__(self) -> tuple[Any, Any]:
         if not Path(self.path).is_file():
@@ -52,16 +55,16 @@ class _Opened:
         try:
             self.container = self.av.open(str(self.path))
         except (self.av.FFmpegError, ValueError) as error:
-            raise ValueError(f"{self.path} is not a readable video: {error}") from error
+            raise UnreadableFileError(f"{self.path} is not a readable video: {error}") from error
         if not self.container.streams.video:
             self.container.close()
-            raise ValueError(f"{self.path} has no video stream")
+            raise UnreadableFileError(f"{self.path} has no video stream")
         return self.container, self.container.streams.video[0]
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         self.container.close()
         if isinstance(error, self.av.FFmpegError):
-            raise ValueError(f"{self.path} is damaged: {error}") from error
+            raise UnreadableFileError(f"{self.path} is damaged: {error}") from error
 
 
 def probe(path: str | Path) -> VideoInfo:
@@ -76,7 +79,7 @@ def probe(path: str | Path) -> VideoInfo:
         frames = stream.frames or sum(1 for packet in container.demux(stream) if packet.size)
         info = VideoInfo(frames, stream.height, stream.width, float(stream.average_rate or 0))
     if info.frames < 1:
-        raise ValueError(f"{path} has no frames")
+        raise UnreadableFileError(f"{path} has no frames")
     return info
 
 
@@ -111,7 +114,7 @@ def read_frames(path: str | Path, indices: torch.Tensor) -> torch.Tensor:
                     break
             number += 1
     if missing := wanted - set(found):
-        raise ValueError(f"{path} is too short or damaged: frame {min(missing)} cannot be decoded")
+        raise UnreadableFileError(f"{path} is too short or damaged: frame {min(missing)} cannot be decoded")
     return torch.from_numpy(np.stack([found[i] for i in indices.tolist()]))
 
 

@@ -9,7 +9,8 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from blockzoo.tasks.core.data import ZooData
-from blockzoo.tasks.images.folders import IMAGENET_MEAN, IMAGENET_STD
+from blockzoo.tasks.core.labelled_files import UnreadableFileError, class_folders
+from blockzoo.tasks.core.transforms import IMAGENET_MEAN, IMAGENET_STD
 from blockzoo.tasks.video.clips import crop_boxes, dense_indices, span_of, uniform_indices, view_starts
 from blockzoo.tasks.video.decoding import VIDEO_SUFFIXES, probe, read_frames
 
@@ -126,7 +127,7 @@ class _Clips(Dataset[dict[str, torch.Tensor]]):
         if data.sampling == "dense":
             span = span_of(num, data.stride)
         if total < span and not data.pad_short:
-            raise ValueError(
+            raise UnreadableFileError(
                 f"{path} has {total} frames, a clip needs {span} (num_frames={num}, stride={data.stride}); "
                 "pad_short=true repeats the last frame"
             )
@@ -233,15 +234,8 @@ class VideoFolder(Videos):
                 if part == "test":
                     continue
                 raise FileNotFoundError(f"{folder} is missing; expected {self.root}/{part}/CLASS/VIDEO")
-            names = tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir()))
-            if self.class_names and names != self.class_names:
-                different = sorted(set(names) ^ set(self.class_names))
-                raise ValueError(f"{folder} and {self.root}/train differ in the classes {', '.join(different)}")
-            self.class_names = names
-            files = [(path, label) for label, name in enumerate(names) for path in sorted((folder / name).rglob("*"))]
-            files = [(path, label) for path, label in files if path.suffix.lower() in VIDEO_SUFFIXES]
-            if not files:
-                raise ValueError(f"{folder} has no videos in folders by class; they end in {', '.join(VIDEO_SUFFIXES)}")
+            names = self.class_names if part != "train" else None
+            self.class_names, files = class_folders(folder, "video", VIDEO_SUFFIXES, names)
             self.datasets[part] = _Clips(self, files, part == "train")
 
     @property

@@ -8,7 +8,7 @@ import torch
 
 from blockzoo.tasks.core.files import check_output
 from blockzoo.tasks.core.predictions import class_rows, files_below, print_likeliest
-from blockzoo.tasks.video.decoding import VIDEO_SUFFIXES
+from blockzoo.tasks.video.decoding import VIDEO_SUFFIXES, require_pyav
 from blockzoo.tasks.video.files import test_clips
 
 __all__ = ["predict"]
@@ -31,6 +31,10 @@ def predict(model: Any, files: list[str], args: argparse.Namespace) -> int:
     cfg = model.pretrained_cfg
     labels = list(cfg.get("label_names") or map(str, range(model.num_classes)))
     device, rows, broken = next(model.parameters()).device, [], []
+    try:
+        require_pyav()
+    except ImportError as error:
+        raise ValueError(str(error)) from error
     for file in files_below(files, "video", VIDEO_SUFFIXES):
         try:
             clips = test_clips(file, cfg)

@@ -5,9 +5,10 @@ import torch
 
 import blockzoo
 from blockzoo.tasks.core.optim import cosine_schedule, parameter_groups
+from blockzoo.tasks.core.split import stratified_split
 from blockzoo.tasks.series.augment import SeriesAugment, time_warp
 from blockzoo.tasks.series.ts_files import read_series_set, read_ts, write_series_set
-from blockzoo.tasks.series.uea import JapaneseVowels, UEASeries, stratified_split
+from blockzoo.tasks.series.uea import JapaneseVowels, UEASeries
 
 TS = """#comment
 @problemName x

@@ -1,5 +1,6 @@
 """The image classification task: losses, teachers, modes, and real steps."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,6 +8,7 @@ from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
 from blockzoo.layers.conv.scheduled_drop_path import ScheduledDropPath
+from blockzoo.tasks.core.classification import check_classes
 from blockzoo.tasks.core.classification_metrics import ClassificationMetrics
 from blockzoo.tasks.core.drop_path import ScheduledDropPathProgress
 from blockzoo.tasks.images.classification import ImageClassification
@@ -156,3 +158,28 @@ def test_drop_path_follows_the_steps_of_the_run(tmp_path):
     assert seen == [0.0, 0.25, 0.5, 0.75]
     with pytest.raises(ValueError, match="steps=0 must be at least 1"):
         ScheduledDropPathProgress(0)
+
+
+@pytest.mark.parametrize("options", [{"mixup": 1.0}, {"cutmix": 1.0}])
+def test_an_odd_batch_is_mixed_and_its_labels_are_smooth(options, monkeypatch):
+    module, seen = task(label_smoothing=0.1, **options), []
+    module.log = lambda *args, **kwargs: None
+    monkeypatch.setattr(module, "_loss", lambda logits, target, x: seen.append((target, x)) or logits.sum())
+    data = batch(5)
+    np.random.seed(0)  # noqa: NPY002  (timm draws from it)
+    module.shared_step(data, "train")
+    target, x = seen[0]
+    assert not torch.allclose(x[0], data["x"][0]) and torch.allclose(x[2], data["x"][2], atol=1e-6)
+    torch.testing.assert_close(target.sum(1), torch.ones(5))
+    assert float(target[2].max()) == pytest.approx(0.91) and float(target.min()) == pytest.approx(0.01)
+
+
+def test_classes_of_data_and_model_are_compared():
+    data = type("Data", (), {"preprocessing": {"label_names": ["cat", "dog"], "input_size": [3, 32, 32]}})()
+    with pytest.raises(ValueError, match=r"the data have 2 classes \(cat, dog\), the model has num_classes=10"):
+        check_classes(task().model, data, training=True)
+    module = ImageClassification("nextvit_cifar", model_kwargs={**TINY, "num_classes": 2, "in_chans": 1})
+    with pytest.raises(ValueError, match="the data have 3 channels, the model takes in_chans=1"):
+        check_classes(module.model, data, training=True)
+    with pytest.raises(ValueError, match="labels from 0 to 9, the model has num_classes=2"):
+        module.shared_step({**batch(10), "x": torch.randn(10, 1, 32, 32)}, "train")

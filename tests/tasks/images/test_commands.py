@@ -12,11 +12,11 @@ from torch import nn
 
 import blockzoo
 from blockzoo.__main__ import main
+from blockzoo.tasks.core.image_files import IMAGE_SUFFIXES
 from blockzoo.tasks.core.memory import peak_bytes, peak_bytes_apart
 from blockzoo.tasks.core.predictions import files_below
 from blockzoo.tasks.images.bench import p3d_like, saved_bytes
 from blockzoo.tasks.images.cam import class_activation_map
-from blockzoo.tasks.images.predict import SUFFIXES
 
 SHIPPED = [name for name in blockzoo.list_pretrained() if name.endswith(".cifar10")]
 
@@ -51,13 +51,13 @@ def test_activation_maps_of_every_family_lie_in_the_unit_interval(name):
 def test_images_are_found_in_folders_and_named_files_are_taken(tmp_path):
     for name in ("b.png", "a.jpg", "notes.txt"):
         (tmp_path / name).touch()
-    assert [path.name for path in files_below([str(tmp_path)], "image", SUFFIXES)] == ["a.jpg", "b.png"]
-    assert [path.name for path in files_below([str(tmp_path / "notes.txt")], "image", SUFFIXES)] == ["notes.txt"]
+    assert [path.name for path in files_below([str(tmp_path)], "image", IMAGE_SUFFIXES)] == ["a.jpg", "b.png"]
+    assert [path.name for path in files_below([str(tmp_path / "notes.txt")], "image", IMAGE_SUFFIXES)] == ["notes.txt"]
     with pytest.raises(ValueError, match="nothing.png: no such file or folder"):
-        files_below([str(tmp_path / "nothing.png")], "image", SUFFIXES)
+        files_below([str(tmp_path / "nothing.png")], "image", IMAGE_SUFFIXES)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="no image in .*empty"):
-        files_below([str(tmp_path / "empty")], "image", SUFFIXES)
+        files_below([str(tmp_path / "empty")], "image", IMAGE_SUFFIXES)
 
 
 @pytest.mark.skipif(not SHIPPED, reason="no image checkpoint is shipped")

@@ -191,3 +191,22 @@ def test_torchvision_sets_are_taken_by_name(monkeypatch):
     data = TorchvisionImages("SVHN", img_size=32)
     data.setup("fit")
     assert data.datasets["test"][0]["x"].shape == (3, 32, 32) and data.datasets["test"][0]["label"] == 1
+
+
+def test_preprocessing_is_the_models_unless_it_is_given(tmp_path):
+    root, wanted = str(folder(tmp_path)), {"input_size": (1, 20, 20), "mean": (0.2, 0.4, 0.6), "std": (0.5,) * 3}
+    data = ImageFolder(root, crop_pct=1.0, num_workers=0)
+    data.match({**wanted, "crop_pct": 0.5, "interpolation": "bilinear"})
+    data.setup("fit")
+    assert data.datasets["val"][0]["x"].shape == (1, 20, 20)
+    used = data.preprocessing
+    assert used["input_size"] == [1, 20, 20] and used["mean"] == pytest.approx([0.4]) and used["crop_pct"] == 1.0
+    with pytest.raises(ValueError, match="has no test part"):
+        data.test_dataloader()
+    with pytest.raises(ValueError, match="has no test part"):
+        data.predict_dataloader()
+    small = CIFAR10(root)
+    small.match({"mean": (0.5,) * 3, "std": (0.5,) * 3}, trained=False)
+    assert small.mean == CIFAR10.mean
+    small.match({"mean": (0.5,) * 3, "std": (0.5,) * 3})
+    assert small.preprocessing["mean"] == [0.5, 0.5, 0.5]

@@ -362,3 +362,31 @@ def test_the_packaged_configs_run_from_teacher_to_probe(cifar, tmp_path, monkeyp
     probed = load_file("runs/raptor_cifar10_probe/version_0/model.safetensors")
     assert torch.equal(probed[name], last[name]) and "head.weight" in probed
     assert "test/acc" in probe.trainer.callback_metrics
+
+
+def test_a_probe_leaves_the_backbone_as_it_is():
+    probe = LinearProbe("nextvit_cifar")
+    probe.log = lambda *args, **kwargs: None
+    before = {name: value.clone() for name, value in probe.train().state_dict().items()}
+    probe.shared_step({"x": torch.randn(2, 3, 32, 32), "label": torch.tensor([1, 2])}, "train").backward()
+    assert all(torch.equal(value, before[name]) for name, value in probe.state_dict().items())
+    assert {name for name, p in probe.model.named_parameters() if p.grad is not None} == {
+        "head.fc.weight",
+        "head.fc.bias",
+    }
+
+
+def test_a_cache_of_replaced_images_is_refused(cifar, tmp_path):
+    activations(cifar, tmp_path / "cache").prepare_data()
+    path = Path(cifar) / "cifar-10-batches-bin" / "data_batch_1.bin"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x00")
+    with pytest.raises(ValueError, match="activations of something else \\(content"):
+        activations(cifar, tmp_path / "cache").prepare_data()
+
+
+def test_a_cache_of_other_preprocessing_is_refused(cifar, tmp_path):
+    activations(cifar, tmp_path / "cache").prepare_data()
+    other = activations(cifar, tmp_path / "cache")
+    other.source.mean = (0.1, 0.2, 0.3)
+    with pytest.raises(ValueError, match="activations of something else \\(preprocessing"):
+        other.prepare_data()

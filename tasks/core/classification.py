@@ -1,0 +1,207 @@
+"""Classification of images and clips by cross entropy, with mixed samples, smooth labels and teachers."""
+
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from timm.data import Mixup
+from timm.data.mixup import mixup_target
+
+from blockzoo import create_model
+from blockzoo.layers.conv.conv_norm_act import set_conv_norm_mode
+from blockzoo.tasks.core.classification_metrics import ClassificationMetrics
+from blockzoo.tasks.core.task import Task
+from blockzoo.tasks.core.transforms import input_channels
+
+__all__ = ["Classification", "check_classes"]
+
+
+def check_classes(model: Any, data: Any, training: bool) -> None:
+    """Compare the classes and channels of data with a model's before anything is computed.
+
+    Args:
+        model: With `num_classes`, and `pretrained_cfg` where its weights know names of classes.
+        data: A data module after its `setup`; anything without `preprocessing` is accepted.
+        training: In training, classes of the same number may have other names than the weights had.
+
+    Raises:
+        ValueError: The numbers differ, or the names are the same in another order; the message says both.
+    """
+    about = getattr(data, "preprocessing", None) or {}
+    names, count = list(about.get("label_names") or ()), model.num_classes
+    if names and len(names) != count:
+        shown = ", ".join(map(str, names[:10])) + (", …" if len(names) > 10 else "")
+        raise ValueError(
+            f"the data have {len(names)} classes ({shown}), the model has num_classes={count}; "
+            f"set model_kwargs.num_classes={len(names)}"
+        )
+    known = list((getattr(model, "pretrained_cfg", None) or {}).get("label_names") or ())
+    if not training and names != known and sorted(map(str, names)) == sorted(map(str, known)):
+        raise ValueError(f"the data number their classes {', '.join(names)}, the weights {', '.join(known)}")
+    size = about.get("input_size")
+    if size and int(size[0]) != input_channels(model):
+        raise ValueError(
+            f"the data have {size[0]} channels, the model takes in_chans={input_channels(model)}; "
+            f"set model_kwargs.in_chans={size[0]}"
+        )
+
+
+class _Mix(Mixup):
+    """timm's mixing for a batch of any size: of an odd one the sample in the middle meets itself."""
+
+    def __call__(self, x: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        share = self._mix_batch(x)
+        return x, mixup_target(target, self.num_classes, share, self.label_smoothing)
+
+
+class Classification(Task):
+    """Classify images or clips by cross entropy, and after a teacher if one is given.
+
+    Batches are dictionaries with `x` (B, C, H, W), `label` (B,) and `index` (B,). Logged are `loss` and, in evaluation,
+    `acc`, `acc5` (for more than five classes) and `ece`, see `ClassificationMetrics`. After a test, `test_confusion`
+    holds the confusion matrix.
+
+    The distilled loss is `(1 - w) * cross entropy + w * t² * KL(teacher || student)` of the logits over t for "soft"
+    ("Distilling the Knowledge in a Neural Network", 2015), and `(1 - w) * cross entropy + w * cross entropy with the
+    teacher's class` for "hard" ("Training data-efficient image transformers & distillation through attention", 2021).
+    The teacher sees the same augmented images. It is no part of the task's weights.
+
+    Args:
+        label_smoothing: Share of the target spread over all classes, in training only.
+        mixup: Parameter of the Beta distribution that mixes two images; 0 for none.
+        cutmix: The same for pasting a rectangle of one image into another; with both, each batch gets one of the two at
+            random.
+        mix_prob: Probability that a batch is mixed at all.
+        teacher: Name of a model for `blockzoo.create_model`, "timm:" names included, pretrained unless
+            `teacher_checkpoint` is given.
+        teacher_kwargs: Its further arguments.
+        teacher_checkpoint: File of its weights.
+        distill_weight: w, from 0 to 1.
+        distill_temperature: t, for "soft".
+        distill_kind: "soft" or "hard".
+        conv_norm_mode: "train"; or "eval" or "tune" to fine-tune with frozen statistics, see
+            `blockzoo.layers.conv.conv_norm_act`.
+        channels_last: Keep images and weights in channels-last memory.
+        **kwargs: See `Task`.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        label_smoothing: float = 0.0,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        mix_prob: float = 1.0,
+        teacher: str | None = None,
+        teacher_kwargs: dict[str, Any] | None = None,
+        teacher_checkpoint: str | None = None,
+        distill_weight: float = 0.5,
+        distill_temperature: float = 1.0,
+        distill_kind: Literal["soft", "hard"] = "soft",
+        conv_norm_mode: Literal["train", "eval", "tune"] = "train",
+        channels_last: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        num_classes = self.model.num_classes
+        if not 0 <= distill_weight <= 1:
+            raise ValueError(f"distill_weight={distill_weight} must be in [0, 1]")
+        if distill_temperature <= 0:
+            raise ValueError(f"distill_temperature={distill_temperature} must be greater than 0")
+        self.label_smoothing = label_smoothing
+        self.mix = None
+        if mixup or cutmix:
+            self.mix = _Mix(mixup, cutmix, prob=mix_prob, label_smoothing=label_smoothing, num_classes=num_classes)
+        self.distill_weight = distill_weight
+        self.distill_temperature = distill_temperature
+        self.distill_kind = distill_kind
+        self._teacher: list[torch.nn.Module] = []  # in a list, so that it is no submodule
+        if teacher is not None:
+            self._teacher.append(_teacher(teacher, teacher_kwargs or {}, teacher_checkpoint, num_classes))
+        if conv_norm_mode != "train":
+            set_conv_norm_mode(self.model, conv_norm_mode)
+        self.channels_last = channels_last
+        if channels_last:
+            self.model.to(memory_format=torch.channels_last)
+        self.metrics = ClassificationMetrics(num_classes, ("acc5", "ece"))
+
+    def _loss(self, logits: torch.Tensor, target: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        logits = logits.float()
+        target = target.to(logits.dtype) if target.is_floating_point() else target
+        smoothing = 0.0 if target.is_floating_point() else self.label_smoothing  # mixed targets are smooth already
+        loss = F.cross_entropy(logits, target, label_smoothing=smoothing)
+        if not self._teacher:
+            return loss
+        teacher = self._teacher[0].to(x.device)
+        with torch.no_grad():
+            # The trainer casts inputs and the student alone, for example under precision bf16-true.
+            wanted = teacher(x.to(next(teacher.parameters()).dtype)).float()
+        if self.distill_kind == "hard":
+            extra = F.cross_entropy(logits, wanted.argmax(-1))
+        else:
+            t = self.distill_temperature
+            pair = (F.log_softmax(logits / t, -1), F.log_softmax(wanted / t, -1))
+            extra = F.kl_div(*pair, reduction="batchmean", log_target=True) * t**2
+        return (1 - self.distill_weight) * loss + self.distill_weight * extra
+
+    def setup(self, stage: str) -> None:
+        """Compare the data's classes and channels with the model's.
+
+        Raises:
+            ValueError: They differ, see `check_classes`.
+        """
+        check_classes(self.model, getattr(self.trainer, "datamodule", None), stage == "fit")
+
+    def _check_labels(self, label: torch.Tensor) -> None:
+        """Refuse labels that are no class of the model, on the CPU, where that costs no synchronisation."""
+        if label.device.type != "cpu" or not len(label):
+            return
+        low, high = int(label.min()), int(label.max())
+        if low < 0 or high >= self.model.num_classes:
+            raise ValueError(
+                f"the data have labels from {low} to {high}, the model has num_classes={self.model.num_classes}"
+            )
+
+    def count(self, stage: str, logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> dict[str, Any]:
+        """Add a batch to the metrics of "val" or "test"; returns them by name, for logging."""
+        return self.metrics.update(stage, logits, batch["label"])
+
+    def shared_step(self, batch: dict[str, torch.Tensor], stage: str) -> torch.Tensor:
+        """See `Task.shared_step`."""
+        x, label = batch["x"], batch["label"]
+        self._check_labels(label)
+        if self.channels_last:
+            x = x.contiguous(memory_format=torch.channels_last)
+        size = len(x)
+        if stage == "train":
+            target = label
+            if self.mix is not None:
+                x, target = self.mix(x.clone(), label)
+            loss = self._loss(self.model(x), target, x)
+        else:
+            logits = self.model(x)
+            loss = F.cross_entropy(logits.float(), label)
+            for name, metric in self.count(stage, logits, batch).items():
+                self.log(name, metric, on_epoch=True, on_step=False, prog_bar=name.endswith("acc"))
+        self.log(f"{stage}/loss", loss, on_epoch=True, on_step=False, prog_bar=True, batch_size=size, sync_dist=True)
+        return loss
+
+    def on_test_epoch_start(self) -> None:
+        """Begin a new confusion matrix."""
+        self.metrics.confusion.reset()
+
+    def on_test_epoch_end(self) -> None:
+        """Count over all processes."""
+        self.test_confusion = self.metrics.confusion.compute().cpu()
+
+    def predict_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> dict[str, torch.Tensor]:
+        """Class probabilities (B, num_classes), the likeliest class (B,), and which images they belong to (B,)."""
+        probabilities = self.model(batch["x"]).float().softmax(-1)
+        return {"index": batch["index"], "label": probabilities.argmax(-1), "probabilities": probabilities}
+
+
+def _teacher(name: str, kwargs: dict[str, Any], checkpoint: str | None, num_classes: int) -> torch.nn.Module:
+    model: torch.nn.Module = create_model(name, pretrained=checkpoint is None, checkpoint_path=checkpoint, **kwargs)
+    if model.num_classes != num_classes:
+        raise ValueError(f"teacher={name!r} has {model.num_classes} classes, the student has {num_classes}")
+    return model.requires_grad_(False).eval()

@@ -1,0 +1,104 @@
+"""Image files as models see them: upright, with 8 bits a channel."""
+
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from blockzoo.tasks.core.labelled_files import UnreadableFileError
+
+__all__ = ["IMAGE_SUFFIXES", "load_image", "to_channels"]
+
+IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+"""Endings of files that are taken from folders."""
+
+_ORIENTATION, _BITS_PER_SAMPLE, _PHOTOMETRIC = 0x0112, 258, 262
+"""Tags of EXIF and TIFF."""
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""By EXIF's orientation, how the stored rows and columns become upright."""
+
+_DECODING = (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
+"""What Pillow's decoders raise on damaged files."""
+
+
+def load_image(path: str | Path, channels: int = 3) -> Image.Image:
+    """Read an image file as RGB or grey, upright as its EXIF orientation says.
+
+    Grey images of 16 bits are scaled to 8, floating point ones from [0, 1]; transparency is left out, so that pixels
+    have the colour that is stored under it, as in torchvision and timm.
+
+    Args:
+        path: The file.
+        channels: 3 for RGB, 1 for grey.
+
+    Raises:
+        UnreadableFileError: It cannot be read, is too large (`PIL.Image.MAX_IMAGE_PIXELS`), or its values have no known
+            white; the message names it.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            orientation = _orientation(image)
+            converted = to_channels(image, channels)
+            return converted.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else converted
+    except Image.DecompressionBombError as error:
+        raise UnreadableFileError(
+            f"{path} is too large: {error}; shrink it, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
+        ) from error
+    except _DECODING as error:
+        raise UnreadableFileError(f"{path} is not a readable image: {error}") from error
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's orientation of a loaded image, 1 if nothing is said."""
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except _DECODING:
+        return 1  # a damaged EXIF block says nothing about the pixels, which other programs show as stored
+
+
+def to_channels(image: Image.Image, channels: int = 3) -> Image.Image:
+    """An image of any of Pillow's modes as RGB (3 channels) or grey (1), 8 bits a channel.
+
+    Raises:
+        ValueError: Another number of channels, or values without a known white.
+    """
+    if channels not in (1, 3):
+        raise ValueError(f"images have 3 channels, or 1 as grey; the model takes in_chans={channels}")
+    if image.mode.startswith("I") or image.mode == "F":
+        image = Image.fromarray(_bytes(image))
+    return image.convert("RGB" if channels == 3 else "L")
+
+
+def _bytes(image: Image.Image) -> np.ndarray:
+    """Values (rows, columns) of a grey image of more than 8 bits, scaled to bytes."""
+    values: np.ndarray = np.asarray(image)
+    if image.mode == "F":
+        if not np.isfinite(values).all() or values.min() < 0 or values.max() > 1:
+            raise ValueError(
+                f"floating point values from {values.min():g} to {values.max():g}; white must be 1 and black 0"
+            )
+        return (values * 255).round().astype(np.uint8)
+    tags: Any = getattr(image, "tag_v2", {})
+    bits = tags.get(_BITS_PER_SAMPLE, 16)
+    bits = int(bits[0] if isinstance(bits, tuple) else bits)
+    white = 4095 if bits == 12 else 65535
+    if bits > 16 or values.min() < 0 or values.max() > white:
+        raise ValueError(
+            f"whole numbers of 32 bits from {values.min()} to {values.max()} have no known white; "
+            "save the image with 8 or 16 bits a channel"
+        )
+    scaled = (values.astype(np.float64) * 255 / white).round().astype(np.uint8)
+    return 255 - scaled if tags.get(_PHOTOMETRIC) == 0 else scaled

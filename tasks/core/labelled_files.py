@@ -1,0 +1,95 @@
+"""Files in folders by class, whatever they hold: what belongs to a data set, and how a broken file is named."""
+
+import hashlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+__all__ = ["UnreadableFileError", "class_folders", "content_digest", "is_junk", "stat_digest"]
+
+
+class UnreadableFileError(ValueError):
+    """A data file cannot be read; the message is one line that names it.
+
+    torch raises an error of a loader's worker again with the worker's whole traceback as its message. The last line of
+    that is this error's own message, which is kept alone.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message.rpartition("UnreadableFileError: ")[2].strip())
+
+
+def is_junk(path: Path) -> bool:
+    """Whether a relative path is hidden or was left by an archive program, or lies in such a folder."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
+
+
+def class_folders(
+    root: str | Path, kind: str, suffixes: tuple[str, ...], class_names: tuple[str, ...] | None = None
+) -> tuple[tuple[str, ...], list[tuple[Path, int]]]:
+    """List the files of a folder `root/CLASS/**/FILE`.
+
+    Hidden files and folders (`.ipynb_checkpoints`, `._x.png`) and archive droppings (`__MACOSX`) are left out, and
+    files with another ending too.
+
+    Args:
+        root: The folder.
+        kind: What the files are, for messages, for example "image".
+        suffixes: Endings of the files that count, in lower case.
+        class_names: The classes that the folder must have; by default those that it has.
+
+    Returns:
+        Names of the classes, sorted, and each file with the number of its class.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+        ValueError: There are no classes, other classes than `class_names`, or a class without files; the message names
+            it.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root} is missing; expected {root}/CLASS/{kind.upper()}")
+    names = tuple(sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not is_junk(Path(entry.name))))
+    if not names:
+        raise ValueError(f"{root} has no folders of classes; expected {root}/CLASS/{kind.upper()}")
+    if class_names is not None and names != class_names:
+        different = ", ".join(sorted(set(names) ^ set(class_names)))
+        raise ValueError(f"{root} and the training part differ in the classes {different}")
+    found: list[tuple[Path, int]] = []
+    for label, name in enumerate(names):
+        inside = [(path, label) for path in _walk(root / name) if path.suffix.lower() in suffixes]
+        if not inside:
+            raise ValueError(
+                f"{root / name} has no {kind}s ({', '.join(suffixes)}); fill this class's folder or remove it"
+            )
+        found += inside
+    return names, found
+
+
+def _walk(folder: Path) -> list[Path]:
+    """All files below a folder that are no junk, in order; links to folders are followed."""
+    found = []
+    for place, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not is_junk(Path(name)))
+        found += [Path(place) / name for name in sorted(files) if not is_junk(Path(name))]
+    return found
+
+
+def stat_digest(files: Iterable[tuple[Path, int]]) -> str:
+    """SHA-256 of names, labels, sizes and times of change: equal if no file was touched."""
+    digest = hashlib.sha256()
+    for path, label in files:
+        about = path.stat()
+        digest.update(f"{path}\0{label}\0{about.st_size}\0{about.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def content_digest(files: Iterable[tuple[Path, int]]) -> str:
+    """SHA-256 of labels and contents, in order: equal for the same files anywhere."""
+    digest = hashlib.sha256()
+    for path, label in files:
+        digest.update(f"{path.stat().st_size}:{label}:".encode())
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()

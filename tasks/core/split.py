@@ -1,0 +1,27 @@
+"""Splits of data sets."""
+
+import torch
+
+__all__ = ["stratified_split"]
+
+
+def stratified_split(labels: torch.Tensor, fraction: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Split indices so that each class gives the same share, rounded, to the second part.
+
+    Args:
+        labels: Class of each sample, (N,).
+        fraction: Share of the second part, in [0, 1).
+        seed: Of the choice.
+
+    Returns:
+        Sorted indices of the first and of the second part.
+    """
+    if not 0 <= fraction < 1:
+        raise ValueError(f"val_fraction={fraction} must be in [0, 1)")
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.zeros(len(labels), dtype=torch.bool)
+    for label in labels.unique():
+        members = (labels == label).nonzero().squeeze(1)
+        order = torch.randperm(len(members), generator=generator)
+        chosen[members[order[: round(fraction * len(members))]]] = True
+    return (~chosen).nonzero().squeeze(1), chosen.nonzero().squeeze(1)

@@ -1,0 +1,74 @@
+"""Image files of every depth and mode, upright, and what is left out of folders by class."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from blockzoo.tasks.core.image_files import load_image
+from blockzoo.tasks.core.labelled_files import UnreadableFileError, class_folders
+
+GREY = np.array([[0, 128], [255, 10]], np.uint8)
+
+
+def grey(path):
+    return np.asarray(load_image(path, 1)).tolist()
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("a.png", GREY.astype(np.uint16) * 257),
+        ("a.tif", GREY.astype(np.uint16) * 257),
+        ("f.tif", GREY / np.float32(255)),
+    ],
+)
+def test_depth_is_scaled_to_bytes(tmp_path, name, values):
+    Image.fromarray(values).save(tmp_path / name)
+    assert grey(tmp_path / name) == GREY.tolist()
+    assert np.asarray(load_image(tmp_path / name))[..., 1].tolist() == GREY.tolist()
+
+
+@pytest.mark.parametrize(
+    ("mode", "suffix"), [("P", "png"), ("LA", "png"), ("RGBA", "png"), ("CMYK", "tif"), ("1", "png")]
+)
+def test_other_modes_keep_their_grey_values(tmp_path, mode, suffix):
+    path = tmp_path / f"a.{suffix}"
+    image = Image.fromarray(GREY)
+    (image.convert(mode, dither=Image.Dither.NONE) if mode == "1" else image.convert(mode)).save(path)
+    assert grey(path) == ([[0, 255], [255, 0]] if mode == "1" else GREY.tolist())
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "webp"])
+@pytest.mark.parametrize(("tag", "turns"), [(1, 0), (3, 2), (6, 3), (8, 1)])
+def test_images_are_upright(tmp_path, suffix, tag, turns):
+    exif = Image.Exif()
+    exif[0x0112] = tag
+    Image.fromarray(GREY).save(tmp_path / f"a.{suffix}", exif=exif, **({"lossless": True} if suffix == "webp" else {}))
+    assert grey(tmp_path / f"a.{suffix}") == np.rot90(GREY, turns).tolist()
+
+
+def test_values_without_a_white_and_huge_images_are_refused_by_name(tmp_path):
+    Image.fromarray(GREY.astype(np.int32) * 65536).save(tmp_path / "whole.tif")
+    Image.fromarray(GREY.astype(np.float32)).save(tmp_path / "float.tif")
+    Image.new("L", (14000, 14000)).save(tmp_path / "huge.png")
+    for name in ("whole.tif", "float.tif", "huge.png"):
+        with pytest.raises(UnreadableFileError, match=name):
+            load_image(tmp_path / name)
+
+
+def test_junk_is_no_class_and_an_empty_class_is_named(tmp_path):
+    for name in ("cat/a.png", "cat/._a.png", "dog/deep/b.PNG", ".ipynb_checkpoints/a.png", "__MACOSX/cat/a.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    names, files = class_folders(tmp_path, "image", (".png",))
+    assert names == ("cat", "dog") and [(path.name, label) for path, label in files] == [("a.png", 0), ("b.PNG", 1)]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="empty has no images"):
+        class_folders(tmp_path, "image", (".png",))
+
+
+def test_a_workers_traceback_becomes_one_line():
+    text = (
+        "Caught UnreadableFileError in worker 0.\nOriginal Traceback:\n  line\nx.UnreadableFileError: a.png is broken\n"
+    )
+    assert str(UnreadableFileError(text)) == "a.png is broken"
