@@ -107,7 +107,11 @@ def strongest_period(values: np.ndarray, dates: np.ndarray | None = None) -> int
     lags = np.arange(2, longest + 1)
     scores = np.full(longest + 2, -1.0)
     scores[lags] = np.mean([found[k * lags] for k in (1, 2, 3)], axis=0)
-    peaks = [lag for lag in lags if scores[lag] >= max(scores[lag - 1], scores[lag + 1]) and found[lag] > limit]
+    below = np.flatnonzero(found < 0)
+    first = int(below[0]) if len(below) else longest + 1  # smooth series resemble themselves at all short lags
+    peaks = [
+        lag for lag in lags[lags > first] if scores[lag] >= max(scores[lag - 1], scores[lag + 1]) and found[lag] > limit
+    ]
     best = max((scores[lag] for lag in peaks), default=0.0)
     return int(next((lag for lag in peaks if scores[lag] >= 0.8 * best), 1))
 

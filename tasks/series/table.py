@@ -388,7 +388,7 @@ def _exact() -> dict[str, str]:
 class named_text:
     """A text file whose troubles are told with its name."""
 
-    def __init__(self, path: str, encoding: str | None) -> None:
+    def __init__(self, path: str, encoding: str | None = None) -> None:
         self.path = path
         self.file = _guarded(path, lambda: open_text(path, encoding))
 
