@@ -6,7 +6,8 @@ Time-Series-Library, whose outputs these models reproduce from the same weights.
 What differs from that code: each inception block is one convolution; the period search neither synchronises a device
 nor breaks a graph; periods can be chosen per sample (`period_scope="sample"`); calendar features are a call argument
 that may be left out; statistics of a series with no observed value are finite; models that forecast and detect take
-a mask of missing values too; arguments without effect are gone.
+a mask of missing values too; arguments without effect are gone; series in small units are scaled before they are
+standardised (`published_norm`).
 
 Series are (B, T, C): batch, steps, channels. `seq_len` is T of the input, `pred_len` the number of steps to forecast.
 """
@@ -79,6 +80,10 @@ class TimesNet(ZooModel):
 
     modality: ClassVar[str] = "series"
     head: nn.Module
+
+    published_norm = False
+    """Whether series are standardised exactly as in the published code, see `standardize_series`. The two agree for
+    channels with a value outside of -1 and 1; the published form fails for series in small units."""
 
     def __init__(
         self,
@@ -170,7 +175,7 @@ class TimesNet(ZooModel):
         self._check(x)
         if mask is not None and mask.shape != x.shape:
             raise ValueError(f"mask has shape {tuple(mask.shape)}, expected that of x, {tuple(x.shape)}")
-        return standardize_series(x, mask)
+        return standardize_series(x, mask, published=self.published_norm)
 
     def forward_features(
         self, x: torch.Tensor, mask: torch.Tensor | None = None, time_features: torch.Tensor | None = None

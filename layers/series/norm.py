@@ -6,7 +6,7 @@ __all__ = ["standardize_series"]
 
 
 def standardize_series(
-    x: torch.Tensor, mask: torch.Tensor | None = None, eps: float = 1e-5
+    x: torch.Tensor, mask: torch.Tensor | None = None, eps: float = 1e-5, published: bool = True
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Standardise each channel of each series over time, from its observed values only.
 
@@ -19,10 +19,18 @@ def standardize_series(
         x: Series, (B, T, C).
         mask: 1 where a value is observed, 0 where it is missing, (B, T, C); all are observed by default.
         eps: Added to the variance, in squared units of x.
+        published: Standardise `x` as it stands. A channel in so small a unit that its variance is not far above `eps`
+            is then flattened. If False, a channel whose values all lie within -1 and 1, or are so large that their
+            squares would overflow, is first divided by the largest of them, so that the unit does not matter.
 
     Returns:
         The standardised series (B, T, C), 0 where nothing was observed, and mean and std, each (B, 1, C).
     """
+    if not published:
+        top = (x if mask is None else torch.where(mask != 0, x, 0)).detach().abs().amax(1, keepdim=True)
+        scale = torch.where(((top < 1) & (top > 0)) | (top > 1e15), top, 1)
+        y, mean, std = standardize_series(x / scale, mask, eps)
+        return y, mean * scale, std * scale
     if mask is None:
         mean = x.mean(1, keepdim=True).detach()
         x = x - mean

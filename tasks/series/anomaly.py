@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 
@@ -23,6 +24,8 @@ class SeriesAnomaly(SeriesTask):
       `precision_adjusted` and so on after `point_adjust`, the figures that the literature reports, which flatter;
     - the same with names that end in `_val` and `_val_adjusted`, with the `val_quantile` of the validation scores as
       threshold, for which nothing of the test part is used.
+
+    Where no test step is anomalous, or all are, the figures that are undefined are not logged.
 
     Args:
         anomaly_ratio: Per cent.
@@ -83,12 +86,18 @@ class SeriesAnomaly(SeriesTask):
             predicted = score > threshold
             for more, detected in (("", predicted), ("_adjusted", point_adjust(predicted, label))):
                 found |= {f"{k}{ending}{more}": v for k, v in detection_scores(detected, label).items()}
+        if not label.any():
+            found = {"mse": found["mse"]}
         for name, value in found.items():
+            if name in ("auroc", "auprc") and not np.isfinite(value):
+                continue
             self.log(f"test/{name}", value, rank_zero_only=True, prog_bar=name in ("auroc", "f1"))
         self.test_result = {"step": covered, "score": score, "label": label, "threshold": torch.tensor([ratio, calm])}
         self._windows = []
         if not label.any():
-            rank_zero_info("no test step is anomalous: precision, recall and F1 say nothing")
+            rank_zero_info(
+                "no test step is anomalous: areas under curves, precision, recall and F1 are undefined and left out"
+            )
 
     def _scores_of(self, loader: Any) -> tuple[torch.Tensor, torch.Tensor]:
         windows = []

@@ -1,5 +1,6 @@
 """Series with anomalies to find: a training part taken for normal, a test part with a label for each step."""
 
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from blockzoo.tasks.core.data import ZooData
 from blockzoo.tasks.core.packaged import read_arrays
-from blockzoo.tasks.series.table import SeriesTable, read_table
+from blockzoo.tasks.series.table import DATE_NAMES, SeriesTable, read_header, read_table
 from blockzoo.tasks.series.windows import Windows, channel_statistics
 
 __all__ = ["AnomalyFiles", "InternalBleeding"]
@@ -37,6 +38,8 @@ class AnomalyFiles(ZooData):
             series. Where windows overlap, a step's score is the mean over them.
         batch_size: Windows in a batch, on each device.
         num_workers: Processes that prepare batches.
+        date_column: Column of the dates of the tables, see `read_table`; steps that their dates leave out are added
+            without values, and are not anomalous. Tables without it, or None: rows are consecutive steps.
 
     Raises:
         ValueError: A file does not fit; the message says where.
@@ -57,8 +60,10 @@ class AnomalyFiles(ZooData):
         eval_stride: int | None = None,
         batch_size: int = 128,
         num_workers: int = 0,
+        date_column: str | None = "date",
     ) -> None:
         super().__init__(batch_size, num_workers)
+        self.date_column = date_column
         if not 0 < val_fraction < 1:
             raise ValueError(f"val_fraction={val_fraction} must be between 0 and 1")
         self.train_path, self.test_path = train_path, test_path
@@ -71,20 +76,23 @@ class AnomalyFiles(ZooData):
 
     def read(self) -> tuple[SeriesTable, SeriesTable, np.ndarray]:
         """Training part, test part, and whether each test step is anomalous."""
-        train, test = _read_part(self.train_path, self.ignore), _read_part(self.test_path, self.ignore)
+        train, test = (_read_part(path, self.ignore, self.date_column) for path in (self.train_path, self.test_path))
         if self.label_column is not None:
             label = read_table(self.test_path, [self.label_column], None).values
             places = [i for i, name in enumerate(test.columns) if name != self.label_column]
             names = tuple(test.columns[i] for i in places)
-            test = SeriesTable(names, test.values[:, places], None, test.lines, path=self.test_path)
+            test = replace(test, columns=names, values=test.values[:, places])
         elif self.label_path is not None:
-            label = _read_part(self.label_path, []).values[:, -1:]
+            label = _read_part(self.label_path, [], None).values[:, -1:]
         else:
             raise ValueError("label_path=None and label_column=None: one must say where the test labels are")
-        if label.shape[0] != len(test.values) or not np.isin(label, (0, 1)).all():
+        rows = test.lines > 0
+        if label.shape[0] != rows.sum() or not np.isin(label, (0, 1)).all():
             where = self.label_path or f"column {self.label_column!r} of {self.test_path}"
-            raise ValueError(f"{where}: expected 0 or 1 for each of {len(test.values)} test steps")
-        return train, test, label[:, 0] > 0
+            raise ValueError(f"{where}: expected 0 or 1 for each of {rows.sum()} test steps")
+        anomalous = np.zeros(len(rows), dtype=bool)
+        anomalous[rows] = label[:, 0] > 0
+        return train, test, anomalous
 
     def setup(self, stage: str) -> None:
         """Read, standardise and cut; the same whatever the stage."""
@@ -101,6 +109,14 @@ class AnomalyFiles(ZooData):
                 rank_zero_info(table.report())
         border = int(len(train.values) * (1 - self.val_fraction))
         self.table, self.label = train, torch.from_numpy(label)
+        empty = [
+            name for name, seen in zip(train.columns, ~np.isnan(train.values[:border]).all(0), strict=True) if not seen
+        ]
+        if empty:
+            raise ValueError(
+                f"{self.train_path}: no value of {', '.join(map(repr, empty))} in the training part, rows 0 to "
+                f"{border - 1}; ignore leaves columns out"
+            )
         self.mean, self.std = channel_statistics(train.values[:border])
         scaled, tested = ((table.values - self.mean) / self.std for table in (train, test))
         rows = {"train": range(border), "val": range(border, len(scaled)), "test": range(len(tested))}
@@ -141,7 +157,7 @@ class AnomalyFiles(ZooData):
         return f"published training and test part; the last {self.val_fraction:.0%} of the first held out"
 
 
-def _read_part(path: str, ignore: list[str]) -> SeriesTable:
+def _read_part(path: str, ignore: list[str], date_column: str | None) -> SeriesTable:
     if Path(path).suffix == ".npy":
         try:
             values = np.load(path, allow_pickle=False)
@@ -156,10 +172,12 @@ def _read_part(path: str, ignore: list[str]) -> SeriesTable:
             raise ValueError(f"{path}, row {row}, column {column}: {values[row, column]} is not finite")
         names = tuple(f"channel {i}" for i in range(values.shape[1]))
         return SeriesTable(names, values, None, np.arange(len(values)) + 1, path=path)
-    with Path(path).open(encoding="utf-8-sig") as file:
-        header = [name.strip() for name in file.readline().rstrip("\r\n").split(",")]
-    kept = [name.strip('"') for name in header if name.strip('"') not in ignore]
-    return read_table(path, kept, None)
+    header = read_header(path)
+    dates = [name for name in header if name == date_column or (date_column == "date" and name.lower() in DATE_NAMES)]
+    column = "date" if "date" in dates else dates[0] if len(dates) == 1 else None
+    column = None if column in ignore else column
+    kept = [name for name in header if name not in ignore and name != column]
+    return read_table(path, kept, column)
 
 
 class InternalBleeding(AnomalyFiles):

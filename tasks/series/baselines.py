@@ -23,6 +23,8 @@ from blockzoo.tasks.core.configs import config_path
 from blockzoo.tasks.core.output import print_table
 from blockzoo.tasks.series.anomaly import SeriesAnomaly
 from blockzoo.tasks.series.anomaly_files import AnomalyFiles
+from blockzoo.tasks.series.calendar import calendar_seasons
+from blockzoo.tasks.series.classification import SeriesClassification
 from blockzoo.tasks.series.competition import ManySeries
 from blockzoo.tasks.series.forecasting import SeriesForecasting
 from blockzoo.tasks.series.imputation import SeriesImputation, hide
@@ -36,10 +38,12 @@ from blockzoo.tasks.series.metrics import (
     ranking_scores,
     smape,
 )
+from blockzoo.tasks.series.task import SeriesTask
 from blockzoo.tasks.series.windows import Windows
 
 __all__ = [
     "anomaly_baselines",
+    "autocorrelation",
     "forecast_baselines",
     "imputation_baselines",
     "add_arguments",
@@ -52,11 +56,64 @@ Forecaster = Callable[[np.ndarray, int, int], np.ndarray]
 Scores = dict[str, dict[str, float]]
 
 
-def strongest_period(values: np.ndarray) -> int:
-    """The period, in steps, of the strongest frequency of a series (steps, channels), the slowest two left out."""
-    power = np.abs(np.fft.rfft(values - values.mean(0), axis=0)).mean(1)
-    power[:3] = 0
-    return round(len(values) / int(power.argmax())) if power.any() else 1
+def autocorrelation(values: np.ndarray, lags: int) -> np.ndarray:
+    """Autocorrelation of the step-to-step changes of a series, which have no trend, averaged over channels.
+
+    Args:
+        values: (steps, channels), NaN where a value is missing.
+        lags: The largest lag.
+
+    Returns:
+        float64 (lags + 1,): at each lag the mean product of observed changes over their mean square.
+    """
+    changes = np.diff(values, axis=0)
+    seen = ~np.isnan(changes)
+    count = np.maximum(seen.sum(0), 1)
+    centred = np.where(seen, changes - np.where(seen, changes, 0).sum(0) / count, 0)
+    size = 2 * len(changes)
+    pairs = np.fft.irfft(np.abs(np.fft.rfft(seen, size, axis=0)) ** 2, size, axis=0)[: lags + 1]
+    products = np.fft.irfft(np.abs(np.fft.rfft(centred, size, axis=0)) ** 2, size, axis=0)[: lags + 1]
+    power = (centred**2).sum(0) / count
+    used = power > 0
+    if not used.any():
+        return np.zeros(lags + 1)
+    means = products[:, used] / np.maximum(np.round(pairs[:, used]), 1)
+    return (means / power[used]).mean(1)
+
+
+def strongest_period(values: np.ndarray, dates: np.ndarray | None = None) -> int:
+    """Steps of the season of a series: the lag at which its changes repeat themselves.
+
+    A season of the calendar is preferred where its autocorrelation is significant. Else it is the first of the lags
+    that are nearly as good as the best, judged by the mean autocorrelation of a lag and its double and triple.
+
+    Args:
+        values: (steps, channels), NaN where a value is missing.
+        dates: Of the steps; None if there are none.
+
+    Returns:
+        The period; 1 where no lag up to a third of the series is significant.
+    """
+    longest = len(values) // 3
+    if longest < 2:
+        return 1
+    found = autocorrelation(values, 3 * longest)
+    limit = 5 / np.sqrt(len(values))  # wide, since many lags are tried
+    seasons = [] if dates is None else [season for season in calendar_seasons(dates) if season <= len(values) // 2]
+    strong = [season for season in seasons if found[season] > max(0.4 * limit, 0.1)]
+    if strong:
+        best = max(found[season] for season in strong)
+        return next(season for season in strong if found[season] >= 0.9 * best)
+    lags = np.arange(2, longest + 1)
+    scores = np.full(longest + 2, -1.0)
+    scores[lags] = np.mean([found[k * lags] for k in (1, 2, 3)], axis=0)
+    below = np.flatnonzero(found < 0)
+    first = int(below[0]) if len(below) else longest + 1  # smooth series resemble themselves at all short lags
+    peaks = [
+        lag for lag in lags[lags > first] if scores[lag] >= max(scores[lag - 1], scores[lag + 1]) and found[lag] > limit
+    ]
+    best = max((scores[lag] for lag in peaks), default=0.0)
+    return int(next((lag for lag in peaks if scores[lag] >= 0.8 * best), 1))
 
 
 def _ets(history: np.ndarray, steps: int, period: int) -> np.ndarray:
@@ -115,19 +172,40 @@ def many_series_baselines(data: ManySeries, methods: Mapping[str, Forecaster] | 
 
 
 def forecast_baselines(windows: Windows, num_targets: int, period: int) -> Scores:
-    """MSE and MAE of the last value and of the last season, repeated, over test windows without missing values."""
-    if windows.mask is not None:
-        raise ValueError("the series has missing values; these baselines need every last value of a window")
-    parts: dict[str, list[tuple[float, float]]] = {"naive": [], "seasonal naive": []}
-    for i in range(len(windows)):
-        sample = windows[i]
-        x, y = sample["x"][:, -num_targets:], sample["y"][:, -num_targets:]
-        for name, season in (("naive", 1), ("seasonal naive", min(period, len(x)))):
-            repeats = -(-len(y) // season)
-            error = x[-season:].repeat(repeats, 1)[: len(y)] - y
-            parts[name].append((float(error.square().mean()), float(error.abs().mean())))
-    return {name: dict(zip(("test/mse", "test/mae"), map(float, np.mean(rows, 0)), strict=True)) for name, rows in
-            parts.items()}  # fmt: skip
+    """MSE and MAE of the last value and of the last season, repeated, over the observed targets of test windows.
+
+    A missing value is taken from the step before it, in the last season from the season before it. The series may be
+    read from its beginning, not only from a window's.
+    """
+    values = windows.values[:, -num_targets:].numpy().astype(np.float64)
+    seen = np.ones(values.shape, dtype=bool) if windows.mask is None else windows.mask[:, -num_targets:].numpy() > 0
+    methods = {"naive": 1, "seasonal naive": period}
+    filled = {name: _carried(values, seen, season) for name, season in methods.items()}
+    sums = {name: np.zeros(3) for name in methods}
+    for start in windows.starts.tolist():
+        middle = start + windows.seq_len
+        target, counted = (part[middle : middle + windows.pred_len] for part in (values, seen))
+        for name, season in methods.items():
+            past = filled[name][:middle]
+            season = season if season <= middle else 1
+            repeats = -(-len(target) // season)
+            error = (np.tile(past[-season:], (repeats, 1))[: len(target)] - target)[counted]
+            sums[name] += [(error**2).sum(), np.abs(error).sum(), len(error)]
+    if not all(total[2] for total in sums.values()):
+        raise ValueError("no target of the test part is observed; there is nothing to compare")
+    return {
+        name: {"test/mse": float(total[0] / total[2]), "test/mae": float(total[1] / total[2])}
+        for name, total in sums.items()
+    }
+
+
+def _carried(values: np.ndarray, seen: np.ndarray, season: int) -> np.ndarray:
+    """A series (steps, channels) whose missing values come from a season before, else from the step before, else 0."""
+    filled = np.where(seen, values, 0.0)
+    for t in range(1, len(filled)):
+        if not seen[t].all():
+            filled[t] = np.where(seen[t], filled[t], filled[t - season if t >= season else t - 1])
+    return filled
 
 
 def _fill(values: np.ndarray, shown: np.ndarray, period: int) -> dict[str, np.ndarray]:
@@ -217,12 +295,19 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate the methods and print their scores."""
     built = args.training(["--config", config_path(args.config), *args.more], execute=False)
     task, data = built.model, built.datamodule
+    if not isinstance(task, SeriesTask) or isinstance(task, SeriesClassification):
+        raise ValueError(f"--config {args.config}: {type(task).__name__} has no baselines here")
+    if args.period is not None and args.period < 1:
+        raise ValueError(f"--period {args.period} must be at least 1")
     data.setup("test")
+    if "test" not in data.datasets:
+        raise ValueError(f"--config {args.config}: the data has no test part; ratios gives it a share")
     if isinstance(data, ManySeries):
         scores = many_series_baselines(data)
     else:
         train = data.datasets["train"]
-        period = args.period or strongest_period(train.values[: int(train.starts[-1]) + data.seq_len].numpy())
+        count = int(train.starts[-1]) + data.seq_len + data.pred_len
+        period = args.period or strongest_period(train.observed[:count], _dates_of(data, count))
         print(f"season: {period} steps")
         test = data.datasets["test"]
         if isinstance(task, SeriesImputation):
@@ -240,10 +325,18 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _dates_of(data: Any, count: int) -> np.ndarray | None:
+    """Dates of the first steps of the data's table, on the local clock, if it has any."""
+    dates = getattr(data.table, "local", None)
+    return None if dates is None else dates[:count]
+
+
 def _write(folder: Path, scores: Scores, metric: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, found in scores.items():
         value: Any = found[metric]
         last = dict.fromkeys(("median", "min", "max"), value)
         report = {"metric": metric, "runs": [{"last": value}], "last": last, "metrics": found}
-        (folder / f"{name.replace(' ', '_').lower()}.json").write_text(json.dumps(report, indent=2) + "\n")
+        (folder / f"{name.replace(' ', '_').lower()}.json").write_text(
+            json.dumps(report, indent=2) + "\n", encoding="utf-8"
+        )

@@ -4,7 +4,7 @@ import numpy as np
 
 from blockzoo.layers.series.embed import TIME_FREQS
 
-__all__ = ["calendar_features", "time_freq_of"]
+__all__ = ["calendar_features", "calendar_seasons", "time_freq_of"]
 
 _OF_FREQ = {
     "m": ("month",),
@@ -66,3 +66,21 @@ def time_freq_of(dates: np.ndarray) -> str:
     step = np.median(np.diff(dates).astype("timedelta64[ms]").astype(np.int64)) / 1000
     limits = (("s", 60), ("t", 3600), ("h", 86400), ("d", 7 * 86400), ("w", 28 * 86400))
     return next((key for key, limit in limits if step < limit), "m")
+
+
+def calendar_seasons(dates: np.ndarray) -> tuple[int, ...]:
+    """Steps of the day, the week and the year, as far as they are whole and more than one.
+
+    Args:
+        dates: At least two, datetime64 (N,), in equal steps; months may differ in length, and weekends may be left out.
+    """
+    step = float(np.median(np.diff(dates).astype("timedelta64[ms]").astype(np.int64))) / 1000
+    day = 86400
+    if step >= 27 * day:
+        return tuple(count for count in (round(365.25 * day / step),) if count > 1)
+    if step >= 6 * day:
+        return (round(365.25 * day / step),)
+    days = dates.astype("datetime64[D]")
+    week = 5 if step == day and len(dates) > 5 and np.is_busday(days).all() else 7
+    seasons = [day / step, week * day / step, (261 if week == 5 else 365) * day / step if step >= day else 0]
+    return tuple(int(count) for count in seasons if count > 1 and count == int(count))

@@ -13,10 +13,11 @@ from torch.utils.data import Dataset
 
 from blockzoo.tasks.core.data import ZooData
 from blockzoo.tasks.core.packaged import read_arrays, unpack_series
+from blockzoo.tasks.series.calendar import calendar_seasons
 from blockzoo.tasks.series.metrics import mase, mase_scale, naive2, smape
-from blockzoo.tasks.series.table import MISSING, parse_cell
+from blockzoo.tasks.series.table import MISSING, Reading, named_text, parse_cell, read_table
 
-__all__ = ["M3Monthly", "M4", "ManySeries", "ShortSeries", "read_m4"]
+__all__ = ["CSVShortSeries", "M3Monthly", "M4", "ManySeries", "ShortSeries", "read_m4"]
 
 Frequency = Literal["Yearly", "Quarterly", "Monthly", "Weekly", "Daily", "Hourly"]
 
@@ -154,7 +155,7 @@ def read_m4(train: str | Path, test: str | Path) -> list[ShortSeries]:
 
 def _read_rows(path: Path) -> dict[str, np.ndarray]:
     series: dict[str, np.ndarray] = {}
-    with path.open(newline="", encoding="utf-8-sig") as file:
+    with named_text(str(path)) as file:
         reader = csv.reader(file)
         header = next(reader, [])
         for name, *cells in reader:
@@ -210,6 +211,93 @@ class M4(ManySeries):
     def description(self) -> dict[str, str]:
         """See `ZooData.description`."""
         return {"dataset": f"M4 {self.frequency}", "license": "unknown", "split": self._split}
+
+
+class CSVShortSeries(ManySeries):
+    """Series in the columns of a CSV file, whose last steps are the test part; see `ManySeries`.
+
+    Columns may begin late and end early; within a series no value may be missing.
+
+    Args:
+        path: The file; see `read_table`, also for the options from `columns` to `encoding`.
+        pred_len: The horizon.
+        seq_len: Steps of an input; twice the horizon by default.
+        period: Steps of a season, for MASE and Naive 2; by default the calendar's shortest, 1 without dates.
+        columns: Series to read; by default all columns but the date.
+        date_column: Column of the dates; None for none.
+        date_format: Their format, if it is not found by itself.
+        delimiter: Between cells.
+        missing_values: Further cells that stand for missing values.
+        decimal: "." or ",".
+        thousands: Character between groups of three digits; None for none.
+        encoding: Of the text, if it is not UTF-8.
+        reach: How far back training cuts lie, in horizons.
+        validate: Hold out the last horizon of the training part.
+        batch_size: Samples in a batch, on each device.
+        num_workers: Processes that prepare batches.
+
+    Raises:
+        ValueError: A series is too short or has gaps; `setup` says which.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        pred_len: int,
+        seq_len: int | None = None,
+        period: int | None = None,
+        columns: list[str] | None = None,
+        date_column: str | None = "date",
+        date_format: str | None = None,
+        delimiter: str = ",",
+        missing_values: list[str] | None = None,
+        decimal: str = ".",
+        thousands: str | None = None,
+        encoding: str | None = None,
+        reach: float = 10.0,
+        validate: bool = True,
+        batch_size: int = 16,
+        num_workers: int = 0,
+    ) -> None:
+        for name, value in (("pred_len", pred_len), ("seq_len", seq_len), ("period", period)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
+        super().__init__(pred_len, seq_len, period or 1, reach, validate, batch_size, num_workers)
+        self.path, self.columns, self.given_period = path, columns, period
+        self.reading = Reading(
+            date_column, date_format, delimiter, tuple(missing_values or ()), "fill", decimal, thousands, encoding
+        )
+
+    def read(self) -> list[ShortSeries]:
+        """The columns of the file, each cut before its last `pred_len` values."""
+        table = read_table(self.path, self.columns, **self.reading.options(), optional_date=True)
+        if self.given_period is None and table.dates is not None and len(table.dates) > 1:
+            self.period = next(iter(calendar_seasons(table.dates)), 1)
+        series = []
+        for name, values in zip(table.columns, table.values.T, strict=True):
+            seen = np.flatnonzero(~np.isnan(values))
+            whole = values[seen[0] : seen[-1] + 1] if len(seen) else values[:0]
+            if np.isnan(whole).any():
+                gap = seen[0] + int(np.isnan(whole).argmax())
+                raise ValueError(f"{self.path}, column {name!r}: step {gap} is missing within the series")
+            least = (2 if self.validate else 1) * self.pred_len + 2
+            if len(whole) < least:
+                raise ValueError(
+                    f"{self.path}, column {name!r}: {len(whole)} steps, but pred_len={self.pred_len} needs {least}"
+                )
+            series.append(ShortSeries(name, whole[: -self.pred_len], whole[-self.pred_len :]))
+        return series
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """How a file of such series is read (`series`)."""
+        kept = {**super().preprocessing["series"], "columns": self.columns or [], "reading": self.reading.options()}
+        return {"series": kept}
+
+    @property
+    def description(self) -> dict[str, str]:
+        """See `ZooData.description`."""
+        return {"dataset": self.path, "license": "unknown", "split": f"the last {self.pred_len} steps of each series"}
 
 
 class M3Monthly(ManySeries):

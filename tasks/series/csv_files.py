@@ -1,5 +1,6 @@
 """Data modules over one long series in a CSV file, for forecasting and imputation."""
 
+from dataclasses import replace
 from importlib.resources import files
 from typing import Any, Literal
 
@@ -9,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from blockzoo.tasks.core.data import ZooData
 from blockzoo.tasks.core.packaged import read_arrays
 from blockzoo.tasks.series.calendar import calendar_features, time_freq_of
-from blockzoo.tasks.series.table import Irregular, SeriesTable, read_table
+from blockzoo.tasks.series.table import Irregular, Reading, SeriesTable, read_table
 from blockzoo.tasks.series.windows import PARTS, Split, Windows, channel_statistics, part_rows
 
 __all__ = ["CSVSeries", "Daphnet"]
@@ -32,6 +33,9 @@ class CSVSeries(ZooData):
         delimiter: Between cells.
         missing_values: Further cells that stand for missing values.
         irregular: "fill", "error" or "ignore".
+        decimal: "." or ",".
+        thousands: Character between groups of three digits; None for none.
+        encoding: Of the text, if it is not UTF-8.
         seq_len: Steps of an input.
         pred_len: Steps of a target; 0 for imputation.
         time_freq: Frequency of the calendar features, which must be the model's; None for none.
@@ -60,6 +64,9 @@ class CSVSeries(ZooData):
         delimiter: str = ",",
         missing_values: list[str] | None = None,
         irregular: Irregular = "fill",
+        decimal: str = ".",
+        thousands: str | None = None,
+        encoding: str | None = None,
         seq_len: int = 96,
         pred_len: int = 96,
         time_freq: str | None = "h",
@@ -83,8 +90,9 @@ class CSVSeries(ZooData):
         if time_freq is not None and date_column is None:
             raise ValueError(f"time_freq={time_freq!r} needs dates; set it to null, also for the model, or date_column")
         self.path, self.target, self.features, self.columns = path, target, features, columns
-        self.date_column, self.date_format, self.delimiter = date_column, date_format, delimiter
-        self.missing_values, self.irregular = missing_values or [], irregular
+        self.reading = Reading(
+            date_column, date_format, delimiter, tuple(missing_values or ()), irregular, decimal, thousands, encoding
+        )
         self.seq_len, self.pred_len, self.time_freq = seq_len, pred_len, time_freq
         self.split, self.ratios, self.scale = split, ratios, scale
         self.look_back = pred_len > 0 if look_back is None else look_back
@@ -96,9 +104,7 @@ class CSVSeries(ZooData):
     def read(self) -> SeriesTable:
         """The series, its channels in the model's order."""
         columns = [self.target] if self.features == "S" and self.target else self.columns
-        table = read_table(
-            self.path, columns, self.date_column, self.date_format, self.delimiter, self.missing_values, self.irregular
-        )
+        table = read_table(self.path, columns, **self.reading.options())
         if self.features != "MS":
             return table
         if self.target not in table.columns:
@@ -106,7 +112,7 @@ class CSVSeries(ZooData):
         order = [i for i, name in enumerate(table.columns) if name != self.target]
         order.append(table.columns.index(self.target))
         names = tuple(table.columns[i] for i in order)
-        return SeriesTable(names, table.values[:, order], table.dates, table.lines, table.irregular_steps, table.path)
+        return replace(table, columns=names, values=table.values[:, order])
 
     def setup(self, stage: str) -> None:
         """Read, split, standardise and cut; the same whatever the stage."""
@@ -121,10 +127,12 @@ class CSVSeries(ZooData):
         self.mean, self.std = np.zeros(count), np.ones(count)
         if self.scale:
             self.mean, self.std = channel_statistics(table.values[self.rows["train"].start : self.rows["train"].stop])
+        self._check_observed(table)
         values = (table.values - self.mean) / self.std
         times = None
         if self.time_freq is not None and table.dates is not None:
-            times = calendar_features(table.dates, self.time_freq)
+            assert table.local is not None
+            times = calendar_features(table.local, self.time_freq)
             if len(table.dates) > 1 and (found := time_freq_of(table.dates)) != self.time_freq:
                 rank_zero_info(f"{table.path}: time_freq={self.time_freq!r}, while the dates look like {found!r}")
         for part in PARTS:
@@ -138,6 +146,28 @@ class CSVSeries(ZooData):
                     f"window of seq_len={self.seq_len} and pred_len={self.pred_len} steps"
                 )
 
+    def _check_observed(self, table: SeriesTable) -> None:
+        """Refuse channels that the training part never observes, and parts without a single target."""
+        rows = self.rows["train"]
+        observed = ~np.isnan(table.values)
+        empty = [name for name, any_ in zip(table.columns, observed[rows.start : rows.stop].any(0), strict=True)
+                 if not any_]  # fmt: skip
+        if empty:
+            where = (
+                "anywhere"
+                if set(empty) <= set(table.never_observed)
+                else f"in the training part, rows 0 to {rows.stop - 1}"
+            )
+            raise ValueError(
+                f"{table.path}: no value of {', '.join(map(repr, empty))} {where}; columns chooses what is read"
+            )
+        targets = observed[:, -1:] if self.features == "MS" else observed
+        back = self.seq_len if self.look_back else 0
+        for part in PARTS[1:]:
+            own = targets[min(self.rows[part].start + back, self.rows[part].stop) : self.rows[part].stop]
+            if len(own) and not own.any():
+                raise ValueError(f"{table.path}: no target is observed in the {part} part, so it has no metrics")
+
     @property
     def num_targets(self) -> int:
         """Channels at the end that count, from all in the loss and the metrics."""
@@ -147,7 +177,15 @@ class CSVSeries(ZooData):
     def preprocessing(self) -> dict[str, Any]:
         """Per-channel `mean` and `std`, and how a file of the same kind is read (`series`)."""
         columns = list(self.table.columns) if self.table else []
-        kept = {"columns": columns, "features": self.features, "target": self.target, "time_freq": self.time_freq}
+        kept: dict[str, Any] = {
+            "columns": columns,
+            "features": self.features,
+            "target": self.target,
+            "time_freq": self.time_freq,
+        }
+        kept["reading"] = self.reading.options()
+        if self.table and self.table.dates is not None and len(self.table.dates) > 1:
+            kept["step"] = float(np.median(np.diff(self.table.dates).astype(np.int64))) / 1000
         return {"mean": self.mean.tolist(), "std": self.std.tolist(), "series": kept}
 
     @property

@@ -1,11 +1,14 @@
 """Long-term forecasting of multivariate series."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
+from blockzoo.tasks.core.files import write_csv
 from blockzoo.tasks.series.task import SeriesTask, masked_mean
 
 __all__ = ["SeriesForecasting"]
@@ -58,3 +61,35 @@ class SeriesForecasting(SeriesTask):
     def predict_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> dict[str, torch.Tensor]:
         """Forecasts in the channels' units (B, pred_len, targets), and the row of each input's first step (B,)."""
         return {"index": batch["index"], "forecast": self.targets(self.call_model(batch) * self.unit + self.offset)}
+
+    def write_predictions(self, batches: list[dict[str, torch.Tensor]], path: Path) -> Path:
+        """Write forecasts with dates, names and truth: a CSV file with a row for each step of each channel.
+
+        Its columns are `series` (the file), `window` (row of the input's first step), `date` (or `step`, a row of the
+        series), `channel`, `forecast` and `truth`, empty where it is not known; values are in the channels' units.
+
+        Args:
+            batches: See `Task.write_predictions`.
+            path: The file without its suffix; missing folders are made.
+
+        Returns:
+            The file that was written.
+        """
+        data: Any = getattr(self.trainer, "datamodule", None)
+        table = getattr(data, "table", None)
+        if table is None:
+            return super().write_predictions(batches, path)
+        names = table.columns[len(table.columns) - self.num_targets :]
+        truth = table.values[:, len(table.columns) - self.num_targets :]
+        keys = [*range(len(truth))] if table.dates is None else table.date_texts()
+        rows: list[list[Any]] = [["series", "window", "step" if table.dates is None else "date", "channel", "forecast",
+                                  "truth"]]  # fmt: skip
+        for batch in batches:
+            for start, forecast in zip(batch["index"].tolist(), batch["forecast"].tolist(), strict=True):
+                for step, values in enumerate(forecast, start=start + data.seq_len):
+                    for name, value, known in zip(names, values, truth[step].tolist(), strict=True):
+                        rows.append([table.path, start, keys[step], name, value, "" if np.isnan(known) else known])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        written = path.with_name(f"{path.name}.csv")
+        write_csv(written, rows)
+        return written

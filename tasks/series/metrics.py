@@ -189,14 +189,19 @@ def detection_scores(predicted: torch.Tensor, label: torch.Tensor) -> dict[str, 
 
 
 def ranking_scores(score: torch.Tensor, label: torch.Tensor) -> dict[str, float]:
-    """Areas under the ROC and the precision-recall curve of scores (steps,), without a threshold and unadjusted."""
+    """Areas under the ROC and the precision-recall curve of scores (steps,), without a threshold and unadjusted.
+
+    The first is NaN unless there are both anomalous and other steps, the second NaN where no step is anomalous.
+    """
+    if not label.any():
+        return {"auroc": float("nan"), "auprc": float("nan")}
     from torchmetrics.functional.classification import binary_auroc, binary_average_precision  # slow to import
 
     # torchmetrics squeezes scores outside [0, 1] by a sigmoid, which would make ties; ranks keep the order exactly
     _, rank = score.double().unique(return_inverse=True)
     scaled = rank.double() / max(int(rank.max()), 1)
     return {
-        "auroc": float(binary_auroc(scaled, label.long())),
+        "auroc": float("nan") if label.all() else float(binary_auroc(scaled, label.long())),
         "auprc": float(binary_average_precision(scaled, label.long())),
     }
 

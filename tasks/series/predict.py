@@ -2,18 +2,20 @@
 
 import argparse
 import csv
+import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from blockzoo.tasks.core.files import check_output, write_csv
+from blockzoo.tasks.core.files import check_output, replacing, write_csv
 from blockzoo.tasks.core.output import print_json, print_table
 from blockzoo.tasks.core.predictions import class_rows, print_likeliest
-from blockzoo.tasks.series.calendar import calendar_features
+from blockzoo.tasks.series.calendar import calendar_features, time_freq_of
 from blockzoo.tasks.series.metrics import step_scores
-from blockzoo.tasks.series.table import SeriesTable, future_dates, past_dates, read_table
+from blockzoo.tasks.series.table import Reading, SeriesTable, named_text, past_dates, read_header, read_table
 from blockzoo.tasks.series.ts_files import SeriesSet, read_ts
 
 __all__ = [
@@ -36,22 +38,48 @@ def add_table_arguments(parser: argparse.ArgumentParser) -> None:
     table.add_argument("--columns", nargs="+", metavar="NAME", help="the columns to read (default: all but the date)")
     table.add_argument("--date-column", help="column of the dates (default: date, if there is one)")
     table.add_argument("--date-format", help="their format, as in datetime.strptime, if it is not found by itself")
+    table.add_argument("--delimiter", help="between cells (this and what follows: as the model's own data was read)")
+    table.add_argument("--missing-values", nargs="+", metavar="CELL", help="further cells that mean a missing value")
+    table.add_argument("--irregular", choices=("fill", "error", "ignore"), help="what to do about uneven dates")
+    table.add_argument("--decimal", help="the decimal mark, '.' or ','")
+    table.add_argument("--thousands", help="character between groups of three digits")
+    table.add_argument("--encoding", help="of the text, if it is not UTF-8")
 
 
 def _read(model: Any, args: argparse.Namespace) -> SeriesTable:
+    """Read a table as the model's own data was read, unless the options say otherwise."""
     path = args.file[0]
-    with Path(path).open(newline="", encoding="utf-8-sig") as file:
-        header = [name.strip() for name in next(csv.reader(file), [])]
-    date_column = args.date_column or ("date" if "date" in header else None)
-    known = model.pretrained_cfg.get("series", {}).get("columns", [])
+    kept = model.pretrained_cfg.get("series", {})
+    given = {field.name: getattr(args, field.name, None) for field in fields(Reading)}
+    reading = Reading(
+        **{**kept.get("reading", {}), **{key: value for key, value in given.items() if value is not None}}
+    )
+    header = read_header(path, reading.delimiter, reading.encoding)
+    known = kept.get("columns", [])
     columns = args.columns or (known if known and set(known) <= set(header) else None)
-    table = read_table(path, columns, date_column, args.date_format)
+    table = read_table(path, columns, **reading.options(), optional_date=given["date_column"] is None)
+    if table.never_observed:
+        raise ValueError(f"{path}: no value of {', '.join(map(repr, table.never_observed))}; --columns chooses")
+    _compare_steps(model, table)
     if model.in_chans not in (1, len(table.columns)):
         raise ValueError(
             f"{path} has {len(table.columns)} channels ({', '.join(table.columns)}), the model expects {model.in_chans}"
             f"{': ' + ', '.join(known) if known else ''}; --columns chooses"
         )
     return table
+
+
+def _compare_steps(model: Any, table: SeriesTable) -> None:
+    """Warn if the dates of a table are not as far apart as those that the model learned from."""
+    if table.dates is None or len(table.dates) < 2:
+        return
+    found, wanted = time_freq_of(table.dates), getattr(model, "time_freq", None)
+    step = float(np.median(np.diff(table.dates).astype(np.int64))) / 1000
+    own = model.pretrained_cfg.get("series", {}).get("step")
+    if own is not None and not 0.9 < step / own < 1.1:
+        print(f"{table.path}: steps of {step:g} s, but the model learned from steps of {own:g} s", file=sys.stderr)
+    elif wanted is not None and found != wanted:
+        print(f"{table.path}: the dates look like {found!r}, but the model has time_freq={wanted!r}", file=sys.stderr)
 
 
 def model_inputs(
@@ -62,7 +90,7 @@ def model_inputs(
     Args:
         model: One with `seq_len` and `in_chans`; of one channel, every column is a series by itself.
         values: (rows, columns), NaN where missing.
-        dates: Of the rows, or None.
+        dates: Of the rows on the local clock, or None.
         starts: First row of each window; rows before the first are taken for missing.
 
     Returns:
@@ -111,7 +139,7 @@ def _as_table(model: Any, output: torch.Tensor, columns: int, mean: np.ndarray, 
 
 def forecast(model: Any, table: SeriesTable) -> np.ndarray:
     """The next `pred_len` steps behind a table, (pred_len, columns)."""
-    inputs, mean, std = model_inputs(model, table.values, table.dates, [len(table.values) - model.seq_len])
+    inputs, mean, std = model_inputs(model, table.values, table.local, [len(table.values) - model.seq_len])
     return _as_table(model, _run(model, inputs), len(table.columns), mean, std)[0]
 
 
@@ -125,7 +153,7 @@ def _starts(model: Any, rows: int) -> list[int]:
 def fill(model: Any, table: SeriesTable) -> np.ndarray:
     """The values of a table with the missing ones filled in, (rows, columns)."""
     starts = _starts(model, len(table.values))
-    inputs, mean, std = model_inputs(model, table.values, table.dates, starts)
+    inputs, mean, std = model_inputs(model, table.values, table.local, starts)
     output = _as_table(model, _run(model, inputs), len(table.columns), mean, std)
     filled = table.values.copy()
     for start, window in zip(starts, output, strict=True):
@@ -138,7 +166,7 @@ def fill(model: Any, table: SeriesTable) -> np.ndarray:
 def score(model: Any, table: SeriesTable) -> np.ndarray:
     """Anomaly scores of the rows of a table: mean squared error of standardised channels, (rows, 1 or columns)."""
     starts = _starts(model, len(table.values))
-    inputs, _, _ = model_inputs(model, table.values, table.dates, starts)
+    inputs, _, _ = model_inputs(model, table.values, table.local, starts)
     error = (_run(model, inputs) - inputs["x"]).square()
     by_step = (error * inputs["mask"]).sum(-1) / inputs["mask"].sum(-1).clamp(min=1)
     columns = len(table.columns) if model.in_chans == 1 else 1
@@ -157,12 +185,15 @@ def predict_table(model: Any, files: list[str], args: argparse.Namespace) -> int
         check_output(args.out, files)
     table = _read(model, args)
     names = list(table.columns)
-    dates = table.dates
+    shown: SeriesTable | None = table if table.dates is not None else None
     if model.task == "forecast":
         values = forecast(model, table)
-        if dates is not None:
-            dates = future_dates(dates, len(values)) if len(dates) > 1 else None
+        shown = table.future(len(values)) if shown and len(table.values) > 1 else None
         first = len(table.values)
+        kept = model.pretrained_cfg.get("series", {})
+        if kept.get("features") == "MS" and model.in_chans > 1:
+            place = names.index(kept["target"]) if kept["target"] in names else len(names) - 1
+            names, values = [names[place]], values[:, [place]]
     elif model.task == "imputation":
         values, first = fill(model, table), 0
     elif model.task == "anomaly":
@@ -170,11 +201,11 @@ def predict_table(model: Any, files: list[str], args: argparse.Namespace) -> int
         names = [f"score_{name}" for name in names] if values.shape[1] > 1 else ["score"]
     else:
         raise ValueError(f"{args.name} is a model for {model.task}, which predict has no use for with a table")
-    index = [first + i for i in range(len(values))] if dates is None else [_text(date) for date in dates]
+    index = [first + i for i in range(len(values))] if shown is None else shown.date_texts()
     rows = [[key, *map(float, row)] for key, row in zip(index, values, strict=True)]
-    columns = ["step" if dates is None else "date", *names]
+    columns = ["step" if shown is None else "date", *names]
     if args.out:
-        write_csv(args.out, [columns, *rows])
+        _write(Path(args.out), columns, rows)
         print(f"{args.out}: {len(rows)} rows; read {table.report()}")
     elif args.json:
         print_json([dict(zip(columns, row, strict=True)) for row in rows])
@@ -183,9 +214,17 @@ def predict_table(model: Any, files: list[str], args: argparse.Namespace) -> int
     return 0
 
 
-def _text(date: np.datetime64) -> str:
-    text = str(date.astype("datetime64[ms]")).replace("T", " ")
-    return text.removesuffix(".000")
+def _write(path: Path, columns: list[str], rows: list[list[Any]]) -> None:
+    """Write rows as CSV, or as Parquet if the name of the file says so."""
+    if path.suffix != ".parquet":
+        write_csv(path, [columns, *rows])
+        return
+    import pandas as pd  # slow to import
+
+    try:
+        replacing(path, pd.DataFrame(rows, columns=columns).to_parquet)
+    except ImportError as error:
+        raise ValueError(f"--out {path}: Parquet needs pyarrow: pip install 'blockzoo[tables]'") from error
 
 
 def read_csv(path: str | Path) -> SeriesSet:
@@ -194,13 +233,15 @@ def read_csv(path: str | Path) -> SeriesSet:
     Raises:
         ValueError: A column is missing, or a cell is not a finite number; the message names row and column.
     """
-    with Path(path).open(newline="", encoding="utf-8-sig") as file:
+    with named_text(str(path)) as file:
         reader = csv.DictReader(file)
         channels = [name for name in reader.fieldnames or [] if name != "series"]
         if "series" not in (reader.fieldnames or []) or not channels:
             raise ValueError(f"{path}: expected a header with a column 'series' and one for each channel")
         groups: dict[str, list[list[float]]] = {}
         for number, row in enumerate(reader, start=2):
+            if None in row:
+                raise ValueError(f"{path}, row {number}: more cells than the header has")
             groups.setdefault(row["series"], []).append([_number(path, number, name, row[name]) for name in channels])
     if not groups:
         raise ValueError(f"{path}: no rows below the header")

@@ -1,10 +1,12 @@
 """Short-term forecasting of many series, scored as in the M4 competition."""
 
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torchmetrics import MeanMetric
 
+from blockzoo.tasks.core.files import write_csv
 from blockzoo.tasks.series.metrics import mase, owa, smape
 from blockzoo.tasks.series.task import SeriesTask
 
@@ -94,3 +96,30 @@ class SeriesShortTerm(SeriesTask):
     def predict_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> dict[str, torch.Tensor]:
         """Forecasts (B, pred_len) in the series' units, and which series they belong to (B,)."""
         return {"index": batch["index"], "forecast": self.call_model(batch)[..., 0]}
+
+    def write_predictions(self, batches: list[dict[str, torch.Tensor]], path: Path) -> Path:
+        """Write forecasts with names and truth: a CSV file with a row for each step of each series.
+
+        Its columns are `series`, `step` (from 1, behind the known part), `forecast` and `truth`.
+
+        Args:
+            batches: See `Task.write_predictions`.
+            path: The file without its suffix; missing folders are made.
+
+        Returns:
+            The file that was written.
+        """
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if data is None:
+            return super().write_predictions(batches, path)
+        series = data.read()
+        rows: list[list[Any]] = [["series", "step", "forecast", "truth"]]
+        for batch in batches:
+            for index, forecast in zip(batch["index"].tolist(), batch["forecast"].tolist(), strict=True):
+                item = series[index]
+                pairs = zip(forecast, item.future.tolist(), strict=True)
+                rows += [[item.name, step, value, known] for step, (value, known) in enumerate(pairs, start=1)]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        written = path.with_name(f"{path.name}.csv")
+        write_csv(written, rows)
+        return written

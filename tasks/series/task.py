@@ -42,6 +42,13 @@ class SeriesTask(Task):
             ValueError: They do not; the message says which option to change.
         """
         data = getattr(self.trainer, "datamodule", None)
+        if stage == "fit" and data is not None and data.datasets and "val" not in data.datasets:
+            for callback in self.trainer.callbacks:  # type: ignore[attr-defined]  # which a trainer has
+                if str(getattr(callback, "monitor", None)).startswith("val/"):
+                    raise ValueError(
+                        f"the data has no validation part, but {type(callback).__name__} watches {callback.monitor}; "
+                        "give it a share, for example --data.ratios=[0.7,0.1,0.2], or watch train/loss"
+                    )
         if data is None or not hasattr(data, "num_targets"):
             return
         found = {"in_chans": len(data.mean), "seq_len": data.seq_len, "pred_len": data.pred_len}

@@ -9,13 +9,16 @@ writes the compact form of a set, which is how `japanese_vowels.safetensors` bes
 """
 
 import argparse
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import safe_open
 
 from blockzoo.checkpoints import save_state_dict
+from blockzoo.tasks.series.table import named_text
 
 __all__ = ["SeriesSet", "read_series_set", "read_ts", "write_series_set"]
 
@@ -63,6 +66,9 @@ class SeriesSet:
 def read_ts(path: str | Path, class_names: tuple[str, ...] | None = None) -> SeriesSet:
     """Read one `.ts` file.
 
+    Missing values (`?`, `NaN`) are put on the line between their neighbours, time stamps are ignored, and labels may be
+    of several words.
+
     Args:
         path: The file.
         class_names: Label texts in class order; the file's own `@classLabel` order by default.
@@ -70,28 +76,67 @@ def read_ts(path: str | Path, class_names: tuple[str, ...] | None = None) -> Ser
     Raises:
         ValueError: A line does not parse; the message names the file, the line and what is wrong with it.
     """
-    values, lengths, labels = [], [], []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip() or line.startswith("#"):
-            continue
-        if line.startswith("@"):
-            key, *words = line.split()
-            if key.lower() == "@classlabel" and class_names is None:
-                class_names = tuple(words[1:])
-            continue
-        if class_names is None:
-            raise ValueError(f"{path}, line {number}: data before an @classLabel header")
-        *channels, label = line.strip().split(":")
-        try:
-            steps = torch.tensor([[float(cell) for cell in channel.split(",")] for channel in channels])
-            labels.append(class_names.index(label))
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number}: {error}") from error
-        values.append(steps.T)
-        lengths.append(steps.shape[1])
-    if not values or class_names is None:
+    values, lengths, labels, places = [], [], [], []
+    names, labelled = class_names, True
+    with named_text(str(path)) as file:
+        for number, line in enumerate(file, start=1):
+            line = line.strip()
+            if not line or line.startswith(("#", "%")):
+                continue
+            if line.startswith("@"):
+                key, *words = line.split()
+                if key.lower() == "@classlabel":
+                    labelled = words[:1] != ["false"]
+                    names = class_names or (tuple(words[1:]) if labelled else ("unlabelled",))
+                continue
+            if names is None:
+                raise ValueError(f"{path}, line {number}: data before an @classLabel header")
+            *channels, label = re.split(r":(?![^()]*\))", line)  # colons within a time stamp divide nothing
+            if not labelled:
+                channels, label = [*channels, label], "unlabelled"
+            try:
+                steps = torch.tensor([_channel(channel) for channel in channels])
+            except ValueError as error:
+                raise ValueError(f"{path}, line {number}: {error}") from error
+            labels.append(" ".join(label.split()))
+            places.append(number)
+            values.append(steps.T)
+            lengths.append(steps.shape[1])
+    if not values or names is None:
         raise ValueError(f"{path}: no series in this file")
-    return SeriesSet(torch.cat(values), torch.tensor(lengths), torch.tensor(labels), class_names)
+    if class_names is None:
+        names = _join_words(names, set(labels))
+    for label, number in zip(labels, places, strict=True):
+        if label not in names:
+            raise ValueError(f"{path}, line {number}: label {label!r} is not among {', '.join(map(repr, names))}")
+    indices = torch.tensor([names.index(label) for label in labels])
+    return SeriesSet(torch.cat(values), torch.tensor(lengths), indices, names)
+
+
+def _channel(text: str) -> list[float]:
+    """Values of a channel; missing ones lie on the line between their neighbours."""
+    cells = [cell.strip() for cell in re.findall(r"\([^()]*,([^(),]*)\)", text) if "(" in text] or text.split(",")
+    values = np.array([np.nan if cell.strip().lower() in ("?", "nan", "") else float(cell) for cell in cells])
+    seen = ~np.isnan(values)
+    if not seen.any():
+        raise ValueError("a channel without a value")
+    if not np.isfinite(values[seen]).all():
+        raise ValueError("a value is not finite")
+    steps = np.arange(len(values))
+    filled: list[float] = np.interp(steps, steps[seen], values[seen]).tolist()
+    return filled
+
+
+def _join_words(words: tuple[str, ...], labels: set[str]) -> tuple[str, ...]:
+    """Class names from the words of a header, where labels may be of several words."""
+    names = list(words)
+    for label in sorted(labels - set(words), key=lambda label: (-len(label.split()), label)):
+        parts = label.split()
+        for i in range(len(names) - len(parts) + 1):
+            if names[i : i + len(parts)] == parts:
+                names[i : i + len(parts)] = [label]
+                break
+    return tuple(names)
 
 
 def write_series_set(splits: dict[str, SeriesSet], path: str | Path) -> None:

@@ -104,6 +104,12 @@ class Windows(Dataset[dict[str, torch.Tensor]]):
             starts.append(last)
         self.starts = torch.tensor(starts, dtype=torch.long)
 
+    @property
+    def observed(self) -> np.ndarray:
+        """The whole series, standardised, float64 (rows, C), NaN where a value is missing."""
+        values = self.values.double()
+        return (values if self.mask is None else values.where(self.mask > 0, torch.nan)).numpy()
+
     def __len__(self) -> int:
         return len(self.starts)
 

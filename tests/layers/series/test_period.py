@@ -79,3 +79,23 @@ def test_standardisation_uses_observed_values_only():
     torch.testing.assert_close(y * std + mean, torch.where(mask == 1, x, mean))
     full, _, _ = standardize_series(x)
     torch.testing.assert_close(full, standardize_series(x, torch.ones_like(x))[0])
+
+
+@pytest.mark.parametrize("unit", [1e-20, 1e-6, 1e-3, 1e20])
+def test_the_unit_of_a_series_does_not_matter(unit):
+    x = 0.3 + 0.1 * torch.sin(torch.arange(60.0))[None, :, None]
+    y, mean, std = standardize_series(x, published=False)
+    scaled, scaled_mean, scaled_std = standardize_series(x * unit, published=False)
+    torch.testing.assert_close(scaled, y, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(scaled_mean / unit, mean, rtol=1e-5, atol=0)
+    torch.testing.assert_close(scaled * scaled_std + scaled_mean, x * unit, rtol=1e-5, atol=0)
+    level = torch.full((1, 60, 1), 0.001 * unit)
+    assert standardize_series(level, published=False)[2].item() < 0.01 * level[0, 0, 0].item()
+
+
+def test_scaling_first_changes_nothing_for_values_beyond_one():
+    x = torch.randn(4, 50, 3, generator=torch.Generator().manual_seed(0)) * 2
+    for ours, published in zip(standardize_series(x, published=False), standardize_series(x), strict=True):
+        assert torch.equal(ours, published)
+    small = 1e-5 * x
+    assert standardize_series(small)[0].std() < 0.1 < 0.9 < standardize_series(small, published=False)[0].std()

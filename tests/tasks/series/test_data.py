@@ -6,7 +6,7 @@ import torch
 
 from blockzoo.tasks.core.packaged import pack_series, unpack_series
 from blockzoo.tasks.series.anomaly_files import AnomalyFiles, InternalBleeding
-from blockzoo.tasks.series.competition import M4, M3Monthly, read_m4
+from blockzoo.tasks.series.competition import M4, CSVShortSeries, M3Monthly, read_m4
 from blockzoo.tasks.series.csv_files import CSVSeries, Daphnet
 from blockzoo.tasks.series.imputation import hide
 from blockzoo.tasks.series.windows import channel_statistics, part_rows
@@ -250,3 +250,55 @@ def test_anomaly_files_that_do_not_fit_are_named(anomaly_files):
     data = AnomalyFiles(*paths, seq_len=50)
     data.setup("fit")
     assert data.datasets["train"][0]["mask"].sum() == 99 and "1 missing values" in data.description["dataset"]
+
+
+@pytest.mark.parametrize(
+    ("empty", "said"),
+    [
+        (range(400), "no value of 'b' anywhere"),
+        (range(280), "no value of 'b' in the training part, rows 0 to 279"),
+    ],
+)
+def test_channels_that_training_never_sees_are_refused(csv_series, empty, said):
+    with pytest.raises(ValueError) as caught:
+        csv_series(holes={(i, 1) for i in empty})
+    assert said in str(caught.value)
+
+
+def test_a_part_without_a_target_is_refused(csv_series):
+    with pytest.raises(ValueError, match="no target is observed in the test part"):
+        csv_series(holes={(i, 1) for i in range(310, 400)}, features="S", target="b")
+
+
+def test_a_module_says_how_it_read(csv_series):
+    kept = csv_series(missing_values=["-9999"]).preprocessing["series"]
+    assert kept["reading"]["missing_values"] == ["-9999"] and kept["step"] == 3600
+
+
+def test_columns_of_a_file_are_short_series(tmp_path):
+    months = np.datetime64("2000-01") + np.arange(60)
+    rows = [f"{month},{i},{'' if i < 10 else 2 * i}" for i, month in enumerate(months)]
+    (tmp_path / "s.csv").write_text("\n".join(["Month,a,b", *rows]))
+    data = CSVShortSeries(str(tmp_path / "s.csv"), pred_len=6)
+    data.setup("fit")
+    assert data.period == 12 and {key: len(part) for key, part in data.datasets.items()} == dict.fromkeys(
+        ("train", "val", "test"), 2
+    )
+    sample = data.datasets["test"][1]
+    assert sample["y"][:, 0].tolist() == [108, 110, 112, 114, 116, 118] and sample["x"][-1].item() == 106
+    (tmp_path / "s.csv").write_text("\n".join(["Month,a,b", *rows[:30], "2002-07,,5", *rows[31:]]))
+    with pytest.raises(ValueError, match="column 'a': step 30 is missing within the series"):
+        CSVShortSeries(str(tmp_path / "s.csv"), pred_len=6).read()
+    with pytest.raises(ValueError, match="column 'b': 50 steps, but pred_len=40 needs 82"):
+        CSVShortSeries(str(tmp_path / "s.csv"), pred_len=40, columns=["b"]).read()
+
+
+def test_date_gaps_of_anomaly_files_are_missing_steps(tmp_path):
+    lines = [f"2024-01-01 {i:02}:00,{i % 3}" for i in range(24)]
+    (tmp_path / "train.csv").write_text("\n".join(["timestamp,a", *lines]))
+    test = [f"{line},{int(i == 20)}" for i, line in enumerate(lines) if i not in (5, 6)]
+    (tmp_path / "test.csv").write_text("\n".join(["timestamp,a,label", *test]))
+    data = AnomalyFiles(str(tmp_path / "train.csv"), str(tmp_path / "test.csv"), label_column="label", seq_len=4)
+    data.setup("test")
+    assert len(data.label) == 24 and data.label.nonzero().tolist() == [[20]]
+    assert data.datasets["test"].mask[:, 0].tolist() == [float(i not in (5, 6)) for i in range(24)]

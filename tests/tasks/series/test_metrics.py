@@ -137,3 +137,10 @@ def test_simple_fillings_by_hand():
     assert filled["linear interpolation"].tolist() == [1, 2, 3, 5, 7, 7]
     assert filled["mean"].tolist() == [11 / 3] * 6
     assert filled["seasonal naive"].tolist() == [1, 2, 1, 2, 3, 2]
+
+
+def test_rankings_without_both_kinds_of_steps_are_undefined():
+    score = torch.tensor([1.0, 2.0, 3.0])
+    assert all(value != value for value in ranking_scores(score, torch.zeros(3, dtype=torch.bool)).values())
+    found = ranking_scores(score, torch.ones(3, dtype=torch.bool))
+    assert found["auroc"] != found["auroc"] and found["auprc"] == 1

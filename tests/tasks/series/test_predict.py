@@ -130,8 +130,13 @@ def test_a_finished_run_is_tested_and_predicted_with_as_any_other(call, folder):
     status, out, _ = call("predict", "runs/timesnet_forecast/version_0", *QUIET)
     assert status == 0 and "predictions: runs/predictions.csv" in out
     with (folder / "runs" / "predictions.csv").open() as file:
-        header, first, *_ = csv.reader(file)
-    assert header[:2] == ["index", "forecast_0"] and len(header) == 25 and float(first[1]) > 1  # in the file's units
+        header, first, *rest = csv.reader(file)
+    assert header == ["series", "window", "date", "channel", "forecast", "truth"]
+    table = read_table(folder / "load.csv", ["load"])
+    row = int(first[1]) + 48
+    assert [first[0], first[2], first[3]] == ["load.csv", table.date_texts()[row], "load"]
+    assert float(first[5]) == table.values[row, 0] and float(first[4]) > 1  # in the file's units
+    assert any(line[5] == "" for line in rest)  # a missing truth stays empty
 
 
 @pytest.mark.parametrize(
@@ -197,3 +202,56 @@ def test_frequencies_of_m4_are_combined_as_in_the_competition(tmp_path, monkeypa
     for place, name in ((1, "smape"), (2, "mase")):
         expected = (3 * rows["Yearly"][f"test/{name}"] + 2 * rows["Weekly"][f"test/{name}"]) / 5
         assert float(average[place]) == pytest.approx(expected, abs=2e-3)
+
+
+def _forecaster(monkeypatch, cfg, **kwargs):
+    """An untrained model of fixed weights under any name, with facts about its data."""
+    torch.manual_seed(0)
+    small = {"seq_len": 24, "pred_len": 4, "d_model": 4, "d_ff": 4, "depth": 1, "num_kernels": 2, "top_k": 2}
+    model = blockzoo.create_model("timesnet_forecast", **{**small, "in_chans": 1, "time_freq": None, **kwargs}).eval()
+    model.pretrained_cfg = {**dict(model.pretrained_cfg), **cfg}
+    for name, value in (("resolve", "any"), ("has_weights", True), ("build", model)):
+        monkeypatch.setattr(f"blockzoo.tasks.core.names.{name}", lambda *args, value=value, **kwargs: value)
+
+
+def _hours(count, start="2024-04-02T00:00", step=1):
+    return np.datetime64(start) + np.arange(count) * np.timedelta64(step, "h")
+
+
+def test_a_file_is_read_as_the_models_own_was(tmp_path, call, monkeypatch):
+    rows = [f"{date};{'-9999' if i == 3 else f'{i % 5},5'}" for i, date in enumerate(_hours(30))]
+    path = tmp_path / "s.csv"
+    path.write_text("\n".join(["when;a", *rows]))
+    reading = {"date_column": "when", "delimiter": ";", "decimal": ",", "missing_values": ["-9999"]}
+    _forecaster(monkeypatch, {"series": {"columns": ["a"], "reading": reading}})
+    status, out, error = call("predict", "any", str(path), "--json")
+    assert status == 0, error
+    assert json.loads(out)[0]["date"] == "2024-04-03 06:00:00"
+    path.write_text(path.read_text().replace(";", "|"))
+    status, out, _ = call("predict", "any", str(path), "--json", "--delimiter", "|")
+    assert status == 0 and len(json.loads(out)) == 4
+
+
+def test_only_the_target_is_forecast(tmp_path, call, monkeypatch):
+    path = tmp_path / "s.csv"
+    path.write_text("\n".join(["date,a,b", *(f"{date}-04:00,{i % 5},{i % 3}" for i, date in enumerate(_hours(30)))]))
+    _forecaster(monkeypatch, {"series": {"columns": ["b", "a"], "features": "MS", "target": "a"}}, in_chans=2)
+    status, out, error = call("predict", "any", str(path), "--json")
+    assert status == 0, error
+    assert list(json.loads(out)[0]) == ["date", "a"]
+    assert json.loads(out)[0]["date"] == "2024-04-03 06:00:00-04:00"
+
+
+def test_another_frequency_and_empty_columns_are_said(tmp_path, call, monkeypatch):
+    path = tmp_path / "s.csv"
+    path.write_text("\n".join(["date,a,b", *(f"{date},{i % 5}," for i, date in enumerate(_hours(30, step=24)))]))
+    _forecaster(monkeypatch, {}, time_freq="h")
+    status, _, error = call("predict", "any", str(path), "--columns", "a")
+    assert status == 0 and "the dates look like 'd', but the model has time_freq='h'" in error
+    status, _, error = call("predict", "any", str(path))
+    assert status == 2 and "s.csv: no value of 'b'; --columns chooses" in error
+    status, _, error = call("predict", "any", str(path), "--columns", "a", "--out", str(path))
+    assert status == 2 and "is an input too" in error and path.read_text().startswith("date,a,b")
+    pytest.importorskip("pyarrow")
+    assert call("predict", "any", str(path), "--columns", "a", "--out", str(tmp_path / "o.parquet"))[0] == 0
+    assert len(read_table(tmp_path / "o.parquet").values) == 4

@@ -1,10 +1,12 @@
 """Tables of series: every problem is named by line and column, nothing is dropped, dates make a grid."""
 
+import gzip
+
 import numpy as np
 import pytest
 
-from blockzoo.tasks.series.calendar import calendar_features, time_freq_of
-from blockzoo.tasks.series.table import future_dates, past_dates, read_table
+from blockzoo.tasks.series.calendar import calendar_features, calendar_seasons, time_freq_of
+from blockzoo.tasks.series.table import Reading, future_dates, past_dates, read_table
 
 
 @pytest.fixture
@@ -140,3 +142,123 @@ def test_iso_weeks_and_weekdays_agree_with_python_over_centuries():
 def test_the_frequency_of_dates_is_found(step, freq):
     size = np.timedelta64(int(step[:-1]), step[-1])
     assert time_freq_of(np.datetime64("2024-01-01T00:00:00") + np.arange(5) * size) == freq
+
+
+def test_offsets_come_back_and_the_calendar_is_local(table):
+    found = table("date,a\n2024-04-03T22:00-04:00,1\n2024-04-03T23:00-04:00,2\n2024-04-04T00:00-04:00,3\n")
+    assert found.future(2).date_texts() == ["2024-04-04 01:00:00-04:00", "2024-04-04 02:00:00-04:00"]
+    assert str(found.local[-1]) == "2024-04-04T00:00:00.000" and str(found.dates[-1]) == "2024-04-04T04:00:00.000"
+    with pytest.raises(ValueError, match="line 3, column 'date': '2024-04-03T23:00' is not like the first one"):
+        table("date,a\n2024-04-03T22:00-04:00,1\n2024-04-03T23:00,2\n")
+
+
+def test_days_of_a_zone_with_summer_time_are_equal_steps(table):
+    days = ["2024-03-30T00:00+01:00", "2024-03-31T00:00+01:00", "2024-04-01T00:00+02:00", "2024-04-02T00:00+02:00"]
+    found = table("date,a\n" + "".join(f"{day},1\n" for day in days))
+    assert found.lines.tolist() == [2, 3, 4, 5]
+    assert found.future(1).date_texts() == ["2024-04-03 00:00:00+02:00"]
+
+
+def test_the_repeated_hour_of_autumn_is_understood(table):
+    hours = ["00:00", "01:00", "02:00", "02:00", "03:00", "04:00"]
+    found = table("date,a\n" + "".join(f"2024-10-27 {hour},{i}\n" for i, hour in enumerate(hours)))
+    assert found.values[:, 0].tolist() == [0, 1, 2, 3, 4, 5] and (found.lines > 0).all()
+    assert found.date_texts()[2:4] == ["2024-10-27 02:00:00"] * 2
+    assert found.future(1).date_texts() == ["2024-10-27 05:00:00"]
+    with pytest.raises(ValueError, match="line 5.*repeats that of line 4"):
+        table("date,a\n" + "".join(f"2024-07-27 {hour},1\n" for hour in hours))
+
+
+def test_weekends_are_left_out_of_business_days(table):
+    days = np.busday_offset("2024-01-01", np.arange(12))
+    days = np.delete(days, 3)
+    found = table("date,a\n" + "".join(f"{day},1\n" for day in days))
+    assert len(found.values) == 12 and found.lines[3] == 0 and np.isnan(found.values[3]).all()
+    following = found.future(4)
+    assert [text[:10] for text in following.date_texts()] == ["2024-01-17", "2024-01-18", "2024-01-19", "2024-01-22"]
+    assert np.is_busday(found.past(7).dates.astype("datetime64[D]")).all()
+    assert calendar_seasons(found.dates)[0] == 5
+
+
+def test_series_below_each_other_are_refused_by_name(table):
+    rows = "".join(f"2024-01-0{day},{name},{day}\n" for name in ("AAPL", "IBM") for day in range(1, 6))
+    for irregular in ("fill", "ignore"):
+        with pytest.raises(ValueError, match=r"long format.*") as caught:
+            table("date,stock,price\n" + rows, columns=["price"], irregular=irregular)
+        assert "one for each 'stock' (AAPL, IBM)" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["Date", "Month", "Time", "timestamp", "ds", ""])
+def test_dates_are_found_by_the_usual_names(table, name):
+    found = table(f"{name},a\n2024-01,1\n2024-02,2\n" if name else ",a\n2024-01-01,1\n2024-01-02,2\n")
+    assert found.columns == ("a",) and str(found.dates[0])[:10] == "2024-01-01"
+
+
+def test_a_column_that_counts_rows_is_no_channel(table):
+    assert table(",date,a\n0,2024-01-01,1\n1,2024-01-02,2\n").columns == ("a",)
+    with pytest.raises(ValueError, match="line 1: column 1 has no name"):
+        table(",date,a\n5,2024-01-01,1\n3,2024-01-02,2\n")
+
+
+def test_numbers_of_rows_are_not_years(table):
+    assert str(table("year,a\n1999,1\n2000,2\n", date_column="year").dates[0])[:4] == "1999"
+    for text in ("date,a\n1000,1\n1001,2\n", "id,a\n2000,1\n2001,2\n"):
+        with pytest.raises(ValueError, match="may be a number of a row and not a year; date_format='%Y'"):
+            table(text, date_column=text.split(",")[0])
+
+
+@pytest.mark.parametrize(
+    "date", ["2024-01-01T00:00:00Z", "2024-01-01T01:00+0100", "20240101", "2024-01-01 00:00:00.000"]
+)
+def test_iso_dates_are_read_by_every_python(table, date):
+    assert str(table(f"date,a\n{date},1\n").dates[0]) == "2024-01-01T00:00:00.000"
+
+
+def test_marks_separators_and_encodings(tmp_path, table):
+    text = "date;a\n2024-01-01;1.234,5\n2024-01-02;-6,25\n"
+    options = {"delimiter": ";", "decimal": ",", "thousands": "."}
+    assert table(text, **options).values[:, 0].tolist() == [1234.5, -6.25]
+    with pytest.raises(ValueError, match="column 'a': '1.234,5' is not a finite number"):
+        table(text, delimiter=";", decimal=",")
+    with pytest.raises(ValueError, match="'1,23' is not a finite number"):
+        table('date,a\n2024-01-01,"1,23"\n', thousands=",")
+    assert table("sep=;\ndate;a\n2024-01-01;1\n").lines.tolist() == [3]
+    assert table("date\ta\n2024-01-01\t1\n", delimiter="\\t").values.tolist() == [[1]]
+    path = tmp_path / "s.csv"
+    plain = "date,a\r\n2024-01-01,1\r\n2024-01-02,2\r\n"
+    for data in (plain.encode("utf-16"), plain.encode("utf-8-sig"), gzip.compress(plain.encode())):
+        path.write_bytes(data)
+        assert read_table(path).values[:, 0].tolist() == [1, 2]
+    path.write_bytes("date,a\n2024-01-01,1\n# gr\xfcn,2\n".encode("latin-1"))
+    with pytest.raises(ValueError, match="s.csv: not text in this encoding"):
+        read_table(path)
+    path.write_bytes(gzip.compress(plain.encode())[:-12])
+    with pytest.raises(ValueError, match="s.csv: a damaged gzip file"):
+        read_table(path)
+    path.write_text('date,a\n2024-01-01,"' + "1" * 140_000 + '"\n')
+    with pytest.raises(ValueError, match="s.csv: not a table .field larger than"):
+        read_table(path)
+
+
+def test_parquet_is_read_like_csv(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    zone = pandas.date_range("2024-03-30", periods=4, freq="D", tz="Europe/Berlin")
+    pandas.DataFrame({"a": [1.0, None, 3.0, -9.0]}, index=zone).to_parquet(tmp_path / "s.parquet")
+    found = read_table(tmp_path / "s.parquet", missing_values=["-9"])
+    assert found.missing == {"a": 2} and found.date_texts()[-1] == "2024-04-02 00:00:00+02:00"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"delimiter": ",,"}, "delimiter=',,' must be one character"),
+        ({"decimal": "x"}, "decimal='x' must be"),
+        ({"thousands": "."}, "thousands='.' must be one character that is not decimal"),
+        ({"irregular": "drop"}, "irregular='drop' must be"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(options, said):
+    with pytest.raises(ValueError) as caught:
+        Reading(**options)
+    assert said in str(caught.value)

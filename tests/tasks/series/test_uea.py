@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from blockzoo.tasks.series.augment import time_warp
+from blockzoo.tasks.series.ts_files import read_ts
 from blockzoo.tasks.series.uea import JapaneseVowels, UEASeries
 
 CONSTANT = "@classLabel true a b\n@data\n1,2,3:5,5,5:a\n4,5:5,5:b\n"
@@ -59,3 +60,21 @@ def test_a_series_of_one_step_is_warped_to_a_constant():
     x[0, 0] = 3.0
     warped, mask = time_warp(x, torch.tensor([[1.0, 0, 0, 0, 0, 0]]), torch.tensor([4.0]))
     assert warped.flatten().tolist() == [3.0] * 4 + [0.0] * 2 and mask.sum() == 4
+
+
+def test_ts_files_as_others_write_them(tmp_path):
+    path = tmp_path / "x.ts"
+    head = "% a comment\n@timeStamps false\n@classLabel true walking fast sitting\n@data\n"
+    path.write_text(head + "1,?,3:4,5,NaN:walking fast\n7,8,9:1,1,1:sitting\n")
+    found = read_ts(path)
+    assert found.class_names == ("walking fast", "sitting") and found.labels.tolist() == [0, 1]
+    assert found.values[:3].tolist() == [[1, 4], [2, 5], [3, 5]]
+    path.write_text("@classLabel true a b\n@data\n(2004-01-01 00:00:00,1.5),(2004-01-01 01:00:00,2):b\n")
+    found = read_ts(path)
+    assert found.values[:, 0].tolist() == [1.5, 2] and found.labels.tolist() == [1]
+    path.write_text("@classLabel true a b\n@data\n?,?:b\n")
+    with pytest.raises(ValueError, match="line 3: a channel without a value"):
+        read_ts(path)
+    path.write_text("@classLabel true a b\n@data\n1,2:c\n")
+    with pytest.raises(ValueError, match="line 3: label 'c' is not among 'a', 'b'"):
+        read_ts(path)
