@@ -214,7 +214,7 @@ def build_model(
     if cfg.modality != "image":
         described["input_size"] = built.input_size
     elif described.get("input_size"):
-        described["input_size"] = (kwargs.get("in_chans", built.in_chans), *described["input_size"][1:])
+        described["input_size"] = (kwargs.get("in_chans", described["input_size"][0]), *described["input_size"][1:])
     if ("num_classes" in described or cfg.modality == "image") and hasattr(built, "num_classes"):
         described["num_classes"] = built.num_classes
     built.init_args = {key: value for key, value in kwargs.items() if key not in BUILDER_ARGS}
