@@ -304,8 +304,8 @@ def residual_norm(
         scale: Layer scale, (D,).
         keep: Factor of each sample's branch, (B,): 0 where drop path drops it, 1 / (1 - rate) elsewhere.
         weight: Of the norm, (D,).
-        bias: Likewise.
-        eps: Likewise.
+        bias: Of the norm, (D,).
+        eps: Added to the variance in the norm.
 
     Returns:
         The sum and its norm, each as x; the kernel keeps that type under autocast too.

@@ -1,6 +1,6 @@
 r"""Products of complex matrices, one for each Fourier mode, in real pairs.
 
-    out[m, r, t] = sum_s a'[m, r, s] b'[m, s, t],    a' = a or its conjugate, b' likewise
+    out[m, r, t] = sum_s a'[m, r, s] b'[m, s, t],    a' = a or its conjugate, b' = b or its conjugate
 
 With rows r for samples and the weights as b, that mixes the channels of Fourier coefficients: out[b, m, o] = sum_i
 x[b, m, i] w[m, i, o]. The derivatives of Re sum conj(g) out are products of the same kind,
@@ -158,7 +158,7 @@ def mode_product(a: torch.Tensor, b: torch.Tensor, conj_a: bool, conj_b: bool, a
         a: (M, 2, R, S), any strides.
         b: (M, 2, S, T), of the type of a.
         conj_a: Use the conjugate of a.
-        conj_b: Likewise of b.
+        conj_b: Use the conjugate of b.
         as_weights: Store the result as weights are, (M, R, T, 2), instead of as coefficients, (R, 2, M, T).
 
     Returns:

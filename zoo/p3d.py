@@ -174,7 +174,7 @@ class P3D(ImageModel):
         center_time: Subtract each clip's mean over time from it first, so that only what changes is seen.
         st_struct: Structures of the blocks, taken in turn through all stages but the last: "ABC", "AB", "A", ...
         semantics: "port" or "caffe", see the head of this module.
-        mean_c: Blocks C take the mean of their two parts, likewise.
+        mean_c: Blocks C take the mean of their two parts, see the head of this module.
         late_stride: Strides are in the 3x3 convolutions over space, as in today's ResNets, not in the first 1x1
             convolutions of a block, as published.
         drop_path_rate: Stochastic depth of the last block, growing linearly from 0.

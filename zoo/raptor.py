@@ -385,9 +385,9 @@ class Raptor(ZooModel):
             tokens.append(vit.reg_token.expand(batch, -1, -1))
         x = patches.flatten(1, 2)
         if vit.no_embed_class:
-            x = torch.cat([*tokens, x + positions], 1)
+            x = torch.cat(tokens + [x + positions], 1)  # TorchScript unpacks no lists
         else:
-            x = torch.cat([*tokens, x], 1) + positions
+            x = torch.cat(tokens + [x], 1) + positions
         return vit.pos_drop(x)
 
     def _step(self, block: nn.Module, x: torch.Tensor, depth: int) -> torch.Tensor:

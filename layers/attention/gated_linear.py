@@ -59,7 +59,7 @@ def gated_linear_attention(
 
     Args:
         q: Queries, (B, heads, T, K); multiplied by K^-0.5.
-        k: Keys, likewise.
+        k: Keys, (B, heads, T, K).
         v: Values, (B, heads, T, V).
         g: Logarithms of the gates, (B, heads, T, K), not above zero.
         state: In front of the first token, (B, heads, K, V); zero by default.

@@ -178,7 +178,7 @@ class DeployedRecurrentBlock(nn.Module):
         last: Last one.
     """
 
-    if TYPE_CHECKING:  # likewise
+    if TYPE_CHECKING:  # TorchScript would read these as types of its own
         table: torch.Tensor
         act: Any
 

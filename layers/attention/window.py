@@ -76,7 +76,7 @@ def window_attention(
 
     Args:
         q: (B, C, H, W).
-        k: Likewise.
+        k: (B, C, H, W).
         v: (B, M, H, W).
         pad_qk: Values of q and k, one after the other, where there is padding, (2 * C,).
         pad_v: Values of v there, (M,).

@@ -58,7 +58,7 @@ def pad_same(x: torch.Tensor, kernel_size: list[int], stride: list[int], value: 
     Args:
         x: (B, C, *space).
         kernel_size: Of the op, one number for each space axis.
-        stride: Of the op, likewise.
+        stride: Of the op, one number for each space axis.
         value: What to pad with.
     """
     padding: list[int] = []
@@ -88,7 +88,7 @@ def fold_before(conv: nn.Conv2d, scale: torch.Tensor, shift: torch.Tensor) -> tu
     Args:
         conv: The convolution.
         scale: Of each input channel, (in_chans,).
-        shift: Likewise.
+        shift: Added to each input channel, (in_chans,).
 
     Returns:
         Weight (out_chans, in_chans, 1, 1) and bias (out_chans,) in the type of `conv`.
@@ -261,7 +261,7 @@ class ConvNormAct(_ModalPair):
         in_chans: Input channels.
         out_chans: Output channels.
         kernel_size: Size of the window, one number or one for each space axis.
-        stride: Likewise.
+        stride: Step of the window, one number or one for each space axis.
         padding: Zeros on both sides, one number or one for each axis; None for `dilation * (kernel_size - 1) // 2`;
             "same" for TensorFlow's dynamic padding, see `pad_same`.
         dilation: Spacing of the window.

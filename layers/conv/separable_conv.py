@@ -32,7 +32,7 @@ class SeparableConv(nn.Module):
         in_chans: Input channels.
         out_chans: Output channels.
         kernel_size: Of the depthwise convolution.
-        stride: Likewise.
+        stride: Step of the depthwise convolution, the same along both axes.
         padding: "same" for TensorFlow's dynamic padding, None for `kernel_size // 2` on both sides.
         act_layer: Class of the activation behind the norm, or None for none.
         eps: Of the batch norm.

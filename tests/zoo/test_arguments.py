@@ -67,7 +67,7 @@ def test_a_model_beyond_all_memory_is_refused_in_one_line(name, kwargs):
 
 def test_usual_values_pass():
     blockzoo.create_model("emov2_cifar", depths=[1, 1, 1], ratios=(2, 3, 4), drop_rate=0, device="meta")
-    blockzoo.create_model("nextvit_cifar", attn_chans=[None, 64, 96, 128], device=torch.device("meta"))
+    blockzoo.create_model("nextvit_cifar", attn_chans=[None, 128, 192], device=torch.device("meta"))
     blockzoo.create_model("raptor_cifar", init_values=None, img_size=(32, 48), boundaries=[2, 4], device="meta")
 
 
