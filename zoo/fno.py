@@ -1,4 +1,4 @@
-"""Fourier neural operators: dense (FNO), tensorised (TFNO) and on multi-grid patches (MG-TFNO), in 1 to 3 dimensions.
+"""Fourier neural operators, dense (FNO) and tensorised (TFNO), in 1 to 3 dimensions; `blockzoo.mg_tfno` has patches.
 
 Sources: "Fourier Neural Operator for Parametric Partial Differential Equations" (2021); "Multi-Grid Tensorized Fourier
 Neural Operator for High-Resolution PDEs" (2023), sections 3 and 4; and neuraloperator, whose outputs these models
@@ -32,10 +32,9 @@ from blockzoo.layers.spectral.factorized_tensor import Factorization
 from blockzoo.layers.spectral.field_ops import ComplexPair, PointwiseMLP, Relay, coordinate_grid, pad_domain
 from blockzoo.layers.spectral.fno_block import SKIPS, FNOBlock, Semantics
 from blockzoo.layers.spectral.fourier import Backend
-from blockzoo.layers.spectral.multigrid import MultigridPatching
 from blockzoo.layers.spectral.spectral_conv import Implementation, SpectralConv, SpectralWeight, stored_slots
 
-__all__ = ["FNO", "MGTFNO"]
+__all__ = ["FNO"]
 
 about = FamilyAbout(
     title="FNO, TFNO and MG-TFNO",
@@ -52,7 +51,6 @@ about = FamilyAbout(
             for kind in ("fno", "tfno")
             for n in (1, 2, 3)
         ),
-        Small("mg_tfno2d", ("mg_tfno2d",), {"hidden_channels": 8, "depth": 1, "n_modes": (4, 4)}),
     ),
 )
 
@@ -469,173 +467,6 @@ def _each(value: float | Sequence[float], count: int, name: str) -> list[float]:
     return values
 
 
-class MGTFNO(FNO):
-    """Fourier neural operator on multi-grid patches: each patch is mapped by itself, with views of its surroundings.
-
-    Source: "Multi-Grid Tensorized Fourier Neural Operator for High-Resolution PDEs" (2023), section 4.
-
-    Args:
-        n_modes: Modes kept on a padded patch.
-        levels: Coarser views beside the fine one; there are 2 ** levels patches along each axis.
-        padding_fraction: Points around a patch over those of the whole axis, a number or one for each axis.
-        boundary: What lies beyond the field, see `MultigridPatching`.
-        lowpass: Likewise.
-        global_coordinates: Coordinates of the whole field instead of those of a padded patch, as published.
-        patches_per_step: Map that many patches at a time, and in training compute them again in the backward pass, so
-            that only one step's activations are in memory; None for all at once.
-        group: Processes that share the patches of every sample, see `MultigridPatching`.
-        **kwargs: See `FNO`; `domain_padding`, `resolution_scaling_factor` and `complex_data` do not apply.
-
-    Shape:
-        (B, in_chans, *size) -> (B, out_chans, *size); sizes are multiples of 2 ** levels.
-    """
-
-    def __init__(
-        self,
-        n_modes: Sequence[int],
-        hidden_channels: int = 32,
-        in_chans: int = 1,
-        out_chans: int = 1,
-        depth: int = 4,
-        levels: int = 1,
-        padding_fraction: float | Sequence[float] = 0.0,
-        boundary: str = "circular",
-        lowpass: bool = False,
-        global_coordinates: bool = False,
-        patches_per_step: int | None = None,
-        group: Any = None,
-        lifting_channel_ratio: float = 2,
-        projection_channel_ratio: float = 2,
-        positional_embedding: str | None = "grid",
-        non_linearity: str = "gelu",
-        norm: str | None = None,
-        norm_groups: int = 1,
-        use_channel_mlp: bool = True,
-        channel_mlp_expansion: float = 0.5,
-        channel_mlp_dropout: float = 0.0,
-        channel_mlp_skip: str | None = "soft-gating",
-        fno_skip: str | None = "linear",
-        conv_bias_kernel: int = 1,
-        preactivation: bool = False,
-        stabilizer: str | None = None,
-        separable: bool = False,
-        factorization: Factorization | None = "tucker",
-        rank: float | int | Sequence[int] = 0.1,
-        fixed_rank_modes: bool | Sequence[int] = False,
-        implementation: Implementation = "auto",
-        joint_factorization: bool = False,
-        max_n_modes: Sequence[int] | None = None,
-        backend: Backend = "auto",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        if patches_per_step is not None and patches_per_step < 1:
-            raise ValueError(f"patches_per_step={patches_per_step} must be positive or None")
-        patching = MultigridPatching(levels, padding_fraction, len(n_modes), boundary, lowpass, group)
-        self.levels = levels
-        super().__init__(
-            n_modes,
-            hidden_channels,
-            in_chans,
-            out_chans,
-            depth,
-            lifting_channel_ratio,
-            projection_channel_ratio,
-            positional_embedding,
-            non_linearity,
-            norm,
-            norm_groups,
-            None,
-            use_channel_mlp,
-            channel_mlp_expansion,
-            channel_mlp_dropout,
-            channel_mlp_skip,
-            fno_skip,
-            conv_bias_kernel,
-            preactivation,
-            stabilizer,
-            separable,
-            factorization=factorization,
-            rank=rank,
-            fixed_rank_modes=fixed_rank_modes,
-            implementation=implementation,
-            joint_factorization=joint_factorization,
-            max_n_modes=max_n_modes,
-            backend=backend,
-            device=device,
-            dtype=dtype,
-        )
-        self.patching = patching
-        self.global_coordinates = global_coordinates
-        self.patches_per_step = patches_per_step
-
-    def _lifted_chans(self) -> int:
-        return self.in_chans * (self.levels + 1)
-
-    def forward(  # type: ignore[override]
-        self, x: torch.Tensor, output_size: Sequence[int] | None = None, embedding: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """Map a field to a field on the same grid: (B, in_chans, *size) -> (B, out_chans, *size)."""
-        if output_size is not None and tuple(output_size) != tuple(x.shape[2:]):
-            raise ValueError(f"output_size={tuple(output_size)} must be that of x, {tuple(x.shape[2:])}")
-        x = self._checked(x)
-        patches = self._cut(self._standardised(x))
-        return self._in_units(self.patching.stitch(self._map_patches(patches), x.shape[2:]))
-
-    def _cut(self, x: torch.Tensor) -> torch.Tensor:
-        """Patches of x as the network takes them, coordinates appended if they are those of the whole field."""
-        patches = self.patching.patch(x)
-        if not self.global_coordinates or self.positional_embedding is None:
-            return patches
-        return torch.cat([patches, self.patching.patch(self._coordinates(x), levels=0)], 1)
-
-    def _coordinates(self, x: torch.Tensor) -> torch.Tensor:
-        return coordinate_grid(x.shape[2:], x).movedim(-1, 0).expand(x.shape[0], len(self.n_modes), *x.shape[2:])
-
-    def forward_random_patch(
-        self, x: torch.Tensor, y: torch.Tensor, generator: torch.Generator | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Prediction and target of one patch of every field at a random place: what training on patches takes.
-
-        Args:
-            x: Inputs (B, in_chans, *size).
-            y: Targets (B, out_chans, *size).
-            generator: See `MultigridPatching.random_patch`.
-
-        Returns:
-            Two tensors (B, out_chans, *patch).
-        """
-        x = self._checked(x)
-        start, target = self.patching.random_patch(y, generator)
-        patches = self.patching.patch_at(self._standardised(x), start)
-        if self.global_coordinates and self.positional_embedding is not None:
-            patches = torch.cat([patches, self.patching.patch_at(self._coordinates(x), start, levels=0)], 1)
-        return self._in_units(self.patching.crop(self._map(patches), x.shape[2:])), target
-
-    def _with_coordinates(self, x: torch.Tensor) -> torch.Tensor:
-        return x if self.global_coordinates else super()._with_coordinates(x)
-
-    def _map_patches(self, patches: torch.Tensor) -> torch.Tensor:
-        step = self.patches_per_step
-        if step is None or len(patches) <= step:
-            return self._map(patches)
-        done = []
-        for part in patches.split(step):
-            if torch.is_grad_enabled():
-                done.append(self.patching.crop(checkpoint(self._map, part, use_reentrant=False)))
-            else:
-                done.append(self.patching.crop(self._map(part)))
-        return torch.cat(done)
-
-    def forward_features(
-        self, x: torch.Tensor, output_size: Sequence[int] | None = None, embedding: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """Features of all patches, stitched: (B, hidden_channels, *size)."""
-        x = self._checked(x)
-        patches = self._inward(self._cut(self._standardised(x)))
-        return self.patching.stitch(self._outward(self._features(patches, output_size, embedding)), x.shape[2:])
-
-
 def _tagged(name: str, cfg: ZooCfg) -> dict[str, ZooCfg]:
     from dataclasses import replace
 
@@ -644,7 +475,7 @@ def _tagged(name: str, cfg: ZooCfg) -> dict[str, ZooCfg]:
 
 _NONE_ARGS = ("positional_embedding", "fno_skip", "channel_mlp_skip", "factorization")
 
-_NAMES = [f"{kind}{dims}d" for kind in ("fno", "tfno") for dims in (1, 2, 3)] + ["mg_tfno2d"]
+_NAMES = [f"{kind}{dims}d" for kind in ("fno", "tfno") for dims in (1, 2, 3)]
 
 default_cfgs = generate_default_cfgs(
     {
@@ -697,9 +528,3 @@ def tfno2d(pretrained: bool = False, **kwargs: Any) -> FNO:
 def tfno3d(pretrained: bool = False, **kwargs: Any) -> FNO:
     """`fno3d` with weights in Tucker form, at a tenth of their entries."""
     return _create(FNO, "tfno3d", pretrained, **{"n_modes": _MODES[3], **_TENSOR, **kwargs})
-
-
-@register_model
-def mg_tfno2d(pretrained: bool = False, **kwargs: Any) -> MGTFNO:
-    """`tfno2d` on 2 x 2 multi-grid patches with an eighth of the domain as padding."""
-    return _create(MGTFNO, "mg_tfno2d", pretrained, **{"n_modes": _MODES[2], "padding_fraction": 0.125, **kwargs})

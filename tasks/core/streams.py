@@ -12,15 +12,17 @@ def stream(seed: int, *place: int) -> np.random.Generator:
     seed 1. torch's own generator takes 32 bits of a seed only. Here every pair has a stream of its own.
 
     Args:
-        seed: Not negative.
-        *place: Numbers of the place, not negative, such as the index of a sample.
+        seed: From 0 to 2 ** 64 - 1.
+        *place: Numbers of the place, from 0 to 2 ** 64 - 1, such as the index of a sample.
 
     Returns:
         A generator at the beginning of the stream.
 
     Raises:
-        ValueError: A number is negative.
+        ValueError: A number is out of range.
     """
-    if min(seed, *place, 0) < 0:
-        raise ValueError(f"seed={seed} and place={place} must not be negative")
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=place)))
+    if not all(0 <= number < 2**64 for number in (seed, *place)):
+        raise ValueError(f"seed={seed} and place={place} must be from 0 to 2 ** 64 - 1")
+    # Two words for each number: a key of one number above 32 bits would be that of two small ones.
+    words = [word for number in place for word in divmod(number, 2**32)]
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=words)))

@@ -48,7 +48,7 @@ class DarcyFlow(FieldData):
 
     Args:
         val_size: Training samples that are held out for validation, the last ones.
-        transpose: Swap the axes of randomly chosen training samples, half of them on average: the equation has no
+        transpose: Swap the axes of half of the training samples, chosen at random each time: the equation has no
             preferred axis.
         batch_size: Samples in a batch, on each device.
         num_workers: Processes that prepare batches.

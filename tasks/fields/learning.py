@@ -130,8 +130,8 @@ class OperatorLearning(Task):
         dims = len(self.model.n_modes)
         if dims != axes:
             raise ValueError(
-                f"{self.model_name} maps fields (B, C, *size) with {dims} axes of space; the data have {axes}: "
-                "where the axis of channels stands is said by --data.channels"
+                f"{self.model_name} maps fields (B, C, *size) with {dims} axes of space; those of the data have "
+                f"{axes} (--data.channels says where the axis of channels stands)"
             )
         for key, what, given in (("in_chans", "x", channels[0]), ("out_chans", "y", channels[1])):
             own = getattr(self.model, key)

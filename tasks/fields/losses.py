@@ -42,9 +42,10 @@ class LpLoss(nn.Module):
     """Distance in the p-norm over space.
 
     Relative: |pred - target|_p / |target|_p. A target that is 0 everywhere has no relative error: it is left out of the
-    mean and the sum, and is NaN without reduction. neuraloperator adds 1e-8 to the norm instead, which makes the error
-    of such a target some 1e9 and that of fields in small units wrong. Absolute: the integral over a domain,
-    (h^d sum |pred - target|^p) ^ (1 / p), where h^d is the volume of a grid cell.
+    mean and the sum, and is NaN without reduction. (neuraloperator adds 1e-8 to the norm, which makes the error of such
+    a target some 1e9, and that of fields in small units too small.)
+
+    Absolute: the integral over a domain, (h^d sum |pred - target|^p) ^ (1 / p), where h^d is the volume of a grid cell.
 
     Args:
         p: Exponent.

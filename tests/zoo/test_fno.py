@@ -469,3 +469,12 @@ def test_bad_inputs_are_named(golden):
     kwargs = {"n_modes": (16, 16), "hidden_channels": 32, "rank": 0.2}
     with pytest.raises(ValueError, match="ranks of the state dict as a list"):
         blockzoo.convert_state_dict(blockzoo.create_model("tfno2d", **kwargs), case.state_dict())
+
+
+@pytest.mark.parametrize("kind", ["dense", "multigrid"])
+def test_fields_of_any_real_type_are_taken_in_the_type_of_the_parameters(kind):
+    model = make(kind)
+    x = torch.randn(2, 2, 8, 8) > 0
+    expected = model(x.float())
+    for dtype in (torch.bool, torch.double, torch.int64, torch.uint8):
+        assert torch.equal(model(x.to(dtype)), expected)

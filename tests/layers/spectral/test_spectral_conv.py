@@ -145,3 +145,10 @@ def test_mistakes_are_explained():
         SpectralConv(1, 1, (4,), is_complex=True)(torch.ones(1, 1, 4))
     with pytest.raises(ValueError, match="n_modes="):
         SpectralConv(1, 1, ())
+
+
+@pytest.mark.parametrize("form", ["CP", "Tucker", "TT", "Dense"])
+def test_the_case_of_a_factorization_does_not_matter(form):
+    conv = SpectralConv(3, 2, (4, 4), factorization=form, rank=0.5)
+    assert conv.weight.factorization == form.lower()
+    assert conv(torch.randn(1, 3, 8, 8)).shape == (1, 2, 8, 8)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import blockzoo
-from blockzoo.checkpoints import load_state_dict
+from blockzoo.checkpoints import load_state_dict, save_state_dict
 from blockzoo.tasks.fields.darcy import read_darcy
 from blockzoo.tasks.fields.evaluate import evaluate_darcy, evaluate_navier_stokes
 from blockzoo.tasks.fields.losses import LpLoss
@@ -69,3 +69,27 @@ def test_fields_that_do_not_fit_the_model_are_named(model, tmp_path):
     np.savez(path, x=np.zeros((1, 1, 8, 8)))
     with pytest.raises(ValueError, match="must end in .safetensors"):
         predict_fields(model, str(path), "out.npz")
+
+
+def test_predictions_never_overwrite_their_input_and_are_checked_first(model, tmp_path, monkeypatch):
+    path = tmp_path / "media.safetensors"
+    save_state_dict({"x": torch.zeros(1, 1, 8, 8)}, path)
+    monkeypatch.setattr(model, "forward", None)  # nothing is computed
+    with pytest.raises(ValueError, match="is an input too"):
+        predict_fields(model, str(path), str(path))
+    with pytest.raises(ValueError, match="there is no folder"):
+        predict_fields(model, str(path), str(tmp_path / "nosuch" / "y.safetensors"))
+
+
+def test_fields_without_channels_and_targets_of_zeros(model, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    x = np.random.default_rng(0).standard_normal((2, 8, 9))
+    np.savez("a.npz", a=x, u=np.zeros_like(x))
+    assert predict_fields(model, "a.npz", as_json=True, keys={"x": "a", "y": "u"}) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["shape"] == [2, 1, 8, 9]
+    assert printed["fields"][0]["relative L2 error"] is None
+    with torch.no_grad():
+        assert torch.allclose(
+            load_state_dict("a_predicted.safetensors")["prediction"], model(torch.from_numpy(x)[:, None]), atol=1e-6
+        )

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+import blockzoo
 from blockzoo.__main__ import main
 from blockzoo.tasks.fields.darcy import DarcyFlow, read_darcy
 from blockzoo.tasks.fields.files import FieldFiles, read_fields
@@ -168,7 +169,7 @@ def test_files_that_are_none_are_named(tmp_path, write):
             read_fields(broken)
     other = tmp_path / "fields.csv"
     other.write_text("x,y")
-    with pytest.raises(ValueError, match=r"must end in .npz, .npy, .safetensors, .pt"):
+    with pytest.raises(ValueError, match=r"must end in .npz, .npy, .safetensors, .pt, .h5, .mat"):
         read_fields(other)
 
 
@@ -196,3 +197,121 @@ def test_parts_that_do_not_fit_each_other_are_named(write):
         FieldFiles(path="x.npz", val_fraction=1)
     with pytest.raises(ValueError, match="val_fraction=0.9 leaves none"):
         FieldFiles(path=write(name="few", **fields(2)), val_fraction=0.9).setup("fit")
+
+
+def test_constant_channels_have_deviation_one(write):
+    arrays = fields()
+    arrays["x"][:, 1] = 0.1
+    data = FieldFiles(path=write(**arrays))
+    data.setup("fit")
+    assert data.statistics["input_std"][1] == 1 and data.statistics["input_std"][0] != 1
+    blockzoo.create_model("fno2d", in_chans=2, hidden_channels=4, n_modes=(4, 4)).set_statistics(**data.statistics)
+
+
+def test_values_of_any_number_type_and_byte_order(tmp_path):
+    path, values = tmp_path / "fields.npz", np.arange(48.0).reshape(3, 1, 4, 4)
+    for dtype in (">f8", ">f4", ">i4", "<u2", "float16", "longdouble", "uint8"):
+        np.savez(path, x=values.astype(dtype), y=values)
+        assert torch.equal(read_fields(path)["x"], torch.from_numpy(values).float()), dtype
+    np.savez(path, x=values > 7, y=values)
+    assert read_fields(path)["x"].sum() == 40
+    values[2, 0, 1, 3] = 1e300
+    np.savez(path, x=values, y=values)
+    with pytest.raises(ValueError, match=r"x\[2, 0, 1, 3\] is 1e\+300, which float32 does not reach .* rescale"):
+        read_fields(path)
+
+
+def test_names_and_axes_can_be_told(write, tmp_path):
+    arrays = fields()
+    path = write(a=arrays["x"].movedim(1, -1).contiguous(), u=arrays["y"].movedim(1, -1).contiguous())
+    data = FieldFiles(path=path, x_key="a", y_key="u", channels="last", val_fraction=0)
+    data.setup("fit")
+    assert all(torch.equal(data.datasets["train"].arrays[name], arrays[name]) for name in "xy")
+    with pytest.raises(ValueError, match="must hold the array x; it holds a, u; another name is given by x_key"):
+        read_fields(path)
+    with pytest.raises(ValueError, match="channels='middle' must be one of 'auto', 'first', 'last', 'none'"):
+        FieldFiles(path=path, channels="middle")
+    flat = write(x=arrays["x"], y=arrays["y"][:, 0])
+    assert torch.equal(read_fields(flat, channels="auto")["y"], arrays["y"])
+    darcy = {"x": torch.rand(5, 6, 6) > 0.5, "y": torch.rand(5, 6, 6)}
+    torch.save(darcy, tmp_path / "darcy.pt")
+    assert read_fields(tmp_path / "darcy.pt", channels="none")["x"].shape == (5, 1, 6, 6)
+    data = FieldFiles(path=str(tmp_path / "darcy.pt"))
+    data.setup("fit")
+    data.fit_axes(2, 1)  # what a two-dimensional model of one channel says
+    assert (data.size, data.channels) == ((6, 6), (1, 1))
+
+
+def write_hdf5(path, arrays):
+    with pytest.importorskip("h5py").File(path, "w") as file:
+        for name, value in arrays.items():
+            file[f"part/{name}"] = value
+
+
+def write_mat(path, arrays):
+    pytest.importorskip("scipy.io").savemat(path, {f"part{name}": value for name, value in arrays.items()})
+
+
+def write_mat73(path, arrays):
+    with pytest.importorskip("h5py").File(path, "w", userblock_size=512) as file:
+        for name, value in arrays.items():
+            file[f"part{name}"] = value.T  # as MATLAB stores it
+    with path.open("rb+") as file:
+        file.write(b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(512))
+
+
+def write_folder(path, arrays):
+    path.mkdir()
+    for name, value in arrays.items():
+        np.save(path / f"part{name}.npy", value)
+
+
+@pytest.mark.parametrize(
+    ("name", "save", "prefix"),
+    [
+        ("a.h5", write_hdf5, "part/"),
+        ("a.mat", write_mat, "part"),
+        ("b.mat", write_mat73, "part"),
+        ("folder", write_folder, "part"),
+    ],
+)
+def test_further_formats(tmp_path, name, save, prefix):
+    arrays = {name: value.double().numpy() for name, value in fields().items()}
+    save(tmp_path / name, arrays)
+    found = read_fields(tmp_path / name, keys={"x": f"{prefix}x", "y": f"{prefix}y"})
+    assert all(torch.equal(found[key], torch.from_numpy(arrays[key]).float()) for key in "xy")
+    with pytest.raises(ValueError, match=f"must hold the array x; it holds {prefix}x, {prefix}y"):
+        read_fields(tmp_path / name)
+
+
+def test_a_single_array_is_the_input(tmp_path):
+    np.save(tmp_path / "x.npy", np.ones((2, 1, 4, 4)))
+    assert read_fields(tmp_path / "x.npy", needed=("x",))["x"].shape == (2, 1, 4, 4)
+    with pytest.raises(ValueError, match="must hold the array y; it holds x"):
+        read_fields(tmp_path / "x.npy")
+
+
+def header(shape):
+    content = io.BytesIO()
+    np.lib.format.write_array_header_1_0(content, {"descr": "<f8", "fortran_order": False, "shape": shape})
+    return content.getvalue()
+
+
+def test_files_that_unpack_to_more_than_they_mean_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("blockzoo.tasks.fields.files._SMALL", 2**20)
+    np.savez_compressed(tmp_path / "zeros.npz", x=np.zeros((1, 1, 2**10, 2**10)), y=np.zeros((1, 1, 2, 2)))
+    (tmp_path / "claims.npy").write_bytes(header((10**6, 1, 10**4, 10**4)))
+    torch.save({"x": torch.zeros(1).expand(10**6, 1, 10**3, 10**3)}, tmp_path / "expanded.pt")
+    for name in ("zeros.npz", "claims.npy", "expanded.pt"):
+        with pytest.raises(ValueError, match=f"{name} cannot be read .* would unpack from .* bytes"):
+            read_fields(tmp_path / name, needed=("x",))
+
+
+def test_no_advice_to_run_code_is_passed_on(tmp_path):
+    torch.save({"x": Evil()}, tmp_path / "a.pt")
+    np.savez(tmp_path / "b.npz", x=np.array([{}, {}], object))
+    np.save(tmp_path / "c.npy", np.array([{}, {}], object))
+    for name in ("a.pt", "b.npz", "c.npy"):
+        with pytest.raises(ValueError, match="it holds Python objects, which are never read") as error:
+            read_fields(tmp_path / name)
+        assert "weights_only" not in str(error.value) and "allow_pickle" not in str(error.value)

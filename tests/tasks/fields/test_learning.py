@@ -267,3 +267,26 @@ def test_values_that_are_not_finite_are_reported_with_their_place(field_zoo, cap
 def test_unknown_options_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         OperatorLearning("mg_tfno2d", {"n_modes": (4, 4), "hidden_channels": 4}, **options)
+
+
+def test_a_grid_too_small_for_derivatives_has_no_h1(field_zoo):
+    field_zoo.files(size=(3, 3), loss="l2", periodic=False, model_kwargs={"n_modes": [2, 2]})
+    metrics = field_zoo.fit("--trainer.max_epochs=1").trainer.callback_metrics
+    assert "test/l2" in metrics and not any("h1" in name for name in metrics)
+
+
+def test_targets_of_zeros_do_not_count_in_metrics(field_zoo):
+    field_zoo.files(loss="l2")
+    arrays = dict(np.load("test.npz"))
+    arrays["x"], arrays["y"] = (np.concatenate([arrays[key], 0 * arrays[key]]) for key in "xy")
+    np.savez("more.npz", **arrays)
+    with_zeros = field_zoo.fit("--trainer.max_epochs=1", "--data.test_paths=[more.npz]").trainer.callback_metrics
+    without = field_zoo.fit("--trainer.max_epochs=1").trainer.callback_metrics
+    for name in ("test/l2", "test/h1"):
+        assert float(with_zeros[name]) == pytest.approx(float(without[name]), rel=1e-5)
+
+
+def test_neuraloperators_darcy_files_train_as_they_are(field_zoo):
+    field_zoo.files(data={"path": "darcy.pt", "test_paths": []})
+    torch.save({"x": torch.rand(20, 8, 8) > 0.5, "y": torch.rand(20, 8, 8)}, "darcy.pt")
+    assert "val/l2" in field_zoo.fit("--trainer.max_epochs=1").trainer.callback_metrics

@@ -147,3 +147,24 @@ def test_gradients(loss):
 def test_mistakes_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call(torch.zeros(1, 1, 6, 6))
+
+
+@pytest.mark.parametrize("loss", [LpLoss, H1Loss, SpectralH1Loss])
+def test_targets_of_zeros_have_no_relative_error(loss):
+    pred, target = torch.randn(2, 3, 2, 6, 8, dtype=torch.double).unbind(0)
+    target[1] = 0
+    others = [0, 2]
+    for reduction in ("mean", "sum"):
+        measure = loss(reduction=reduction)
+        torch.testing.assert_close(measure(pred, target), measure(pred[others], target[others]))
+    assert loss(reduction="none")(pred, target).isnan().all(1).tolist() == [False, True, False]
+    assert loss()(pred, torch.zeros_like(target)) == 0
+    pred.requires_grad_()
+    loss()(pred, target).backward()
+    assert pred.grad.isfinite().all() and not pred.grad[1].any()
+
+
+@pytest.mark.parametrize("loss", [LpLoss(), H1Loss(), SpectralH1Loss()])
+def test_relative_errors_do_not_depend_on_the_unit(loss):
+    pred, target = torch.randn(2, 1, 2, 6, 8, dtype=torch.double).unbind(0)
+    torch.testing.assert_close(loss(1e-12 * pred, 1e-12 * target), loss(pred, target))

@@ -182,9 +182,28 @@ def test_an_interrupted_command_goes_on_where_it_stopped(tmp_path, monkeypatch):
 
 def test_other_settings_are_another_data_set():
     names = {SHORT.name}
-    for change in ({"seed": 1}, {"amplitude": 5.0}, {"dtype": "float32"}, {"steps": 2}, {"cfl": 0.5}):
+    for change in ({"seed": 1}, {"amplitude": 5.0}, {"dtype": "float32"}, {"steps": 2}, {"cfl": 0.5}, {"streams": 1}):
         names.add(NavierStokesSettings(**{**SHORT, **change}).name)
-    assert len(names) == 6
+    assert len(names) == 7
+
+
+def test_no_field_of_a_seed_is_one_of_another():
+    later = random_forcing([1_000_003, 1_000_004], 64, seed=0)
+    assert not torch.allclose(later, random_forcing([0, 1], 64, seed=1))
+    # Data of blockzoo 0.1 can be made again, with their faults and under their old name.
+    assert torch.equal(random_forcing([1_000_003], 64, seed=0, streams=1), random_forcing([0], 64, seed=1, streams=1))
+    assert NavierStokesSettings(streams=1).name == "re500_128_5270f807d098"
+    with pytest.raises(ValueError, match="streams=3 must be 1 or 2"):
+        random_forcing([0], 64, streams=3)
+    with pytest.raises(ValueError, match="seed=-1"):
+        random_forcing([0], 64, seed=-1)
+
+
+def test_outputs_are_checked_before_work(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(navier_stokes, "solve_vorticity", None)
+    for out, message in (("nosuch/flow.safetensors", "no folder"), ("flow.npz", "must end in .safetensors")):
+        assert main(["science", "navier-stokes", "--count", "20", "--out", str(tmp_path / out)]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_the_command_shows_progress_and_writes_a_file_that_trainings_read(tmp_path, capsys):
