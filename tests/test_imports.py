@@ -89,3 +89,56 @@ def test_checkpoints_stand_alone():
 def test_folders_refuse_to_be_imported_under_their_bare_names(folder):
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r})\ntry: import {folder}\nexcept ImportError as e: print(e)"
     assert f"import this package as blockzoo.{folder}" in run(code)
+
+
+def everywhere(path: Path) -> set[str]:
+    """Modules of the package that a file imports anywhere, function bodies and type checking included."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return {name for name in names if name.split(".")[0] == "blockzoo"}
+
+
+def room_of(module: str) -> str | None:
+    """The folder of `blockzoo.tasks` that a module is in."""
+    parts = module.split(".")
+    return parts[2] if parts[:2] == ["blockzoo", "tasks"] and len(parts) > 2 else None
+
+
+ROOMS = sorted(path.parent.name for path in (ROOT / "tasks").glob("*/__init__.py"))
+BESIDE = {"deploy", "compress", "training"}
+"""Folders of `tasks/` beside the rooms, which know no room; rooms may use them."""
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_inside_tasks_imports_go_from_core_to_rooms_to_app(room):
+    others = set(ROOMS) - {room}
+    forbidden = {"core": others, "app": set()}.get(room, others - {"core", *BESIDE})
+    for path in (ROOT / "tasks" / room).rglob("*.py"):
+        assert not {room_of(name) for name in everywhere(path)} & forbidden, path
+
+
+def test_tasks_hold_folders_only():
+    assert [path.name for path in (ROOT / "tasks").glob("*.py")] == ["__init__.py"]
+
+
+def test_no_two_modules_import_each_other():
+    folders = {
+        "zoo": "blockzoo",
+        **{name: f"blockzoo.{name}" for name in ("layers", "kernels", "tasks", "checkpoints")},
+    }
+    modules = {}
+    for folder, package in folders.items():
+        for path in (ROOT / folder).rglob("*.py"):
+            if path.name != "__init__.py":
+                modules[".".join([package, *path.relative_to(ROOT / folder).with_suffix("").parts])] = path
+    arrows = {name: everywhere(path) & set(modules) - {name} for name, path in modules.items()}
+    reach = {name: set(targets) for name, targets in arrows.items()}
+    for middle in modules:
+        for name in modules:
+            if middle in reach[name]:
+                reach[name] |= reach[middle]
+    assert not [name for name in modules if name in reach[name]]

@@ -62,7 +62,8 @@ def check_arguments(fn: Callable[..., Any], owner: str, kwargs: dict[str, Any], 
     """
     parameters = inspect.signature(fn).parameters
     free = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    hints = get_type_hints(fn.__init__ if isinstance(fn, type) else fn)
+    initialiser: Any = getattr(fn, "__init__") if isinstance(fn, type) else fn  # noqa: B009  # the class's own
+    hints = get_type_hints(initialiser)
     for name, value in kwargs.items():
         if name in also:
             continue

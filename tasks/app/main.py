@@ -114,7 +114,8 @@ def _run(command: Command, rest: list[str]) -> int:
     try:
         words = getattr(module, "expand", list)(rest)
         if getattr(module, "FURTHER", False):
-            options, options.more = parser.parse_known_args(words)
+            options, more = parser.parse_known_args(words)
+            options.more = more
         else:
             options = parser.parse_args(words)
     except SystemExit as stop:

@@ -157,7 +157,7 @@ def _check_devices(config: dict[str, Any]) -> None:
     """
     devices, accelerator = config.get("devices"), str(config.get("accelerator"))
     on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available())
-    count = int(devices) if isinstance(devices, int) or str(devices).isdigit() else 1
+    count = int(str(devices)) if str(devices).isdigit() else 1
     cores = max(os.cpu_count() or 1, 2)
     if on_cpu and count > cores:
         raise ValueError(f"trainer.devices={count} asks for {count} processes on the CPU, which has {cores} cores")

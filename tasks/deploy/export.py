@@ -21,8 +21,19 @@ import torch
 from torch.export import Dim
 
 from blockzoo.layers.attention.window import WindowAttention
+from blockzoo.tasks.core import rooms
 
-__all__ = ["FORMATS", "difference", "example", "export_model", "fresh_examples", "load_exported", "size_steps"]
+__all__ = [
+    "FORMATS",
+    "difference",
+    "example",
+    "export_model",
+    "fresh_examples",
+    "load_exported",
+    "save_program",
+    "size_steps",
+    "write_onnx",
+]
 
 FORMATS = ("safetensors", "torch-export", "onnx", "aoti")
 MAX_BATCH = 4096
@@ -139,8 +150,8 @@ def export_model(
         from blockzoo.checkpoints import save_state_dict
 
         return save_state_dict(model.state_dict(), path, {"format": "pt"})
-    if model.modality == "graph":
-        return _export_graph(model, form, Path(path), batch, dynamic_size)
+    if model.modality in rooms.declared("exporters"):
+        return _export_by_room(model, form, Path(path), batch, dynamic_size)
     steps = size_steps(model) if dynamic_size else None
     if inputs is None:
         inputs = example(model, batch or 3, _start(model, steps, 0) if steps else size)
@@ -148,14 +159,14 @@ def export_model(
         inputs = {key: value[:1].expand(batch, *value.shape[1:]).contiguous() for key, value in inputs.items()}
     shapes = _dynamic_shapes(inputs, batch, steps)
     if form == "onnx":
-        return _write_onnx(model, inputs, shapes, Path(path))
+        return write_onnx(model, inputs, shapes, Path(path))
     with _told(f"{type(model).__name__} cannot be written as {form}"):
         with torch.no_grad():
             program = torch.export.export(model, (), inputs, dynamic_shapes=shapes)
         if form == "aoti":
             compile_program(program, path)
         else:
-            _save_program(program, Path(path))
+            save_program(program, Path(path))
 
 
 @contextlib.contextmanager
@@ -171,7 +182,8 @@ def _told(what: str) -> Iterator[None]:
         raise ValueError(f"{what}: {type(error).__name__}: {reason}") from error
 
 
-def _save_program(program: torch.export.ExportedProgram, path: Path) -> None:
+def save_program(program: torch.export.ExportedProgram, path: Path) -> None:
+    """Write a program without the inputs that it was traced with."""
     program.example_inputs = None  # they would be saved along, and may be larger than the weights
     with path.open("wb") as file:
         torch.export.save(program, file)
@@ -186,25 +198,13 @@ def _dynamic_shapes(inputs: Inputs, batch: int | None, steps: Sequence[int] | No
     return shapes if any(shapes.values()) else None
 
 
-def _export_graph(model: Any, form: str, path: Path, batch: int | None, dynamic_size: bool) -> None:
+def _export_by_room(model: Any, form: str, path: Path, batch: int | None, dynamic_size: bool) -> None:
     if batch:
         raise ValueError(f"{type(model).__name__} is exported with free numbers of atoms, edges and graphs")
     if dynamic_size:
         size_steps(model)
     with _told(f"{type(model).__name__} cannot be written as {form}"):
-        _write_graph(model, form, path)
-
-
-def _write_graph(model: Any, form: str, path: Path) -> None:
-    from blockzoo.tasks.molecules.export import compile_package, export_program
-
-    if form == "aoti":
-        compile_package(model, path)
-    elif form == "onnx":
-        with torch.no_grad():
-            _write_onnx(export_program(model, elementary=True), None, None, path)
-    else:
-        _save_program(export_program(model), path)
+        rooms.load(rooms.declared("exporters")[model.modality])(model, form, path)
 
 
 def _need_compiler() -> None:
@@ -255,7 +255,8 @@ def need_onnx() -> None:
         raise ValueError(f"ONNX needs the package {error.name!r}: pip install 'blockzoo[export]'") from error
 
 
-def _write_onnx(model: Any, inputs: Inputs | None, shapes: dict[str, Any] | None, path: Path) -> None:
+def write_onnx(model: Any, inputs: Inputs | None, shapes: dict[str, Any] | None, path: Path) -> None:
+    """Write a model or a program as ONNX."""
     need_onnx()
     from torch.onnx.errors import OnnxExporterError
 

@@ -300,7 +300,7 @@ def _from_npy(path: Path, wanted: Sequence[str]) -> Found:
 
 
 def _from_folder(path: Path, wanted: Sequence[str]) -> Found:
-    found = {}
+    found: dict[str, torch.Tensor] = {}
     for name in wanted:
         if (path / f"{name}.npy").is_file():
             found |= {name: next(iter(_from_npy(path / f"{name}.npy", [name])[0].values()))}

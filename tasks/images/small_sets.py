@@ -84,7 +84,7 @@ class _Images(Dataset[dict[str, torch.Tensor]]):
         digest = hashlib.sha256()
         for values in (self.images, self.labels, self.indices):
             digest.update(f"{list(values.shape)}".encode())
-            digest.update(values.contiguous().numpy())
+            digest.update(values.contiguous().numpy().tobytes())
         return {"content": digest.hexdigest()}
 
 

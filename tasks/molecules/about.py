@@ -21,6 +21,7 @@ room = Room(
     suites={"equivariant": f"{HERE}.bench:SUITES"},
     kernels=dict.fromkeys(("edge_product", "edge_product_harmonics", "low_rank_product"), f"{HERE}.kernel_cases:CASES"),
     speed={"tdn": f"{HERE}.speed:tdn"},
+    exporters={"graph": f"{HERE}.export:write"},
     metrics={"force_mae": "mean error of forces, meV/Å"},
     commands=(
         Command(

@@ -14,9 +14,9 @@ from torch import nn
 from torch._decomp import get_decompositions
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from blockzoo.tasks.deploy.export import compile_program
+from blockzoo.tasks.deploy.export import compile_program, save_program, write_onnx
 
-__all__ = ["compile_package", "export_program", "package_inputs"]
+__all__ = ["compile_package", "export_program", "package_inputs", "write"]
 
 _BACKWARD = [
     getattr(torch.ops.aten, f"{name}_backward")
@@ -140,3 +140,20 @@ def compile_package(model: Any, path: str | Path, inputs: dict[str, torch.Tensor
     }
     compile_program(program, path, about)
     return Path(path)
+
+
+def write(model: Any, form: str, path: Path) -> None:
+    """Write a potential in a format of `blockzoo export`, with free numbers of atoms, edges and graphs.
+
+    Args:
+        model: A potential, see `blockzoo.tdn.TDN`.
+        form: "torch-export", "onnx" or "aoti".
+        path: The file.
+    """
+    if form == "aoti":
+        compile_package(model, path)
+    elif form == "onnx":
+        with torch.no_grad():
+            write_onnx(export_program(model, elementary=True), None, None, path)
+    else:
+        save_program(export_program(model), path)
