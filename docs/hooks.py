@@ -16,7 +16,103 @@ def on_config(config: Any) -> Any:
     shutil.rmtree(SOURCE, ignore_errors=True)
     for source, target in {"zoo": "", **{name: name for name in FOLDERS}}.items():
         shutil.copytree(ROOT / source, SOURCE / "blockzoo" / target, ignore=_all_but_code, dirs_exist_ok=True)
+    pages = [{family.about.title: f"families/{family.name}.md"} for family in _families()]
+    config["nav"] = [entry for item in config["nav"] for entry in (item, *_after(item, pages))]
     return config
+
+
+def _after(item: Any, pages: list[dict[str, str]]) -> list[dict[str, Any]]:
+    """The pages of families stand behind the start page."""
+    return [{"Families": pages}] if "Start" in item else []
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Add a page for every family, and the figures of shipped checkpoints."""
+    from mkdocs.structure.files import File
+
+    for path in sorted((ROOT / "checkpoints").glob("*.png")):
+        files.append(File.generated(config, f"figures/{path.name}", abs_src_path=str(path)))
+    for family in _families():
+        files.append(File.generated(config, f"families/{family.name}.md", content=_family_page(family)))
+    return files
+
+
+def _families() -> list[Any]:
+    from blockzoo.tasks.app.demo_families import families
+
+    return families()
+
+
+def _shipped(family: Any, origin: str) -> list[Any]:
+    from blockzoo.checkpoints import load_manifest
+
+    models = set(family.models)
+    return [item for item in load_manifest().values() if item.origin == origin and item.name.split(".")[0] in models]
+
+
+def _figure(family: Any) -> str:
+    """The file of the first figure of a shipped checkpoint, or nothing."""
+    found = (
+        path for item in _shipped(family, "ours") for path in sorted((ROOT / "checkpoints").glob(f"{item.name}.*.png"))
+    )
+    return next((path.name for path in found), "")
+
+
+def _gallery() -> str:
+    """One entry for each family: a figure where a shipped checkpoint has one, title and purpose."""
+    entries = []
+    for family in _families():
+        figure = _figure(family)
+        picture = f"![A figure of {family.about.title}](figures/{figure})\n\n" if figure else ""
+        entries.append(f"### [{family.about.title}](families/{family.name}.md)\n\n{picture}{family.about.purpose}\n")
+    return "\n".join(entries)
+
+
+def _family_page(family: Any) -> str:
+    """Words, weights and measured speed of a family."""
+    about = family.about
+    lines = [f"# {about.title}", "", about.purpose, ""]
+    if about.paper:
+        lines += [f"Source: {about.paper} ({about.year}). Tutorial and API: see [the tutorials](../index.md).", ""]
+    figure = _figure(family)
+    if figure:
+        lines += [f"![A figure of {about.title}](../figures/{figure})", ""]
+    lines += ["## Models", "", ", ".join(f"`{name}`" for name in family.models), ""]
+    for title, origin in (("Shipped weights", "ours"), ("Published weights", "official")):
+        items = _shipped(family, origin)
+        if items:
+            lines += [
+                f"## {title}",
+                "",
+                "| weights | metric | value | data | licence |",
+                "| --- | --- | --- | --- | --- |",
+            ]
+            for item in items:
+                metric = item.metric
+                cells = [
+                    f"`{item.name}`",
+                    metric["name"],
+                    f"{float(metric['value']):.4g}",
+                    metric["dataset"],
+                    item.license,
+                ]
+                lines.append(f"| {' | '.join(map(str, cells))} |")
+            lines.append("")
+    table = _benchmark(about.title)
+    lines += ["## Against the original", "", *([table, ""] if table else [])]
+    lines += [f"Measure it here: `blockzoo bench {family.bench}`. All tables: [benchmarks](../benchmarks.md).", ""]
+    return "\n".join(lines)
+
+
+def _benchmark(title: str) -> str:
+    """The first table of BENCHMARKS.md below a heading that names the family."""
+    text = (ROOT / "BENCHMARKS.md").read_text(encoding="utf-8")
+    names = [name.strip() for name in re.split(r",| and ", title)]
+    for section in re.split(r"^## ", text, flags=re.M)[1:]:
+        if any(name and name in section.splitlines()[0] for name in names):
+            tables = re.findall(r"(?:^\|.*\n)+", section, re.M)
+            return tables[0].strip() if tables else ""
+    return ""
 
 
 def _all_but_code(folder: str, names: list[str]) -> set[str]:
@@ -26,6 +122,8 @@ def _all_but_code(folder: str, names: list[str]) -> set[str]:
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     """Put the public modules of a folder, and the help of every command, in place of their marks."""
     markdown = re.sub(r"<!-- modules: (\S+) -->", lambda mark: _modules(mark[1]), markdown)
+    if "<!-- gallery -->" in markdown:
+        markdown = markdown.replace("<!-- gallery -->", _gallery())
     return markdown.replace("<!-- commands -->", _commands()) if "<!-- commands -->" in markdown else markdown
 
 

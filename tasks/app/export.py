@@ -11,7 +11,7 @@ Examples:
   blockzoo export tdn --format aoti --out tdn.pt2      (compiled, potentials with forces; needs a C++ compiler)
   blockzoo export timesnet_classifier.japanese_vowels --format onnx --quantize static --out vowels.int8.onnx
   blockzoo export nasnet_cifar.cifar10 --format onnx --quantize static --calibration data/cifar10 --out nasnet.onnx
-  blockzoo export --table README.md      (exports a small model of each family in every format; for maintainers)
+  blockzoo export --table docs/exports.md      (exports a small model of each family in every format; for maintainers)
 """
 
 import argparse
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dynamic-size", action="store_true", help="leave the sizes behind the channels free")
     parser.add_argument("--quantize", choices=("dynamic", "static"), help="int8, with --format onnx")
     parser.add_argument("--calibration", metavar="PATH", help="training data for --quantize static: a folder or a file")
-    parser.add_argument("--table", metavar="README", help="export small models of all families, and write the table")
+    parser.add_argument("--table", metavar="PAGE", help="export small models of all families, and write the table")
     parser.add_argument("--only", metavar="NAME", action="append", help="with --table: measure only these rows anew")
     add_model_args(parser)
 

@@ -1,8 +1,8 @@
-"""What exports to which format: measured on a small model of each kind, and written into the README.
+"""What exports to which format: measured on a small model of each kind, and written into a page of the documentation.
 
-For maintainers, in a source checkout: `blockzoo export --table README.md`. Each model goes through every format, with
-free sizes where the architecture allows them, and the file is run and compared as `blockzoo export` does. Results are
-kept in `tests/tasks/deploy/export_table.json`, beside the test that compares the README with them.
+For maintainers, in a source checkout: `blockzoo export --table docs/exports.md`. Each model goes through every format,
+with free sizes where the architecture allows them, and the file is run and compared as `blockzoo export` does. Results
+are kept in `tests/tasks/deploy/export_table.json`, beside the test that compares the page with them.
 """
 
 import fnmatch
@@ -18,7 +18,7 @@ from blockzoo.tasks.core.files import write_text
 __all__ = ["RESULTS", "measure_row", "render", "row_of", "rows", "write_table"]
 
 RESULTS = Path("tests") / "tasks" / "deploy" / "export_table.json"
-BEGIN, END = "<!-- export table: blockzoo export --table README.md -->", "<!-- end of export table -->"
+BEGIN, END = "<!-- export table: blockzoo export --table docs/exports.md -->", "<!-- end of export table -->"
 COLUMNS = {"torch-export": False, "onnx": True, "aoti": True}
 """Formats by column, and whether the model is deployed before."""
 
@@ -90,10 +90,10 @@ def _cell(found: dict[str, str] | None) -> str:
 
 
 def write_table(readme: Path, only: list[str] | None = None) -> int:
-    """Measure the rows, keep the results, and write the table into a README between its markers.
+    """Measure the rows, keep the results, and write the table into a page between its markers.
 
     Args:
-        readme: The file; results are kept in `RESULTS` beside it.
+        readme: The page, in `docs/` of a checkout; results are kept in `RESULTS` of that checkout.
         only: Names of the rows to measure anew; all by default.
 
     Raises:
@@ -106,7 +106,7 @@ def write_table(readme: Path, only: list[str] | None = None) -> int:
     for name in only or ():
         if name not in names:
             raise ValueError(f"--only {name} is none of {', '.join(names)}")
-    path = readme.parent / RESULTS
+    path = readme.parent.parent / RESULTS
     results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     for row in rows():
         if only and row.name not in only:

@@ -1,4 +1,4 @@
-"""Exported files: run and compared, free batch and size, int8, refusals; and the README's table of them."""
+"""Exported files: run and compared, free batch and size, int8, refusals; and the page's table of them."""
 
 import json
 from pathlib import Path
@@ -170,12 +170,12 @@ def test_int8_refusals(call, tmp_path):
     assert not (tmp_path / "m.onnx").exists()
 
 
-def test_every_model_has_one_row_and_the_readme_shows_the_results():
+def test_every_model_has_one_row_and_the_page_shows_the_results():
     for name in blockzoo.list_models():
         rows = [row for row in export_table.rows() if export_table.row_of(name) is row]
         assert len(rows) == 1
     results = json.loads((ROOT / export_table.RESULTS).read_text())
-    text = (ROOT / "README.md").read_text()
+    text = (ROOT / "docs" / "exports.md").read_text()
     table = text.split(export_table.BEGIN)[1].split(export_table.END)[0].strip()
     assert table == export_table.render(results) and "not measured" not in table
 
