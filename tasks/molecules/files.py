@@ -75,7 +75,10 @@ def _frames(path: Path) -> Iterator[tuple[str, Any]]:
             for number, row in enumerate(database.select()):
                 atoms = row.toatoms()
                 atoms.info.update(row.key_value_pairs)
-                atoms.info.update({key: value for key, value in row.data.items() if np.ndim(value) == 0})
+                for key, value in row.data.items():  # arrays by atom, such as forces; anything else is of the frame
+                    shape = np.shape(value)
+                    by_atom = len(shape) == 2 and shape[0] == len(atoms)
+                    (atoms.arrays if by_atom else atoms.info).setdefault(key, np.asarray(value) if by_atom else value)
                 yield f"{path}, frame {number} (id {row.id})", atoms
     else:
         try:

@@ -52,6 +52,15 @@ def test_databases_are_read(tmp_path):
     assert [float(s.energy) for s in found] == [-100.0, -101.0, -102.0]
 
 
+def test_labels_in_the_data_of_a_database_row_are_read(tmp_path):
+    forces = np.random.default_rng(0).normal(size=(3, 3))
+    with ase.db.connect(tmp_path / "x.db") as database:
+        database.write(molecule("H2O"), data={"energy": np.array([-76.4]), "forces": forces})
+    (found,) = read_structures(tmp_path / "x.db")
+    assert float(found.energy) == -76.4 and found.energy.shape == ()
+    np.testing.assert_allclose(found.forces, forces, atol=1e-6)
+
+
 def test_other_names_of_energy_and_forces_are_taken(tmp_path):
     text = GOOD.replace("forces:R:3", "REF_forces:R:3").replace(" energy=", " REF_energy=")
     path = written(tmp_path, text)
