@@ -4,6 +4,7 @@
 
 import io
 import re
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,7 @@ def _xyz_frames(path: Path) -> Iterator[tuple[str, Any]]:
             start += 1
             continue
         where = f"{path}, frame {number}"
-        if not re.fullmatch(r"\s*[1-9]\d*\s*", lines[start]):
+        if not re.fullmatch(r"\s*\d+\s*", lines[start]):
             raise ValueError(f"{where}, line {start + 1}: expected a number of atoms, found {lines[start].strip()!r}")
         count = int(lines[start])
         frame = lines[start : start + 2 + count]
@@ -108,7 +109,15 @@ def _xyz_frames(path: Path) -> Iterator[tuple[str, Any]]:
             raise ValueError(
                 f"{where}, line {start + 1}: {count} atoms are announced, the file ends after {max(len(frame) - 2, 0)}"
             )
+        if not count:
+            warnings.warn(f"{where}, line {start + 1}: a frame without atoms is left out", stacklevel=2)
+            start, number = start + len(frame), number + 1
+            continue
         _check_atom_lines(frame, where, start)
+        after = start + len(frame)
+        while after < len(lines) and re.match(r"\s*VEC[123]\s", lines[after]):  # cell vectors, below the atoms
+            frame.append(lines[after])
+            after += 1
         try:
             atoms = ase.io.read(io.StringIO("\n".join(frame) + "\n"), format="extxyz")
         except Exception as error:  # ASE's reader fails in many ways
