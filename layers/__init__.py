@@ -96,7 +96,7 @@ _FILES = {
     "equivariant.cp_fit": ("fit_cp", "relative_error"),
     "equivariant.edge_attention": ("EdgeAttention", "EdgeDegree", "Edges"),
     "equivariant.edge_product": ("EdgeProduct",),
-    "equivariant.irreps": ("Gate", "IrrepsLayerNorm", "IrrepsLinear", "component_degrees"),
+    "equivariant.irreps": ("Gate", "IrrepsLayerNorm", "IrrepsLinear", "IrrepsRMSNorm", "component_degrees"),
     "equivariant.neighbors": ("neighbor_list",),
     "equivariant.radial": ("BesselBasis", "GaussianBasis", "RadialMLP", "polynomial_envelope"),
     "equivariant.segment": ("segment_softmax", "segment_sum"),

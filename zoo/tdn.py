@@ -5,16 +5,17 @@ code in AIRS, whose outputs these models reproduce from the same weights; "Enabl
 the Fourier Basis via Gaunt Tensor Products" (2024).
 
 What differs from that code, unless `extensive=False` asks for the published form: the product with an edge's harmonics
-is exact (and faster, see `blockzoo.layers.equivariant.edge_product`), the energy is a sum over all atoms with
-references for each element and goes smoothly to its limit at the cutoff, forces are its gradient, isolated atoms stay,
-elements reach to 118, cells may be periodic. In any form: `parity="o3"` gives mirror images the same energy; maps that
-follow each other without anything in between are one; only what is read is computed.
+is exact (and faster, see `blockzoo.layers.equivariant.edge_product`), mirror images get the same energy, norms stay
+smooth where symmetry makes features vanish, the energy is a sum over all atoms with references for each element and
+goes smoothly to its limit at the cutoff, forces are its gradient, isolated atoms stay, elements reach to 118, cells may
+be periodic. In any form: maps that follow each other without anything in between are one; only what is read is
+computed.
 
 Positions are in Å. Energies have the unit of the references, forces that per Å.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
@@ -35,7 +36,7 @@ from blockzoo.layers.equivariant.coupling import Parity, clebsch_gordan_tensor, 
 from blockzoo.layers.equivariant.cp_factors import cp_factors
 from blockzoo.layers.equivariant.edge_attention import EdgeAttention, EdgeDegree, Edges
 from blockzoo.layers.equivariant.edge_product import EdgeProduct
-from blockzoo.layers.equivariant.irreps import Gate, IrrepsLayerNorm, IrrepsLinear
+from blockzoo.layers.equivariant.irreps import Gate, IrrepsLayerNorm, IrrepsLinear, IrrepsRMSNorm
 from blockzoo.layers.equivariant.neighbors import neighbor_list
 from blockzoo.layers.equivariant.radial import BesselBasis, GaussianBasis, polynomial_envelope
 from blockzoo.layers.equivariant.segment import segment_sum
@@ -68,6 +69,7 @@ about = FamilyAbout(
 
 Forces = Literal["gradient", "direct"]
 Product = Literal["exact", "cp", "gaunt"]
+Norm = Literal["joint", "degree"]
 
 NUM_ELEMENTS = 119
 """Atomic numbers from 0, which stands for a particle that is no element, to 118."""
@@ -91,6 +93,9 @@ def edge_product(l_max: int, product: Product, rank: int | str, parity: Parity, 
     return EdgeProduct(factors=cp_factors(l_max, rank), **dd)
 
 
+_NORMS: dict[str, type[nn.Module]] = {"joint": IrrepsRMSNorm, "degree": IrrepsLayerNorm}
+
+
 class TDNBlock(nn.Module):
     """Attention over edges and a gated feed-forward network, each behind a norm; see `TDN` for the arguments."""
 
@@ -102,14 +107,15 @@ class TDNBlock(nn.Module):
         radial_hidden: int,
         num_heads: int,
         drop_rate: float,
+        norm: Norm,
         scalars_only: bool,
         **dd: Any,
     ) -> None:
         super().__init__()
         self.scalars_only = scalars_only
-        self.norm1 = IrrepsLayerNorm(channels, l_max, **dd)
+        self.norm1 = _NORMS[norm](channels, l_max, **dd)
         self.attn = EdgeAttention(channels, num_basis, radial_hidden, num_heads, drop_rate, scalars_only, **dd)
-        self.norm2 = IrrepsLayerNorm(channels, l_max, **dd)
+        self.norm2 = _NORMS[norm](channels, l_max, **dd)
         self.fc1 = IrrepsLinear(channels, channels, **dd)
         self.gates = None if scalars_only else nn.Linear(channels, channels, **dd)
         self.act = Gate()
@@ -141,8 +147,12 @@ class TDN(ZooModel):
             of rank `rank` and is as published; "gaunt" is the product of functions on the sphere.
         rank: For "cp": "published" (7 l_max²; off by 2 to 5 %), "exact", or a number among the shipped ones, see
             `blockzoo.layers.equivariant.cp_factors`.
-        parity: "so3" as published, where a molecule and its mirror image get different energies; "o3" leaves out the
-            paths that do that.
+        parity: "o3" gives a molecule and its mirror image the same energy; "so3" as published keeps the paths that
+            tell them apart. By default "o3", but "so3" in the published form: `extensive=False` or `product="cp"`.
+        norm: "joint" divides all degrees of a node by one root mean square; "degree" as published divides each by its
+            own. By default "joint", but "degree" in the published form. Warning: "degree" makes the energy surface
+            nearly singular at symmetric geometries. With `tdn.gfn2`, moving one hydrogen of methane by 1e-6 Å changes
+            forces by thousands of eV/Å.
         extensive: Energies are sums over all atoms, with references and scales of elements, and smooth at the cutoff.
             False for the published form, which divides the sum by a constant, drops isolated atoms and jumps at the
             cutoff.
@@ -176,7 +186,8 @@ class TDN(ZooModel):
         forces: Forces = "gradient",
         product: Product = "exact",
         rank: int | str = "published",
-        parity: Parity = "so3",
+        parity: Parity | None = None,
+        norm: Norm | None = None,
         extensive: bool = True,
         smooth_cutoff: bool | None = None,
         radial_basis: Literal["gaussian", "bessel"] = "gaussian",
@@ -198,7 +209,12 @@ class TDN(ZooModel):
             raise ValueError(f"forces={forces!r} must be one of {', '.join(get_args(Forces))}")
         if radial_basis not in ("gaussian", "bessel"):
             raise ValueError(f"radial_basis={radial_basis!r} must be 'gaussian' or 'bessel'")
+        if norm is not None and norm not in _NORMS:
+            raise ValueError(f"norm={norm!r} must be 'joint' or 'degree'")
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
+        published = product == "cp" or not extensive
+        self.parity: Parity = parity or ("so3" if published else "o3")
+        self.norm_type: Norm = norm or ("degree" if published else "joint")
         self.l_max = l_max
         self.num_features = self.hidden_channels = hidden_channels
         self.cutoff = cutoff
@@ -212,22 +228,36 @@ class TDN(ZooModel):
         self.embed = nn.Embedding(num_elements, hidden_channels, **dd)
         nn.init.uniform_(self.embed.weight, -1, 1)
         self.basis = (GaussianBasis if radial_basis == "gaussian" else BesselBasis)(num_basis, cutoff, **dd)
-        self.product = edge_product(l_max, product, rank, parity, **dd)
+        self.product = edge_product(l_max, product, rank, self.parity, **dd)
         self.degree = EdgeDegree(hidden_channels, num_basis, radial_hidden, avg_degree, **dd)
-        sizes_of_block = (hidden_channels, l_max, num_basis, radial_hidden, num_heads, attn_drop_rate)
+        sizes_of_block = (hidden_channels, l_max, num_basis, radial_hidden, num_heads, attn_drop_rate, self.norm_type)
         self.blocks = nn.ModuleList(
             TDNBlock(*sizes_of_block, scalars_only=forces == "gradient" and i + 1 == depth, **dd) for i in range(depth)
         )
-        self.norm = IrrepsLayerNorm(hidden_channels, l_max, **dd)
+        self.norm = _NORMS[self.norm_type](hidden_channels, l_max, **dd)
         self.head = nn.Sequential(
             nn.Linear(hidden_channels, hidden_channels, **dd), nn.SiLU(), nn.Linear(hidden_channels, 1, **dd)
         )
         if forces == "direct":
             self.force_attn = EdgeAttention(hidden_channels, num_basis, radial_hidden, num_heads, attn_drop_rate, **dd)
             self.force_head = nn.Linear(hidden_channels, 1, bias=False, **dd)
-        self.register_buffer("references", torch.zeros(num_elements, **dd))
-        self.register_buffer("scales", torch.ones(num_elements, **dd))
+        exact: dict[str, Any] = {"device": device, "dtype": _wide(device)}
+        self.register_buffer("references", torch.zeros(num_elements, **exact))
+        self.register_buffer("scales", torch.ones(num_elements, **exact))
         self.register_buffer("has_element", torch.ones(num_elements, dtype=torch.bool, device=device))
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
+        """Move and cast everything, but keep references and scales in float64."""
+        exact = {name: getattr(self, name) for name in ("references", "scales")}
+        if _wide(fn(self.has_element).device) == torch.float32:  # a device without float64 refuses to take them
+            for name, value in exact.items():
+                setattr(self, name, value.float())
+        super()._apply(fn, recurse)
+        for name, value in exact.items():
+            moved = getattr(self, name)
+            if moved.dtype != (wide := _wide(moved.device)):
+                setattr(self, name, value.to(moved.device, wide))
+        return self
 
     @torch.no_grad()
     def set_references(
@@ -258,7 +288,8 @@ class TDN(ZooModel):
                     raise ValueError(
                         f"{name} has atomic numbers outside 0 .. {self.num_elements - 1}: {sorted(values)}"
                     )
-                buffer[numbers.to(buffer.device)] = torch.tensor(list(values.values())).to(buffer)
+                given = torch.tensor(list(values.values()), dtype=_wide(buffer.device))
+                buffer[numbers.to(buffer.device)] = given.to(buffer.device)
                 if name == "references":
                     self.has_element.zero_()
                     self.has_element[numbers.to(buffer.device)] = True
@@ -288,14 +319,19 @@ class TDN(ZooModel):
         """Trade computing each block twice in training for not storing its activations."""
         self.grad_checkpointing = enable
 
-    def _check(self, positions: torch.Tensor, atomic_numbers: torch.Tensor, known: bool) -> None:
+    def _check(self, positions: torch.Tensor, atomic_numbers: torch.Tensor) -> None:
         if positions.ndim != 2 or positions.shape[1] != 3 or atomic_numbers.shape != positions.shape[:1]:
             raise ValueError(
                 f"positions {tuple(positions.shape)} and atomic_numbers {tuple(atomic_numbers.shape)} must be (N, 3) "
                 "and (N,)"
             )
-        if not known or type(atomic_numbers) is not torch.Tensor or not len(atomic_numbers):
+        if torch.compiler.is_compiling() or type(atomic_numbers) is not torch.Tensor or not len(atomic_numbers):
             return  # what tracing puts in place of tensors has no values
+        if atomic_numbers.is_cuda and torch.cuda.is_current_stream_capturing():
+            return  # a graph of kernels may not wait for values
+        inside = (atomic_numbers >= 0) & (atomic_numbers < self.num_elements)
+        if bool((inside & self.has_element[atomic_numbers.clamp(0, self.num_elements - 1)]).all()):
+            return  # the only time that a GPU is waited for
         low, high = int(atomic_numbers.min()), int(atomic_numbers.max())
         if low < 0 or high >= self.num_elements:
             raise ValueError(f"atomic_numbers from {low} to {high} must be in 0 .. {self.num_elements - 1}")
@@ -327,17 +363,20 @@ class TDN(ZooModel):
         self, x: torch.Tensor, atomic_numbers: torch.Tensor, batch: torch.Tensor, edges: Edges, num_graphs: int
     ) -> torch.Tensor:
         """Energies (B,) from the scalars of (N, d, C)."""
-        parts = self.head(x[:, 0]).squeeze(1).to(self.references.dtype)
+        parts = self.head(x[:, 0]).squeeze(1)
         if self.extensive:
-            parts = parts * self.scales[atomic_numbers] + self.references[atomic_numbers]
+            # In float64: the sum over a box of water is -50,000 eV, and a step of dynamics changes it by less than meV.
+            wide = _wide(parts.device)
+            parts = parts.to(wide) * self.scales[atomic_numbers].to(wide) + self.references[atomic_numbers].to(wide)
             return segment_sum(parts, batch, num_graphs)
+        parts = parts.to(self.embed.weight.dtype)
         parts = torch.where(_has_edge(edges), parts, 0)
         return segment_sum(parts, batch, num_graphs) / math.sqrt(_PUBLISHED_NODES)
 
     def _direct_forces(self, x: torch.Tensor, atomic_numbers: torch.Tensor, edges: Edges) -> torch.Tensor:
-        forces = self.force_head(self.force_attn(x, edges)[:, 1:4]).squeeze(2).to(self.references.dtype)
+        forces = self.force_head(self.force_attn(x, edges)[:, 1:4]).squeeze(2).to(self.embed.weight.dtype)
         if self.extensive:
-            return forces * self.scales[atomic_numbers].unsqueeze(1)
+            return forces * self.scales[atomic_numbers].unsqueeze(1).to(forces.dtype)
         return torch.where(_has_edge(edges).unsqueeze(1), forces, 0)
 
     def forward_features(
@@ -371,8 +410,7 @@ class TDN(ZooModel):
         num_graphs: int | None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]:
         """Edge vectors, edges, graph of each atom and number of graphs."""
-        on_cpu = positions.device.type == "cpu"
-        self._check(positions, atomic_numbers, not torch.compiler.is_compiling() and (on_cpu or edge_index is None))
+        self._check(positions, atomic_numbers)
         if edge_index is None:
             edge_index, shifts = neighbor_list(positions, self.cutoff, batch, cell, pbc)
         if batch is None:
@@ -417,7 +455,8 @@ class TDN(ZooModel):
             num_graphs: Number of graphs, where `cell` does not tell.
 
         Returns:
-            "energy" (B,) and "forces" (N, 3); with `cell` and either `pbc` or `shifts`, and forces as gradients, also
+            "energy" (B,), in float64 unless `extensive=False`, and "forces" (N, 3) in the model's type; with `cell` and
+            either `pbc` or `shifts`, and forces as gradients, also
             "stress" (B, 3, 3), the derivative of the energy by the strain over the volume; zero without a volume.
 
         Raises:
@@ -480,6 +519,12 @@ class TDN(ZooModel):
     def convert_state_dict(cls, state_dict: dict[str, Any], model: ZooModel) -> dict[str, Any]:
         """AIRS's layout to ours, see `blockzoo._tdn_layout`."""
         return from_official(state_dict, model)
+
+
+def _wide(device: torch.device | str | None) -> torch.dtype:
+    """The type in which energies of atoms are summed: float64 wherever the device has it."""
+    device = torch.get_default_device() if device is None else torch.device(device)
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def _has_edge(edges: Edges) -> torch.Tensor:

@@ -89,7 +89,8 @@ class TDNTensor(TDN):
         scale = self.scales[atomic_numbers].unsqueeze(1)
         scalar = self.scalar_head(x[:, 0]).to(scale.dtype) * scale + self.references[atomic_numbers].unsqueeze(1)
         rest = self.tensor_head(x[:, 4:9]).squeeze(2).to(scale.dtype) * scale
-        return {"tensor": from_irreps(segment_sum(torch.cat([scalar, rest], 1), batch, num_graphs))}
+        tensor = from_irreps(segment_sum(torch.cat([scalar, rest], 1), batch, num_graphs))
+        return {"tensor": tensor.to(self.embed.weight.dtype)}
 
 
 def _cfg(**kwargs: Any) -> Any:

@@ -10,7 +10,7 @@ Features have shape (N, (l_max + 1)², channels), with the degrees l in e3nn's o
 | `cp_factors`, `cp_fit` | Clebsch-Gordan tensors as sums of rank-one terms: the shipped ones, and how they are fitted |
 | `edge_attention` | attention over the edges of a graph |
 | `edge_product` | products of features with the harmonics of an edge |
-| `irreps` | linear map, layer norm, gate and activation |
+| `irreps` | linear map, norms, gate and activation |
 | `neighbors` | pairs of atoms within a cutoff, with periodic images |
 | `radial` | functions of a distance: bases, cutoff envelope, the MLP that makes weights of them |
 | `segment` | sums and softmax over the edges that arrive at each node |

@@ -1,9 +1,9 @@
-"""Linear map, layer norm, gate and activation on features with one channel axis for all degrees.
+"""Linear map, norms, gate and activation on features with one channel axis for all degrees.
 
 Features are (N, (l_max + 1)², C): the components of the degrees l = 0 .. l_max in e3nn's order, channels contiguous.
 
 Source: "Tensor Decomposition Networks for Fast Machine Learning Interatomic Potential Computations" (2025), section 3.3
-(path-weight sharing), and its code; after "Equiformer" (2023).
+(path-weight sharing), and its code; after "Equiformer" (2023). The joint norm is that of "EquiformerV2" (2024).
 """
 
 import math
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-__all__ = ["Gate", "IrrepsLayerNorm", "IrrepsLinear", "component_degrees"]
+__all__ = ["Gate", "IrrepsLayerNorm", "IrrepsLinear", "IrrepsRMSNorm", "component_degrees"]
 
 
 def component_degrees(l_max: int) -> list[int]:
@@ -55,7 +55,12 @@ class IrrepsLinear(nn.Module):
 
 
 class IrrepsLayerNorm(nn.Module):
-    """Divide each degree by its root mean square over components and channels; l = 0 is centred first.
+    """Divide each degree by its own root mean square over components and channels; l = 0 is centred first.
+
+    Warning:
+        This is the published form, for published weights. Where symmetry makes a degree vanish, as at the carbon of
+        methane or in a crystal, it multiplies the smallest deviation by up to `eps` ** -0.5, about 300. A few of these
+        in a row make energies and forces almost discontinuous there. Use `IrrepsRMSNorm` for new models.
 
     Args:
         num_features: Channels.
@@ -87,6 +92,49 @@ class IrrepsLayerNorm(nn.Module):
 
     def _scaled(self, x: torch.Tensor, degree: int) -> torch.Tensor:
         return x * ((x.square().mean((1, 2), keepdim=True) + self.eps).rsqrt() * self.weight[degree].to(x.dtype))
+
+    def extra_repr(self) -> str:
+        """Sizes."""
+        return f"{self.weight.shape[1]}, l_max={self.l_max}, eps={self.eps}"
+
+
+class IrrepsRMSNorm(nn.Module):
+    """Divide all degrees by one root mean square; l = 0 is centred first.
+
+    The mean square is the average over degrees of the mean over components and channels. Scalars don't vanish by
+    symmetry, so the denominator doesn't either, and the norm stays smooth where the other degrees are zero.
+
+    Args:
+        num_features: Channels.
+        l_max: Highest degree.
+        eps: Added to the mean square.
+        device: Device of the parameters.
+        dtype: Type of the parameters.
+
+    Shape:
+        (N, (l_max + 1)², C), or its leading degrees alone -> the same.
+    """
+
+    def __init__(self, num_features: int, l_max: int, eps: float = 1e-5, **dd: Any) -> None:
+        super().__init__()
+        self.l_max, self.eps = l_max, eps
+        self.weight = nn.Parameter(torch.ones(l_max + 1, num_features, **dd))
+        self.bias = nn.Parameter(torch.zeros(num_features, **dd))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The normalised features."""
+        l_max = math.isqrt(x.shape[1]) - 1
+        dtype = self.weight.dtype if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
+        x = x.to(dtype)
+        scalars = x[:, :1]
+        parts = [scalars - scalars.mean(2, keepdim=True)]
+        parts += [x[:, degree**2 : (degree + 1) ** 2] for degree in range(1, l_max + 1)]
+        # (N, 1, 1) for each degree, averaged with equal weight: higher degrees have more components.
+        square = sum(part.square().mean((1, 2), keepdim=True) for part in parts) / len(parts)
+        scale = (square + self.eps).rsqrt()
+        parts = [part * (scale * self.weight[degree].to(dtype)) for degree, part in enumerate(parts)]
+        parts[0] = parts[0] + self.bias.to(dtype)
+        return torch.cat(parts, 1) if l_max else parts[0]
 
     def extra_repr(self) -> str:
         """Sizes."""

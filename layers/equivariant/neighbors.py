@@ -153,7 +153,10 @@ def _by_cells(
     try:
         from vesin import NeighborList
     except ImportError as error:
-        raise ImportError("large systems need vesin's cell list: pip install 'blockzoo[neighbors]'") from error
+        raise ImportError(
+            f"{len(positions)} atoms need the cell list of vesin, which is not installed: "
+            "pip install 'blockzoo[molecules]'"
+        ) from error
     search = NeighborList(cutoff=cutoff, full_list=True)
     edges, images = [], []
     for graph in range(int(batch.max()) + 1 if len(batch) else 0):

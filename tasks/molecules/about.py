@@ -18,6 +18,7 @@ room = Room(
     ),
     evaluators={"GFN2-xTB molecules": f"{HERE}.evaluate:evaluate_molecules"},
     readers={"graph/potential": f"{HERE}.predict:predict"},
+    reader_arguments=(f"{HERE}.predict:add_arguments",),
     suites={"equivariant": f"{HERE}.bench:SUITES"},
     kernels=dict.fromkeys(("edge_product", "edge_product_harmonics", "low_rank_product"), f"{HERE}.kernel_cases:CASES"),
     speed={"tdn": f"{HERE}.speed:tdn"},

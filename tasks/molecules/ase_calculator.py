@@ -3,6 +3,7 @@
 atoms.calc = ZooCalculator("tdn.gfn2")
 """
 
+import copy
 from typing import Any
 
 import torch
@@ -22,9 +23,11 @@ class ZooCalculator(Calculator):  # type: ignore[misc]
     """Energy in eV, forces in eV/Å and, for periodic structures, stress in eV/Å³ by a model of the zoo.
 
     Args:
-        model: Name of a model with weights, such as "tdn.gfn2", or a model with the task "potential".
+        model: Name of a model with weights, such as "tdn.gfn2", or a model with the task "potential". A given model is
+            copied and stays as it is: its type, device and mode do not change.
         device: Where it runs.
-        dtype: What it runs in; by default that of its weights. float64 conserves energy best.
+        dtype: What it runs in; by default that of its weights. float64 conserves energy best. Positions and sums of
+            energies are in float64 in any case, so that small moves of large systems count.
         **kwargs: Of ASE's `Calculator`.
 
     Raises:
@@ -41,10 +44,12 @@ class ZooCalculator(Calculator):  # type: ignore[misc]
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        net = blockzoo.create_model(model, pretrained=True) if isinstance(model, str) else model
+        named = isinstance(model, str)
+        net = blockzoo.create_model(model, pretrained=True) if named else model
         if getattr(net, "task", None) != "potential":
-            raise ValueError(f"model={model!r} is for the task {getattr(net, 'task', None)!r}, not 'potential'")
-        self.model = net.to(device=device, dtype=dtype).eval()
+            what = model if named else type(model).__name__
+            raise ValueError(f"model={what!r} is for the task {getattr(net, 'task', None)!r}, not 'potential'")
+        self.model = (net if named else copy.deepcopy(net)).to(device=device, dtype=dtype).eval()
         self.dtype = next(net.parameters()).dtype
         self.device = torch.device(device)
 
@@ -76,4 +81,5 @@ class ZooCalculator(Calculator):  # type: ignore[misc]
             self.results["stress"] = full_3x3_to_voigt_6_stress(found["stress"][0])
 
     def _tensor(self, array: Any) -> torch.Tensor:
-        return torch.tensor(array, dtype=self.dtype, device=self.device)
+        dtype = self.dtype if self.device.type == "mps" else torch.float64  # that device has no float64
+        return torch.tensor(array, dtype=dtype, device=self.device)

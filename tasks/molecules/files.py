@@ -4,6 +4,7 @@
 
 import io
 import re
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,10 @@ def _frames(path: Path) -> Iterator[tuple[str, Any]]:
             for number, row in enumerate(database.select()):
                 atoms = row.toatoms()
                 atoms.info.update(row.key_value_pairs)
-                atoms.info.update({key: value for key, value in row.data.items() if np.ndim(value) == 0})
+                for key, value in row.data.items():  # arrays by atom, such as forces; anything else is of the frame
+                    shape = np.shape(value)
+                    by_atom = len(shape) == 2 and shape[0] == len(atoms)
+                    (atoms.arrays if by_atom else atoms.info).setdefault(key, np.asarray(value) if by_atom else value)
                 yield f"{path}, frame {number} (id {row.id})", atoms
     else:
         try:
@@ -97,7 +101,7 @@ def _xyz_frames(path: Path) -> Iterator[tuple[str, Any]]:
             start += 1
             continue
         where = f"{path}, frame {number}"
-        if not re.fullmatch(r"\s*[1-9]\d*\s*", lines[start]):
+        if not re.fullmatch(r"\s*\d+\s*", lines[start]):
             raise ValueError(f"{where}, line {start + 1}: expected a number of atoms, found {lines[start].strip()!r}")
         count = int(lines[start])
         frame = lines[start : start + 2 + count]
@@ -105,7 +109,15 @@ def _xyz_frames(path: Path) -> Iterator[tuple[str, Any]]:
             raise ValueError(
                 f"{where}, line {start + 1}: {count} atoms are announced, the file ends after {max(len(frame) - 2, 0)}"
             )
+        if not count:
+            warnings.warn(f"{where}, line {start + 1}: a frame without atoms is left out", stacklevel=2)
+            start, number = start + len(frame), number + 1
+            continue
         _check_atom_lines(frame, where, start)
+        after = start + len(frame)
+        while after < len(lines) and re.match(r"\s*VEC[123]\s", lines[after]):  # cell vectors, below the atoms
+            frame.append(lines[after])
+            after += 1
         try:
             atoms = ase.io.read(io.StringIO("\n".join(frame) + "\n"), format="extxyz")
         except Exception as error:  # ASE's reader fails in many ways

@@ -1,7 +1,8 @@
 """Relax a molecule, let it move without a thermostat, and say how well a potential conserves the energy.
 
-    blockzoo science md tdn.gfn2 --molecule CH3CH2OH --steps 10000 --out nve.png   #
-    'blockzoo[molecules]'
+    blockzoo science md tdn.gfn2 --molecule CH3CH2OH --steps 10000 --out nve.png
+
+It needs `pip install 'blockzoo[molecules]'`.
 
 Velocity Verlet in ASE from a relaxed structure with random velocities. Printed are the drift of the total energy, as
 the slope of a line through it, and its largest deviation from the start, both for each atom. Exit status 1 if the
@@ -10,6 +11,7 @@ deviation exceeds `--limit`.
 
 import argparse
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from blockzoo.tasks.core.files import check_output
 from blockzoo.tasks.molecules.xtb import set_thermal_momenta
 
 __all__ = ["draw", "add_arguments", "run", "nve", "relax", "summarize"]
@@ -125,7 +128,9 @@ def _structure(molecule: str | None, structure: str | None) -> Any:
     import ase.io
 
     if structure is not None:
-        return ase.io.read(structure)
+        from blockzoo.tasks.molecules.files import read_frames
+
+        return read_frames(structure)[-1][1]
     try:
         return ase.build.molecule(molecule)
     except (KeyError, NotImplementedError) as error:
@@ -152,7 +157,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Relax, move, print; status 1 if the energy deviates by more than --limit."""
+    """Relax, move, print; status 1 if the energy deviates by more than --limit.
+
+    Raises:
+        ValueError: An option is out of range, the structure or the output can't be used, or the energy diverges.
+    """
+    for name, least in (("steps", 1), ("seed", 0)):
+        if getattr(args, name) < least:
+            raise ValueError(f"--{name} {getattr(args, name)} must be at least {least}")
+    for name, value, zero in (
+        ("timestep", args.timestep, False),
+        ("temperature", args.temperature, True),
+        ("fmax", args.fmax, True),
+        ("limit", args.limit or 0.0, True),
+    ):
+        if not (math.isfinite(value) and (value > 0 or (zero and value == 0))):
+            raise ValueError(f"--{name} {value:g} must be {'at least 0' if zero else 'positive'} and finite")
+    if args.out:
+        known = (".png", ".svg", ".pdf", ".jpg", ".jpeg")
+        if Path(args.out).suffix.lower() not in known:
+            raise ValueError(f"--out {args.out} must end in one of {', '.join(known)}")
+        check_output(args.out, [args.structure] if args.structure else [])
     from blockzoo.tasks.molecules.ase_calculator import ZooCalculator
 
     atoms = _structure(args.molecule, args.structure)
@@ -160,7 +185,10 @@ def run(args: argparse.Namespace) -> int:
     found: dict[str, Any] = {"model": args.name, "formula": atoms.get_chemical_formula()}
     if args.fmax:
         found |= {"relaxed": relax(atoms, args.fmax), "relaxed_energy": atoms.get_potential_energy()}
-    record = nve(atoms, args.steps, args.timestep, args.temperature, max(1, args.steps // 1000), args.seed)
+    try:
+        record = nve(atoms, args.steps, args.timestep, args.temperature, max(1, args.steps // 1000), args.seed)
+    except FloatingPointError as error:
+        raise ValueError(f"--timestep {args.timestep:g}: {error}") from error
     found |= {"steps": args.steps, "timestep": args.timestep, **summarize(record, len(atoms))}
     if args.out:
         draw(record, len(atoms), args.out, f"{args.name}, {found['formula']}, constant energy")

@@ -9,7 +9,7 @@ from torch import nn
 from torchmetrics import MeanAbsoluteError, MeanMetric, MeanSquaredError
 
 from blockzoo.tasks.core.task import Task
-from blockzoo.tasks.molecules.structures import composition
+from blockzoo.tasks.molecules.structures import StructureSet, check_cutoff, collate, composition
 
 __all__ = ["InteratomicPotential", "fit_references", "force_angles", "linear_baseline", "per_structure_rmse"]
 
@@ -81,7 +81,9 @@ class InteratomicPotential(Task):
     test, `test_predictions` holds energies per atom and forces, true and predicted.
 
     When training begins, the energies of the elements are fitted to the training part by least squares and become part
-    of the model (`fit_references`).
+    of the model (`fit_references`). With trained weights, what they leave of the energies is fitted and added, so that
+    labels may come from another method or have other zeros; elements that the weights do not know are accepted, with
+    untrained embeddings.
 
     Args:
         energy_weight: Weight of the energies in the loss.
@@ -129,12 +131,58 @@ class InteratomicPotential(Task):
     def setup(self, stage: str) -> None:
         """Fit the elements' energies, when training begins."""
         data = getattr(self.trainer, "datamodule", None)
-        fresh = not (self.hparams.get("pretrained") or self.hparams.get("checkpoint_path"))
-        if stage == "fit" and fresh and self.references == "fit" and data is not None:
-            structures = data.train_sample()
-            elements, counts = composition(structures)
-            references, _ = fit_references(counts, torch.stack([structure.energy for structure in structures]))
+        check_cutoff(data, self.model)
+        if stage != "fit" or self.references != "fit" or data is None:
+            return
+        structures = data.train_sample()
+        elements, counts = composition(structures)
+        energies = torch.stack([structure.energy for structure in structures])
+        if not (self.hparams.get("pretrained") or self.hparams.get("checkpoint_path")):
+            references, _ = fit_references(counts, energies)
             self.model.set_references(dict(zip(elements.tolist(), references.tolist(), strict=True)))
+            return
+        # A trained network adds energies of its own, so that what it misses is fitted; elements that it has not seen
+        # join in with their untrained embeddings.
+        model: Any = self.model
+        table = {number: float(model.references[number]) for number in model.elements}
+        model.set_references({number: table.get(number, 0.0) for number in {*table, *elements.tolist()}})
+        shift, _ = fit_references(counts, energies - self._energies(structures))
+        for number, change in zip(elements.tolist(), shift.tolist(), strict=True):
+            table[number] = table.get(number, 0.0) + change
+        model.set_references(table)
+
+    @torch.no_grad()
+    def _energies(self, structures: Sequence[Any], batch_size: int = 64) -> torch.Tensor:
+        """What the model gives for structures now, (B,), float64."""
+        training, found = self.model.training, []
+        device = next(self.model.parameters()).device
+        samples = StructureSet(structures)
+        self.model.eval()
+        for start in range(0, len(samples), batch_size):
+            batch = collate([samples[i] for i in range(start, min(start + batch_size, len(samples)))])
+            inputs = {key: batch[key].to(device) for key in MODEL_KEYS if key in batch}
+            found.append(self.model.forward(**inputs, num_graphs=len(batch["num_atoms"]))["energy"].cpu().double())
+        self.model.train(training)
+        return torch.cat(found)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the cutoff with the weights, which do not tell it."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["cutoff"] = float(self.model.cutoff)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse weights of another cutoff.
+
+        Raises:
+            ValueError: The checkpoint was trained with a cutoff other than the model's.
+        """
+        super().on_load_checkpoint(checkpoint)
+        cutoff = checkpoint.get("cutoff", self.model.cutoff)
+        if cutoff != float(self.model.cutoff):
+            raise ValueError(
+                f"the checkpoint was trained with cutoff={cutoff:g} Å, the model has {self.model.cutoff:g} Å; set "
+                f"model_kwargs.cutoff to {cutoff:g}"
+            )
 
     def configure_optimizers(self) -> Any:
         """See `Task.configure_optimizers`."""

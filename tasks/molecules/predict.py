@@ -1,19 +1,42 @@
 """Energies and forces of the structures of a file, by potentials."""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from blockzoo.tasks.core.files import check_output, replacing
 from blockzoo.tasks.core.output import print_json, print_table
 from blockzoo.tasks.molecules.files import read_frames
 
-__all__ = ["predict", "predict_structures"]
+__all__ = ["add_arguments", "predict", "predict_structures"]
 
 
-def predict_structures(model: Any, path: str, out: str | None = None, as_json: bool = False) -> int:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of structures."""
+    options = parser.add_argument_group("structures")
+    options.add_argument("--energy-key", help="name of the file's energies (default: energy, else REF_energy)")
+    options.add_argument("--forces-key", help="name of the file's forces (default: forces, else REF_forces)")
+
+
+def _label(given: str | None, name: str, labels: dict[str, Any], where: str) -> Any:
+    """The file's own value of "energy" or "forces", or None."""
+    if given is not None and given not in labels:
+        raise ValueError(f"{where}: no {name} {given!r}; there are {', '.join(sorted(map(str, labels))) or 'none'}")
+    return next((labels[key] for key in ((given,) if given else (name, f"REF_{name}")) if key in labels), None)
+
+
+def predict_structures(
+    model: Any,
+    path: str,
+    out: str | None = None,
+    as_json: bool = False,
+    energy_key: str | None = None,
+    forces_key: str | None = None,
+) -> int:
     """Compute energy, forces and, for periodic structures, stress of every frame, and write them to a file.
 
     Where the file has energies or forces of its own, the differences from them are printed.
@@ -23,60 +46,71 @@ def predict_structures(model: Any, path: str, out: str | None = None, as_json: b
         path: Extended XYZ, an ASE database, or anything else that ASE reads.
         out: Extended XYZ to write; by default `NAME_predicted.extxyz` in the current folder.
         as_json: Print JSON.
+        energy_key: Name of the file's energies; by default "energy", or "REF_energy" where that is missing.
+        forces_key: Name of the file's forces; by default "forces", or "REF_forces" where that is missing.
 
     Returns:
-        Exit status.
+        Exit status: 1 if frames were left out because the model refuses them, each with a line on stderr.
 
     Raises:
         ImportError: ase is not installed.
-        ValueError: A frame is broken or has an element that the model does not know; the message names it.
+        ValueError: A frame is broken, or has no label of the given name; the output cannot be written; or the model
+            refuses every frame, as for an unknown element. The message names file and frame.
     """
+    target = Path(out or f"{Path(path).stem}_predicted.extxyz")
+    if target.suffix not in (".xyz", ".extxyz"):
+        raise ValueError(f"--out {target} must end in .extxyz or .xyz")
+    check_output(target, [path])
     frames = read_frames(path)
     import ase.io
     from ase.calculators.singlepoint import SinglePointCalculator
 
     from blockzoo.tasks.molecules.ase_calculator import ZooCalculator
 
-    target = Path(out or f"{Path(path).stem}_predicted.extxyz")
-    if target.suffix not in (".xyz", ".extxyz"):
-        raise ValueError(f"--out {target} must end in .extxyz or .xyz")
     calculator = ZooCalculator(model, dtype=torch.float64)
     rows: list[dict[str, Any]] = []
     done: list[Any] = []
-    for where, atoms in frames:
-        known = {} if atoms.calc is None else dict(atoms.calc.results)
-        known |= {key: atoms.info[key] for key in ("energy",) if key in atoms.info}
-        known |= {key: atoms.arrays[key] for key in ("forces",) if key in atoms.arrays}
+    refused: list[str] = []
+    for number, (where, atoms) in enumerate(frames):
+        results = {} if atoms.calc is None else dict(atoms.calc.results)
+        energy = _label(energy_key, "energy", {**results, **atoms.info}, where)
+        forces = _label(forces_key, "forces", {**results, **atoms.arrays}, where)
         try:
             calculator.calculate(atoms)
         except ValueError as error:
-            raise ValueError(f"{where}: {error}") from error
+            refused.append(f"{where}: {error}")
+            continue
         found = dict(calculator.results)
-        row: dict[str, Any] = {"frame": len(rows), "formula": atoms.get_chemical_formula(), "energy": found["energy"]}
+        row: dict[str, Any] = {"frame": number, "formula": atoms.get_chemical_formula(), "energy": found["energy"]}
         row["largest force"] = float(np.linalg.norm(found["forces"], axis=1).max(initial=0.0))
-        if "energy" in known:
-            row["energy error"] = found["energy"] - float(known["energy"])
-        if "forces" in known:
-            row["force MAE"] = float(np.abs(found["forces"] - known["forces"]).mean())
+        if energy is not None:
+            row["energy error"] = found["energy"] - np.asarray(energy, dtype=float).item()
+        if forces is not None:
+            row["force MAE"] = float(np.abs(found["forces"] - forces).mean())
         rows.append(row)
         plain = ase.Atoms(atoms.symbols, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
         plain.calc = SinglePointCalculator(plain, **found)
         done.append(plain)
-    temporary = target.with_name(f".{target.name}.tmp")
-    ase.io.write(temporary, done, format="extxyz")
-    temporary.replace(target)
+    if not done:
+        raise ValueError("; ".join(refused[:3]) + (f"; and {len(refused) - 3} more" if len(refused) > 3 else ""))
+    replacing(target, lambda temporary: ase.io.write(temporary, done, format="extxyz"))
+    for line in refused:
+        print(line, file=sys.stderr)
+    if refused:
+        print(f"{len(refused)} of {len(frames)} frames were left out", file=sys.stderr)
     if as_json:
-        print_json({"file": str(target), "units": {"energy": "eV", "force": "eV/Å"}, "frames": rows})
-        return 0
+        report: dict[str, Any] = {"file": str(target), "units": {"energy": "eV", "force": "eV/Å"}, "frames": rows}
+        print_json({**report, "refused": refused})
+        return int(bool(refused))
     names = list(dict.fromkeys(name for row in rows for name in row))
     cells = [[f"{v:.6f}" if isinstance(v := row.get(name, "-"), float) else v for name in names] for row in rows]
     print_table(names, cells, title="eV and eV/Å")
     print(f"energies and forces: {target}")
-    return 0
+    return int(bool(refused))
 
 
 def predict(model: Any, files: list[str], args: argparse.Namespace) -> int:
     """Compute the structures of one file, for `blockzoo predict`; see `predict_structures`."""
     if len(files) > 1:
         raise ValueError(f"structures are read from one file, not {len(files)}")
-    return predict_structures(model, files[0], args.out, args.json)
+    return predict_structures(model, files[0], args.out, args.json, args.energy_key, args.forces_key)

@@ -70,9 +70,12 @@ def structures_of(record: dict[str, Any], stage: str, where: str) -> list[Struct
     Energies are the total ones, in eV.
 
     Raises:
-        ValueError: A step lacks an entry or has an unknown element.
+        ValueError: The stage is not a list of dictionaries, or a step lacks an entry or has an unknown element.
     """
-    steps = [step for step in record.get(stage) or [] if step]
+    listed = record.get(stage) or []
+    if not isinstance(listed, list | tuple) or not all(isinstance(step, dict) for step in listed if step):
+        raise ValueError(f"{where}, stage {stage}: expected a list of dictionaries, one for each step")
+    steps = [step for step in listed if step]
     with_energy = [step for step in steps if step.get("energy") is not None]
     if not with_energy or not with_energy[-1].get("coordinates"):
         return []
@@ -185,6 +188,9 @@ class PubChemQCR(MoleculeData):
             return
         files = self._files()
         molecules = [(i, key, steps) for i, path in enumerate(files) for key, steps in _count_steps(path, self.stage)]
+        if not molecules:
+            names = ", ".join(map(str, files))
+            raise ValueError(f"{names}: no entry has a usable step of stage {self.stage!r} (of {', '.join(STAGES)})")
         order = list(range(len(molecules)))
         random.Random(42).shuffle(order)
         shares = (0.6, 0.2) if self.subset else (0.8, 0.1)

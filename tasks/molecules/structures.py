@@ -16,7 +16,16 @@ from blockzoo.layers.equivariant.neighbors import neighbor_list
 from blockzoo.tasks.core.data import ZooData
 from blockzoo.tasks.molecules.xtb import PARTS
 
-__all__ = ["MoleculeData", "Structure", "StructureSet", "XTBMolecules", "collate", "composition", "read_frames"]
+__all__ = [
+    "MoleculeData",
+    "Structure",
+    "StructureSet",
+    "XTBMolecules",
+    "check_cutoff",
+    "collate",
+    "composition",
+    "read_frames",
+]
 
 
 @dataclass
@@ -67,6 +76,24 @@ class StructureSet(Dataset[dict[str, torch.Tensor]]):
             if shifts is not None:
                 sample["shifts"] = shifts
         return {**sample, "index": torch.tensor(index)}
+
+
+def check_cutoff(data: Any, model: Any) -> None:
+    """Refuse data whose neighbours were searched within another distance than the model's.
+
+    Args:
+        data: A data module; None, or one without a cutoff, leaves the search to the model.
+        model: A model with a `cutoff`.
+
+    Raises:
+        ValueError: The two differ.
+    """
+    cutoff = getattr(data, "cutoff", None)
+    if cutoff is not None and float(cutoff) != float(model.cutoff):
+        raise ValueError(
+            f"data.cutoff={cutoff:g} Å differs from the model's {model.cutoff:g} Å; give both the same value, or leave "
+            "out data.cutoff"
+        )
 
 
 def _neighbours(structure: Structure, cutoff: float) -> tuple[torch.Tensor, torch.Tensor | None]:

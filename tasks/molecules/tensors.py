@@ -9,6 +9,7 @@ from torchmetrics import MeanAbsoluteError, MeanMetric
 from blockzoo.layers.equivariant.cartesian_tensor import symmetric_basis, to_irreps
 from blockzoo.tasks.core.task import Task
 from blockzoo.tasks.molecules.potential import fit_references
+from blockzoo.tasks.molecules.structures import check_cutoff
 
 __all__ = ["TensorProperty", "axis_flips"]
 
@@ -53,6 +54,7 @@ class TensorProperty(Task):
     def setup(self, stage: str) -> None:
         """Fit what each element adds to the trace, when training begins."""
         data = getattr(self.trainer, "datamodule", None)
+        check_cutoff(data, self.model)
         fresh = not (self.hparams.get("pretrained") or self.hparams.get("checkpoint_path"))
         if stage == "fit" and fresh and data is not None:
             rows = data.datasets["train"].rows

@@ -1,5 +1,7 @@
 """TDN: parity with the official code, exact symmetries in float64, and what the original lacks."""
 
+import copy
+
 import pytest
 import torch
 
@@ -119,6 +121,7 @@ def test_layers_with_different_factors_are_refused(golden):
 FORMS = [
     {},
     {"l_max": 2, "forces": "direct"},
+    {"l_max": 2, "parity": "so3", "norm": "degree"},
     {"l_max": 3, "parity": "o3"},
     {"l_max": 2, "product": "gaunt"},
     {"product": "cp", "rank": "exact"},
@@ -144,13 +147,73 @@ def test_symmetries_hold_to_rounding(form):
     same(model(positions[order], numbers[order], batch[order]), out["forces"][order])
     mirror = torch.diag(torch.tensor([-1.0, 1.0, 1.0], dtype=torch.double))
     mirrored = model(positions @ mirror, numbers, batch)
-    if form.get("parity") == "o3" or form.get("product") == "gaunt":
+    if model.parity == "o3" or form.get("product") == "gaunt":
         same(mirrored, out["forces"] @ mirror)
     else:  # as published: mirror images differ
         assert (mirrored["energy"] - out["energy"]).abs().max() > 1e-8
     if model.forces == "gradient":
         for graph in range(2):
             assert out["forces"][batch == graph].sum(0).abs().max() < 1e-12  # no net force
+
+
+def methane():
+    corners = torch.tensor([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]], dtype=torch.double)
+    return {
+        "positions": torch.cat([torch.zeros(1, 3, dtype=torch.double), 1.09 * corners / 3**0.5]),
+        "atomic_numbers": torch.tensor([6, 1, 1, 1, 1]),
+    }
+
+
+def carbon_dioxide():
+    positions = torch.tensor([[0, 0, 0], [0, 0, 1.16], [0, 0, -1.16]], dtype=torch.double)
+    return {"positions": positions, "atomic_numbers": torch.tensor([6, 8, 8])}
+
+
+def benzene():
+    angle = torch.arange(6, dtype=torch.double) * torch.pi / 3
+    ring = torch.stack([angle.cos(), angle.sin(), 0 * angle], 1)
+    numbers = torch.tensor([6, 1]).repeat_interleave(6)
+    return {"positions": torch.cat([1.39 * ring, 2.48 * ring]), "atomic_numbers": numbers}
+
+
+def diamond():
+    cell = 1.785 * torch.tensor([[0, 1, 1], [1, 0, 1], [1, 1, 0]], dtype=torch.double)
+    positions = torch.tensor([[0, 0, 0], [0.25, 0.25, 0.25]], dtype=torch.double) @ cell
+    periodic = {"cell": cell[None], "pbc": torch.ones(1, 3, dtype=torch.bool)}
+    return {"positions": positions, "atomic_numbers": torch.tensor([6, 6]), **periodic}
+
+
+def steepest_change(model, inputs):
+    """The largest |ΔF| / |Δx| in eV/Å² near a geometry, for moves of one atom from 1e-6 to 1e-2 Å."""
+    rest = model(**inputs)["forces"]
+    found = []
+    for step in (1e-6, 1e-4, 1e-2):
+        moved = inputs["positions"].clone()
+        moved[1] += step * torch.tensor([0.6, 0.64, 0.48], dtype=torch.double)
+        found.append((model(**{**inputs, "positions": moved})["forces"] - rest).norm() / step)
+    return torch.stack(found).max().item()
+
+
+@pytest.mark.parametrize("geometry", [methane, carbon_dioxide, benzene, diamond])
+@pytest.mark.parametrize("name", ["tdn", "gaunt_l2", "cgnet_l2"])
+def test_forces_change_slowly_near_symmetric_geometries(name, geometry):
+    sizes = {"l_max": 2, "hidden_channels": 16, "depth": 4}
+    assert steepest_change(build(name, **sizes), geometry()) < 10
+
+
+def test_the_published_norm_is_nearly_singular_at_symmetric_geometries():
+    model = build("cgnet_l2", hidden_channels=16, depth=4, norm="degree", parity="so3")
+    assert steepest_change(model, methane()) > 1e4  # what the warning in its docstring says
+
+
+def test_the_published_form_keeps_its_norm_and_parity():
+    for form in ({"product": "cp"}, {"extensive": False}, {"product": "cp", "extensive": False}):
+        model = build(**form)
+        assert (model.norm_type, model.parity) == ("degree", "so3")
+    assert (build().norm_type, build().parity) == ("joint", "o3")
+    for name in ("tdn.gfn2", "gaunt_l1.gfn2"):  # trained before the defaults changed
+        model = blockzoo.create_model(name, pretrained=True)
+        assert (model.norm_type, model.parity) == ("degree", "so3")
 
 
 @pytest.mark.parametrize("form", [{}, {"l_max": 2, "product": "gaunt"}, {"extensive": False}], ids=str)
@@ -363,13 +426,28 @@ def test_mixed_precision_and_single_precision_agree(forces):
     torch.testing.assert_close(out["energy"].double(), expected["energy"], rtol=1e-4, atol=1e-4)
     with torch.autocast("cpu", torch.bfloat16):
         mixed = single(positions.float(), numbers, batch)
-    assert mixed["energy"].dtype == torch.float32
+    assert mixed["energy"].dtype == torch.float64 and mixed["forces"].dtype == torch.float32
     torch.testing.assert_close(mixed["energy"].double(), expected["energy"], rtol=2e-2, atol=2e-2)
     back = single.double()  # constants come back in full precision, weights cannot
     rotation = torch.linalg.qr(torch.randn(3, 3, dtype=torch.double))[0]
     rotation = rotation * torch.linalg.det(rotation)
     turned = back(positions @ rotation.T, numbers, batch)["energy"]
     torch.testing.assert_close(turned, back(positions, numbers, batch)["energy"], rtol=0, atol=1e-10)
+
+
+def test_references_keep_their_precision_in_any_type():
+    model = blockzoo.create_model("tdn", **SMALL)
+    model.set_references({1: -13.605693122994, 53: -190_123.456789012})
+    expected = torch.tensor([-13.605693122994, -190_123.456789012], dtype=torch.double)
+    for cast in (lambda m: m, lambda m: m.half(), lambda m: m.float(), lambda m: m.double(), copy.deepcopy):
+        model = cast(model)
+        assert torch.equal(model.references[[1, 53]], expected)
+    other = blockzoo.create_model("tdn", **SMALL)
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(other.references[[1, 53]], expected)
+    with torch.device("meta"):
+        empty = blockzoo.create_model("tdn", **SMALL)
+    assert empty.to_empty(device="cpu").references.dtype == torch.float64
 
 
 def test_presets_have_the_sizes_of_the_paper():
@@ -396,6 +474,7 @@ def test_wrong_arguments_are_named():
         ({"product": "cp", "l_max": 4}, "no shipped CP factors"),
         ({"product": "cp", "parity": "o3"}, "parity='o3' needs product='exact' or 'gaunt'"),
         ({"parity": "p"}, "parity='p'"),
+        ({"norm": "layer"}, "norm='layer' must be 'joint' or 'degree'"),
         ({"hidden_channels": 9}, "hidden_channels=9 must be divisible by num_heads=2"),
         ({"radial_basis": "spline"}, "radial_basis='spline'"),
         ({"cutoff": -1.0}, "cutoff=-1.0"),

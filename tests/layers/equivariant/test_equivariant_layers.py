@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from blockzoo.layers.equivariant.edge_attention import smooth_leaky_relu
-from blockzoo.layers.equivariant.irreps import Gate, IrrepsLayerNorm, IrrepsLinear
+from blockzoo.layers.equivariant.irreps import Gate, IrrepsLayerNorm, IrrepsLinear, IrrepsRMSNorm
 from blockzoo.layers.equivariant.radial import BesselBasis, GaussianBasis, RadialMLP, polynomial_envelope
 from blockzoo.layers.equivariant.segment import segment_softmax, segment_sum
 
@@ -86,6 +86,23 @@ def test_layer_norm_by_degrees():
         torch.testing.assert_close(y[:, degree**2 : (degree + 1) ** 2], part / scale * norm.weight[degree])
     torch.testing.assert_close(norm(x[:, :1]), y[:, :1])
     assert IrrepsLayerNorm(6, 2)(x.bfloat16()).dtype == torch.float32
+
+
+def test_joint_norm_has_one_denominator_and_keeps_what_vanishes_small():
+    norm = IrrepsRMSNorm(6, 2, **DOUBLE)
+    norm.weight.data.normal_()
+    norm.bias.data.normal_()
+    x = 3 * torch.randn(4, 9, 6, **DOUBLE) + 1
+    degrees = [x[:, :1] - x[:, :1].mean(2, keepdim=True), x[:, 1:4], x[:, 4:]]
+    scale = (torch.stack([part.square().mean((1, 2)) for part in degrees]).mean(0) + 1e-5).sqrt().view(4, 1, 1)
+    expected = torch.cat([part / scale * norm.weight[degree] for degree, part in enumerate(degrees)], 1)
+    expected[:, 0] += norm.bias
+    torch.testing.assert_close(norm(x), expected)
+    tiny = torch.cat([x[:, :1], 1e-5 * x[:, 1:]], 1)
+    published = IrrepsLayerNorm(6, 2, **DOUBLE)
+    assert IrrepsRMSNorm(6, 2, **DOUBLE)(tiny)[:, 1:].abs().max() < 2e-4
+    assert published(tiny)[:, 1:].abs().max() > 2e-3
+    assert IrrepsRMSNorm(6, 2)(x.bfloat16()).dtype == torch.float32
 
 
 def test_gate_and_leaky_relu():

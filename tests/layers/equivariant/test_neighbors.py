@@ -82,7 +82,7 @@ def test_periodic_and_free_graphs_share_a_batch():
 def test_large_systems_need_the_cell_list(monkeypatch):
     monkeypatch.setattr(neighbors, "_MAX_PAIRS", 10)
     monkeypatch.setitem(__import__("sys").modules, "vesin", None)
-    with pytest.raises(ImportError, match=r"pip install 'blockzoo\[neighbors\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'blockzoo\[molecules\]'"):
         neighbor_list(torch.randn(5, 3), 1.0)
 
 

@@ -10,6 +10,7 @@ import blockzoo
 from blockzoo.__main__ import main
 
 pytest.importorskip("ase", reason="of the extra 'molecules'")
+import ase
 from ase.build import bulk, molecule
 from ase.calculators.calculator import PropertyNotImplementedError
 from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_stress
@@ -59,6 +60,37 @@ def test_results_follow_the_atoms_and_not_their_order():
     shuffled.calc = atoms.calc
     assert shuffled.get_potential_energy() == pytest.approx(energy, abs=1e-10)
     np.testing.assert_allclose(shuffled.get_forces(), forces[order], atol=1e-10)
+
+
+def test_small_moves_in_a_large_box_change_the_energy_as_in_float64():
+    rng = np.random.default_rng(0)
+    places = 3.1 * np.stack(np.meshgrid(*[np.arange(5)] * 3, indexing="ij"), -1).reshape(-1, 3)
+    water = molecule("H2O").positions
+    positions = np.concatenate([place + water + rng.normal(0, 0.05, (3, 3)) for place in places])
+    atoms = ase.Atoms("OHH" * 125, positions=positions, cell=[15.5] * 3, pbc=True)
+    torch.manual_seed(0)
+    model = blockzoo.create_model("tdn", **{**SMALL, "cutoff": 4.0})
+    model.set_references({1: -13.6, 8: -2041.3})
+    changes = {}
+    for dtype in (torch.float32, torch.float64):
+        moved = atoms.copy()
+        moved.calc = ZooCalculator(model, dtype=dtype)
+        energies = [moved.get_potential_energy()]
+        direction = moved.get_forces() / np.linalg.norm(moved.get_forces(), axis=1, keepdims=True)
+        for _ in range(5):
+            moved.positions += 1e-4 * direction
+            energies.append(moved.get_potential_energy())
+        changes[dtype] = np.diff(energies)
+    assert np.abs(changes[torch.float64]).min() > 1e-6  # eV, of -259,000 in all
+    np.testing.assert_allclose(changes[torch.float32], changes[torch.float64], rtol=0.1)
+
+
+def test_a_given_model_stays_as_it_is():
+    model = blockzoo.create_model("tdn", **SMALL).train()
+    single, double = ZooCalculator(model), ZooCalculator(model, dtype=torch.float64)
+    assert model.training and next(model.parameters()).dtype == torch.float32
+    assert next(single.model.parameters()).dtype == torch.float32
+    assert next(double.model.parameters()).dtype == torch.float64
 
 
 def test_an_unknown_element_is_named():
@@ -119,6 +151,23 @@ def test_the_shipped_model_relaxes_and_conserves_energy_by_name(capsys, tmp_path
     assert main([*options, "--limit", "0"]) == 1
     assert main(["science", "md", "tdn.gfn2", "--molecule", "unobtainium"]) == 2
     assert "--molecule unobtainium: not a molecule of ASE's G2 set" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--steps", "0"], "--steps 0 must be at least 1"),
+        (["--timestep", "-1"], "--timestep -1 must be positive"),
+        (["--structure", "gone.xyz"], "no file gone.xyz"),
+        (["--out", "gone/nve.png"], "there is no folder"),
+        (["--out", "nve.docx"], "--out nve.docx must end in one of .png"),
+    ],
+)
+def test_wrong_options_of_md_are_one_line(options, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["science", "md", "tdn.gfn2", *options]) == 2
+    said = capsys.readouterr().err
+    assert message in said and "Traceback" not in said
 
 
 def test_relaxation_reaches_a_minimum_near_that_of_the_labels():

@@ -189,3 +189,9 @@ def test_pubchemqcr_says_what_is_missing(tmp_path):
     (tmp_path / "Data06.lmdb").write_text("text")
     with pytest.raises(ValueError, match="Data06.lmdb is not an LMDB file"):
         PubChemQCR(str(tmp_path)).prepare_data()
+
+
+@pytest.mark.parametrize("stage", ["pm3", {"energy": 1.0}, [1.0, 2.0]])
+def test_a_stage_that_is_no_list_of_steps_is_named(stage):
+    with pytest.raises(ValueError, match=r"a.lmdb, entry 3, stage hf: expected a list of dictionaries"):
+        structures_of({"hf": stage}, "hf", "a.lmdb, entry 3")

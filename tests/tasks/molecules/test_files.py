@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from blockzoo.tasks.molecules.files import StructureFiles, read_structures
+from blockzoo.tasks.molecules.files import StructureFiles, read_frames, read_structures
 
 pytest.importorskip("ase", reason="of the extra 'molecules'")
 import ase.db
@@ -50,6 +50,25 @@ def test_databases_are_read(tmp_path):
             database.write(labelled(molecule("CH3OH"), -100.0 - i, i))
     found = read_structures(tmp_path / "x.db")
     assert [float(s.energy) for s in found] == [-100.0, -101.0, -102.0]
+
+
+def test_labels_in_the_data_of_a_database_row_are_read(tmp_path):
+    forces = np.random.default_rng(0).normal(size=(3, 3))
+    with ase.db.connect(tmp_path / "x.db") as database:
+        database.write(molecule("H2O"), data={"energy": np.array([-76.4]), "forces": forces})
+    (found,) = read_structures(tmp_path / "x.db")
+    assert float(found.energy) == -76.4 and found.energy.shape == ()
+    np.testing.assert_allclose(found.forces, forces, atol=1e-6)
+
+
+def test_cell_vectors_below_the_atoms_are_read_and_frames_without_atoms_left_out(tmp_path):
+    atoms = "2\nCO\nC 0.0 0.0 0.0\nO 0.0 0.0 1.1\n"
+    vectors = "VEC1 4.0 0.0 0.0\nVEC2 0.0 5.0 0.0\nVEC3 0.0 0.0 6.0\n"
+    path = written(tmp_path, atoms + vectors + "0\n\n" + GOOD)
+    with pytest.warns(UserWarning, match=r"x.xyz, frame 1, line 8: a frame without atoms is left out"):
+        (_, first), (_, second) = read_frames(path)
+    np.testing.assert_allclose(first.cell.lengths(), [4, 5, 6])
+    assert first.pbc.all() and not second.pbc.any()
 
 
 def test_other_names_of_energy_and_forces_are_taken(tmp_path):

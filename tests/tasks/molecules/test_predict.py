@@ -40,6 +40,42 @@ def test_energies_forces_and_stress_of_every_frame_are_written(tmp_path, monkeyp
     assert "energies and forces: out.extxyz" in capsys.readouterr().out
 
 
+def test_one_refused_frame_leaves_the_others(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    water, gold = ase.build.molecule("H2O"), ase.Atoms("AuH", positions=[[0, 0, 0], [0, 0, 1.5]])
+    ase.io.write("in.xyz", [water, gold, water], format="extxyz")
+    assert main(["predict", "tdn.gfn2", "in.xyz", "--json"]) == 1
+    said = capsys.readouterr()
+    report = json.loads(said.out)
+    assert [row["frame"] for row in report["frames"]] == [0, 2] and len(ase.io.read(report["file"], index=":")) == 2
+    assert "in.xyz, frame 1: atomic_numbers has [79]" in said.err and "1 of 3 frames were left out" in said.err
+
+
+def test_labels_of_any_name_are_compared(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for key in ("REF", "dft"):
+        water = ase.build.molecule("H2O")
+        water.info[f"{key}_energy"], water.arrays[f"{key}_forces"] = -137.0, np.zeros((3, 3))
+        ase.io.write(f"{key}.xyz", water, format="extxyz")
+    options = ["--energy-key", "dft_energy", "--forces-key", "dft_forces"]
+    for call in (["REF.xyz"], ["dft.xyz", *options]):
+        assert main(["predict", "tdn.gfn2", *call, "--json"]) == 0
+        row = json.loads(capsys.readouterr().out)["frames"][0]
+        assert row["energy error"] == pytest.approx(row["energy"] + 137) and row["force MAE"] > 0
+    assert main(["predict", "tdn.gfn2", "REF.xyz", *options]) == 2
+    assert "REF.xyz, frame 0: no energy 'dft_energy'; there are REF_energy" in capsys.readouterr().err
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    ase.io.write("in.xyz", ase.build.molecule("H2O"), format="extxyz")
+    before = (tmp_path / "in.xyz").read_bytes()
+    for out, message in (("gone/out.xyz", "there is no folder"), ("in.xyz", "in.xyz is an input too")):
+        assert main(["predict", "tdn.gfn2", "in.xyz", "--out", out]) == 2
+        assert message in capsys.readouterr().err
+    assert (tmp_path / "in.xyz").read_bytes() == before
+
+
 def test_wrong_files_are_named(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     ase.io.write("gold.xyz", ase.Atoms("AuH", positions=[[0, 0, 0], [0, 0, 1.5]]), format="extxyz")
