@@ -62,6 +62,7 @@ class ZooCalculator(Calculator):  # type: ignore[misc]
             PropertyNotImplementedError: The stress of a structure that is not periodic is asked for.
         """
         super().calculate(atoms, properties, system_changes)
+        assert self.atoms is not None
         periodic = bool(self.atoms.pbc.any())
         if "stress" in properties and not periodic:
             raise PropertyNotImplementedError("stress needs a periodic structure, this one has pbc=False")

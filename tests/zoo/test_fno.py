@@ -440,14 +440,14 @@ def test_random_patches_are_those_of_the_whole_prediction():
         ({"stabilizer": "relu"}, "stabilizer='relu' must be one of"),
         ({"non_linearity": "swishy"}, "non_linearity='swishy' must be a function"),
         ({"domain_padding": [0.1]}, "domain_padding=.* must be one number or 2"),
-        ({"factorization": "svd"}, "factorization='svd' must be one of"),
+        ({"factorization": "svd"}, "factorization='svd' must be 'dense' or"),
         ({"complex_data": True, "norm": "instance_norm"}, "norm='instance_norm' is not defined for complex_data"),
         ({"conv_bias_kernel": 2}, "kernel_size=2 must be odd"),
         ({"conv_bias_kernel": 3, "fno_skip": None}, "conv_bias_kernel=3 needs fno_skip='linear'"),
         ({"channel_mlp_expansion": 0.01}, "channel_mlp_expansion=0.01 .* leaves no hidden channel"),
         ({"max_n_modes": (4, 4)}, r"n_modes=\(6, 5\) must be from 1 to max_n_modes=\(4, 4\)"),
         ({"depth": 0}, "depth=0"),
-        ({"semantics": "0.2"}, "semantics='0.2' must be one of"),
+        ({"semantics": "0.2"}, "semantics='0.2' must be '1.0' or"),
     ],
 )
 def test_bad_arguments_are_named(kwargs, message):
