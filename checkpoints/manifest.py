@@ -101,7 +101,7 @@ def load_manifest(path: str | Path | None = None) -> dict[str, Artifact]:
     """Read and check a manifest.
 
     Args:
-        path: The file; the packaged one by default.
+        path: The file; the packaged ones, `manifest.FAMILY.json`, by default.
 
     Returns:
         Artifacts by "model.tag".
@@ -114,7 +114,18 @@ def load_manifest(path: str | Path | None = None) -> dict[str, Artifact]:
 
 @cache
 def _packaged() -> dict[str, Artifact]:
-    return _read(Path(str(files("blockzoo.checkpoints") / "manifest.json")))
+    return _read_folder(Path(str(files("blockzoo.checkpoints"))))
+
+
+def _read_folder(folder: Path) -> dict[str, Artifact]:
+    """All `manifest.FAMILY.json` of a folder together, by family: a new family brings a file of its own."""
+    found: dict[str, Artifact] = {}
+    for path in sorted(folder.glob("manifest.*.json")):
+        for name, artifact in _read(path).items():
+            if name in found:
+                raise CheckpointError(f"{path}: {name} stands in another manifest too")
+            found[name] = artifact
+    return found
 
 
 def read_card(artifact: Artifact) -> str:

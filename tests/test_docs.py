@@ -79,6 +79,7 @@ def test_a_family_is_added_as_the_page_says(tmp_path):
     steps = []
     for language, title, text in blocks(FAMILY_PAGE):
         if title and title != "run":
+            assert not (ROOT / title).exists()  # a family brings files and edits none
             (tmp_path / title).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / title).write_text(text)
             if title.startswith("tests/"):

@@ -130,7 +130,7 @@ class IrrepsRMSNorm(nn.Module):
         parts = [scalars - scalars.mean(2, keepdim=True)]
         parts += [x[:, degree**2 : (degree + 1) ** 2] for degree in range(1, l_max + 1)]
         # (N, 1, 1) for each degree, averaged with equal weight: higher degrees have more components.
-        square = sum(part.square().mean((1, 2), keepdim=True) for part in parts) / len(parts)
+        square = torch.stack([part.square().mean((1, 2), keepdim=True) for part in parts]).mean(0)
         scale = (square + self.eps).rsqrt()
         parts = [part * (scale * self.weight[degree].to(dtype)) for degree, part in enumerate(parts)]
         parts[0] = parts[0] + self.bias.to(dtype)

@@ -21,7 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from blockzoo import create_model
+from blockzoo._registry import family_of
 from blockzoo.checkpoints import read_metadata
+from blockzoo.checkpoints.manifest import FORMAT_VERSION
 from blockzoo.tasks.app.demo_results import TOLERANCE
 from blockzoo.tasks.core.evaluation import measure
 from blockzoo.tasks.core.files import replacing, write_text
@@ -166,8 +168,10 @@ def run(args: argparse.Namespace) -> int:
     write_text(home / f"{args.name}.md", card)
     for (path, _), (name, _) in zip(args.figure, _figures(args), strict=True):
         replacing(home / name, partial(shutil.copyfile, path))
-    manifest_path = home / "manifest.json"
-    manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
+    manifest_path = home / f"manifest.{family_of(args.name)}.json"
+    manifest = {"format_version": FORMAT_VERSION, "checkpoints": {}}
+    if manifest_path.is_file():
+        manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
     manifest["checkpoints"][args.name] = {
         "file": f"{args.name}.safetensors",
         "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
