@@ -11,11 +11,18 @@ SOURCE = ROOT / "build" / "docs-source"
 FOLDERS = ("checkpoints", "configs", "kernels", "layers", "tasks")
 
 
-def on_config(config: Any) -> Any:
-    """Lay the checkout out as the package, so that the API is that of these sources however they are installed."""
+def on_startup(command: str, dirty: bool) -> None:
+    """Lay the checkout out as the package, so that the API is that of these sources however they are installed.
+
+    This comes before any plugin looks at its settings: in a fresh checkout the folder would not be there yet.
+    """
     shutil.rmtree(SOURCE, ignore_errors=True)
     for source, target in {"zoo": "", **{name: name for name in FOLDERS}}.items():
         shutil.copytree(ROOT / source, SOURCE / "blockzoo" / target, ignore=_all_but_code, dirs_exist_ok=True)
+
+
+def on_config(config: Any) -> Any:
+    """Put the pages of families into the navigation."""
     pages = [{family.about.title: f"families/{family.name}.md"} for family in _families()]
     config["nav"] = [entry for item in config["nav"] for entry in (item, *_after(item, pages))]
     return config
@@ -98,21 +105,18 @@ def _family_page(family: Any) -> str:
                 ]
                 lines.append(f"| {' | '.join(map(str, cells))} |")
             lines.append("")
-    table = _benchmark(about.title)
-    lines += ["## Against the original", "", *([table, ""] if table else [])]
+    lines += ["## Against the original", ""]
+    for part in _benchmarks(family.bench.split()[0] if family.bench else family.name):
+        lines += [part, ""]
     lines += [f"Measure it here: `blockzoo bench {family.bench}`. All tables: [benchmarks](../benchmarks.md).", ""]
     return "\n".join(lines)
 
 
-def _benchmark(title: str) -> str:
-    """The first table of BENCHMARKS.md below a heading that names the family."""
+def _benchmarks(suite: str) -> list[str]:
+    """The parts of BENCHMARKS.md whose first paragraph names a suite, each from the command that measures it."""
     text = (ROOT / "BENCHMARKS.md").read_text(encoding="utf-8")
-    names = [name.strip() for name in re.split(r",| and ", title)]
-    for section in re.split(r"^## ", text, flags=re.M)[1:]:
-        if any(name and name in section.splitlines()[0] for name in names):
-            tables = re.findall(r"(?:^\|.*\n)+", section, re.M)
-            return tables[0].strip() if tables else ""
-    return ""
+    parts = re.split(r"^(?=`blockzoo bench )", text, flags=re.M)[1:]
+    return [part.strip() for part in parts if re.search(rf"bench {re.escape(suite)}\b", part.split("\n\n")[0])]
 
 
 def _all_but_code(folder: str, names: list[str]) -> set[str]:

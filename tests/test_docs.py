@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import inspect
 import os
 import re
 import shlex
@@ -12,8 +13,12 @@ from pathlib import Path
 import pytest
 
 from blockzoo._registry import family_about, family_modules
+from blockzoo.tasks.app.main import parser_of
+from blockzoo.tasks.core import rooms
 from blockzoo.tasks.core.configs import list_configs
+from blockzoo.tasks.core.data import ZooData
 from blockzoo.tasks.core.rooms import commands
+from blockzoo.tasks.core.task import Task
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -52,13 +57,43 @@ def test_every_family_has_a_tutorial():
 def test_commands_of_pages_exist(page):
     """Every call of `blockzoo` names a command, and configs and checkpoints that there are."""
     for language, _, text in blocks(page):
-        for line in text.splitlines() if language == "bash" else ():
+        for line in text.replace("\\\n", " ").splitlines() if language == "bash" else ():
             words = shlex.split(line, comments=True)
             if words[:1] != ["blockzoo"]:
                 continue
             assert {words[1], " ".join(words[1:3])} & {*commands(), "fit", "validate", "test"}, line
             if "--config" in words:
                 assert words[words.index("--config") + 1] in {*list_configs(), *EXAMPLE_CONFIGS}, line
+            name = " ".join(words[1:3]) if " ".join(words[1:3]) in commands() else words[1]
+            of_a_run = name == "predict" and words[2].startswith("runs/") and len(words) == 3  # Lightning's command
+            if name in commands() and "--config" not in words and not of_a_run:
+                parser_of(commands()[name]).parse_args(words[1 + len(name.split()) :])  # exits if an option is unknown
+
+
+def test_options_of_classes_in_pages_exist():
+    """Every `--data.x` and `--model.x` is an argument of a data module or task that the command line offers."""
+    classes = [rooms.load(place) for place in rooms.components().values()]
+    offered = {
+        (section, name)
+        for section, base in (("data", ZooData), ("model", Task))
+        for cls in classes
+        if issubclass(cls, base)
+        for part in cls.__mro__[: cls.__mro__.index(base) + 1]  # arguments are handed on to the class above
+        for name in inspect.signature(part.__init__).parameters
+    }
+    found = {page: re.findall(r"--(data|model)\.(\w+)", (DOCS / page).read_text(encoding="utf-8")) for page in PAGES}
+    assert any(found.values())
+    assert [(page, option) for page, options in found.items() for option in options if option not in offered] == []
+
+
+def test_pages_of_families_show_their_measured_speed():
+    spec = importlib.util.spec_from_file_location("hooks", DOCS / "hooks.py")
+    hooks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hooks)
+    for family in ("timesnet", "fno", "nasnet", "p3d", "tdn", "raptor"):
+        page = hooks._family_page(next(found for found in hooks._families() if found.name == family))
+        against = page.split("## Against the original")[1]
+        assert "| --- |" in against and "`blockzoo bench " in against.split("Measure it here")[0]
 
 
 DRIVER = """

@@ -45,4 +45,6 @@ def test_wheel_and_sdist_carry_code_configs_weights_and_licences(tmp_path):
     licences = {name.rsplit("/")[-1] for name in wheel if "/licenses/" in name}
     assert licences == {"LICENSE", "NOTICE"}
     sdist = {name.split("/", 1)[-1] for name in tarfile.open(next(tmp_path.glob("*.tar.gz"))).getnames()}
-    assert shipped | {"pyproject.toml", "NOTICE", "tests/conftest.py"} <= sdist
+    documents = {path for path in tracked() if path.startswith("docs/") and not path.endswith((".pyc", ".pyo"))}
+    documents |= {"BENCHMARKS.md", "CHANGELOG.md", "mkdocs.yml"}
+    assert shipped | documents | {"pyproject.toml", "NOTICE", "tests/conftest.py"} <= sdist
