@@ -169,7 +169,7 @@ def run(args: argparse.Namespace) -> int:
     for (path, _), (name, _) in zip(args.figure, _figures(args), strict=True):
         replacing(home / name, partial(shutil.copyfile, path))
     manifest_path = home / f"manifest.{family_of(args.name)}.json"
-    manifest = {"format_version": FORMAT_VERSION, "checkpoints": {}}
+    manifest: dict[str, Any] = {"format_version": FORMAT_VERSION, "checkpoints": {}}
     if manifest_path.is_file():
         manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
     manifest["checkpoints"][args.name] = {
