@@ -1,14 +1,18 @@
 """What the readers of `blockzoo predict` share: finding files, and printing or writing likeliest classes."""
 
 import argparse
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from blockzoo.tasks.core.files import write_csv
+import torch
+
+from blockzoo.tasks.core.files import check_output, write_csv
 from blockzoo.tasks.core.labelled_files import is_junk
 from blockzoo.tasks.core.output import print_json, print_table
 
-__all__ = ["class_rows", "files_below", "print_likeliest"]
+__all__ = ["class_rows", "classify_files", "files_below", "print_likeliest"]
 
 
 def files_below(paths: list[str], kind: str, suffixes: tuple[str, ...]) -> list[Path]:
@@ -70,3 +74,51 @@ def print_likeliest(kind: str, rows: list[dict[str, Any]], args: argparse.Namesp
     else:
         cells = [(s[kind], ", ".join(f"{name} {p:.4f}" for name, p in top)) for s, top in zip(shown, best, strict=True)]
         print_table((kind, "likeliest classes"), cells)
+
+
+@torch.no_grad()
+def classify_files(
+    model: Any,
+    files: list[str],
+    args: argparse.Namespace,
+    kind: str,
+    suffixes: tuple[str, ...],
+    read: Callable[[Path], Any],
+) -> int:
+    """Classify files, and those in folders; one that cannot be read is named, and the others go on.
+
+    Args:
+        model: With a `pretrained_cfg` that may name the classes.
+        files: Files and folders.
+        args: Has `out` and `json`.
+        kind: What a file is called, "image" for example.
+        suffixes: Endings of files that are taken from folders.
+        read: From a file to the model's input (N, ...), views of one sample whose probabilities are averaged; raises
+            `ValueError` or `OSError` for a broken file.
+
+    Returns:
+        0, or 1 if a file could not be read.
+
+    Raises:
+        ValueError: No file could be read, or `--out` cannot be written.
+    """
+    if args.out:
+        check_output(args.out, files)
+    labels = list(model.pretrained_cfg.get("label_names") or map(str, range(model.num_classes)))
+    device, rows, broken = next(model.parameters()).device, [], 0
+    for file in files_below(files, kind, suffixes):
+        try:
+            views = read(file)
+        except (ValueError, OSError) as error:
+            named = str(error) if str(file) in str(error) else f"{file}: {error}"
+            print(f"not read: {named}", file=sys.stderr)
+            broken += 1
+            continue
+        probabilities = model(views.to(device)).softmax(-1).mean(0).cpu()
+        rows.append(class_rows(kind, str(file), probabilities, labels))
+    if not rows:
+        raise ValueError(f"none of {broken} {kind}s could be read")
+    print_likeliest(kind, rows, args)
+    if broken:
+        print(f"{broken} of {broken + len(rows)} {kind}s could not be read", file=sys.stderr)
+    return int(broken > 0)
