@@ -20,13 +20,13 @@ import torch
 import torch.nn.functional as F
 from timm.models._registry import generate_default_cfgs
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from blockzoo._about import FamilyAbout, Small
 from blockzoo._builder import build_model
 from blockzoo._cfg import ZooCfg, field_cfg, from_manifest, tags_of
 from blockzoo._fno_weights import convert
 from blockzoo._model import ZooModel
+from blockzoo._recompute import recomputed
 from blockzoo._registry import register_model
 from blockzoo.layers.spectral.factorized_tensor import Factorization
 from blockzoo.layers.spectral.field_ops import ComplexPair, PointwiseMLP, Relay, coordinate_grid, pad_domain
@@ -446,7 +446,7 @@ class FNO(ZooModel):
             x = pad_domain(x, [*paddings[0], *parts], self.one_sided)
         for i, block in enumerate(self.blocks):
             if again:
-                x = checkpoint(block, x, sizes[i + 1], embedding, use_reentrant=False)
+                x = recomputed(block, x, sizes[i + 1], embedding)
             else:
                 prepare(i + 1, x)
                 x = block(x, sizes[i + 1], embedding, relay)

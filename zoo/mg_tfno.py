@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 from timm.models._registry import generate_default_cfgs
-from torch.utils.checkpoint import checkpoint
 
 from blockzoo._about import FamilyAbout, Small
 from blockzoo._builder import build_model
 from blockzoo._cfg import field_cfg, from_manifest, tags_of
+from blockzoo._recompute import recomputed
 from blockzoo._registry import register_model
 from blockzoo.fno import FNO
 from blockzoo.layers.spectral.factorized_tensor import Factorization
@@ -193,7 +193,7 @@ class MGTFNO(FNO):
         done = []
         for part in patches.split(step):
             if torch.is_grad_enabled():
-                done.append(self.patching.crop(checkpoint(self._map, part, use_reentrant=False)))
+                done.append(self.patching.crop(recomputed(self, part, call=self._map)))
             else:
                 done.append(self.patching.crop(self._map(part)))
         return torch.cat(done)
