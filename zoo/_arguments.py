@@ -6,7 +6,7 @@ import types
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-__all__ = ["check_arguments", "positive", "same_length"]
+__all__ = ["check_arguments", "constructor_arguments", "positive", "same_length"]
 
 _WORDS: dict[Any, str] = {
     int: "a whole number",
@@ -45,6 +45,29 @@ def same_length(**values: Sequence[Any]) -> None:
         raise ValueError(f"{' and '.join(f'{name}={value}' for name, value in values.items())} must be equally long")
 
 
+def constructor_arguments(fn: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """The arguments that a constructor takes by name, with those that its `**kwargs` hand to its base class.
+
+    Args:
+        fn: A class, whose `excluded_arguments` name what it does not take from its base class; or a function, whose own
+            `**kwargs` are kept.
+    """
+    found = dict(inspect.signature(fn).parameters)
+    handed_on = next((name for name, parameter in found.items() if parameter.kind is parameter.VAR_KEYWORD), None)
+    classes = _constructing(fn)
+    if handed_on is None or len(classes) < 2:
+        return found
+    del found[handed_on]
+    excluded = getattr(fn, "excluded_arguments", ())
+    inherited = constructor_arguments(classes[1])
+    return found | {name: value for name, value in inherited.items() if name not in found and name not in excluded}
+
+
+def _constructing(fn: Callable[..., Any]) -> list[type]:
+    """A class and its bases as far as they have a constructor, the class itself in front."""
+    return [cls for cls in getattr(fn, "__mro__", ()) if "__init__" in vars(cls) and cls is not object]
+
+
 def check_arguments(fn: Callable[..., Any], owner: str, kwargs: dict[str, Any], also: Sequence[str] = ()) -> None:
     """Check names and types of keyword arguments before a constructor is called with them.
 
@@ -60,17 +83,20 @@ def check_arguments(fn: Callable[..., Any], owner: str, kwargs: dict[str, Any], 
         TypeError: A name is unknown; the message lists the known ones.
         ValueError: A value has another type; the message says which it should have.
     """
-    parameters = inspect.signature(fn).parameters
-    free = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    initialiser: Any = getattr(fn, "__init__") if isinstance(fn, type) else fn  # noqa: B009  # the class's own
-    hints = get_type_hints(initialiser)
+    arguments = constructor_arguments(fn)
+    free = any(parameter.kind is parameter.VAR_KEYWORD for parameter in arguments.values())
+    hints: dict[str, Any] = {}
+    for initialiser in [vars(cls)["__init__"] for cls in reversed(_constructing(fn))] or [fn]:
+        hints |= get_type_hints(initialiser)
     for name, value in kwargs.items():
         if name in also:
             continue
-        if name not in parameters and not free:
-            close = difflib.get_close_matches(name, parameters, n=1)
+        if name not in arguments:
+            if free:
+                continue
+            close = difflib.get_close_matches(name, arguments, n=1)
             hint = f"did you mean {close[0]!r}? " if close else ""
-            raise TypeError(f"{owner} has no argument {name!r}; {hint}it takes {', '.join(parameters)}")
+            raise TypeError(f"{owner} has no argument {name!r}; {hint}it takes {', '.join(arguments)}")
         if name in hints and not _matches(value, hints[name]):
             raise ValueError(f"{owner}: {name}={value!r} must be {_in_words(hints[name])}")
 

@@ -27,6 +27,8 @@ class ZooModel(nn.Module, abc.ABC):
     task: ClassVar[str]
     modality: ClassVar[str]
     pretrained_cfg: dict[str, Any]
+    excluded_arguments: ClassVar[tuple[str, ...]] = ()
+    """Arguments of the base class that a constructor with `**kwargs` does not take."""
     init_args: dict[str, Any]
 
     @abc.abstractmethod

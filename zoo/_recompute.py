@@ -1,6 +1,6 @@
 """Gradient checkpointing whose second run leaves no trace."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 __all__ = ["recomputed"]
 
 
-def recomputed(module: nn.Module, *args: Any) -> Any:
+def recomputed(module: nn.Module, *args: Any, call: Callable[..., Any] | None = None) -> Any:
     """Call a module so that the backward pass calls it again instead of keeping its activations.
 
     The second call sees copies of the running statistics, so that batch norms count every batch once.
@@ -19,17 +19,19 @@ def recomputed(module: nn.Module, *args: Any) -> Any:
     Args:
         module: What to call.
         *args: Its arguments.
+        call: A method of the module to call instead of the module itself.
 
     Returns:
-        What the module returns.
+        What the call returns.
     """
+    function = module if call is None else call
     if torch.compiler.is_compiling():  # a compiled graph updates statistics once by itself
-        return checkpoint(module, *args, use_reentrant=False)
+        return checkpoint(function, *args, use_reentrant=False)
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         return nullcontext(), _copied_statistics(module)
 
-    return checkpoint(module, *args, use_reentrant=False, context_fn=contexts)
+    return checkpoint(function, *args, use_reentrant=False, context_fn=contexts)
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 It holds `model.safetensors`, `config.json` in timm's format and a model card, `README.md`.
 """
 
-import inspect
 import json
 import os
 import tempfile
@@ -16,6 +15,7 @@ from timm.models._input import get_model_args
 from timm.models._registry import is_model as timm_has
 
 from blockzoo import _timm_bridge, checkpoints
+from blockzoo._arguments import constructor_arguments
 from blockzoo._builder import from_pretrained
 from blockzoo._cfg import ZooCfg
 from blockzoo._model import ZooModel
@@ -155,7 +155,7 @@ def _config(model: ZooModel, about: dict[str, Any]) -> dict[str, Any]:
 def _arguments(model: ZooModel) -> dict[str, Any]:
     """What the constructor was given, and what was changed by `reset_classifier`."""
     args = {key: value for key, value in model.init_args.items() if key not in _RUNTIME}
-    parameters = inspect.signature(type(model)).parameters
+    parameters = constructor_arguments(type(model))
     for key in ("num_classes", "in_chans"):
         if key in parameters and hasattr(model, key):
             args[key] = getattr(model, key)

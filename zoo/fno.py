@@ -13,20 +13,21 @@ all layers work.
 Fields are (B, C, *size), on any grid. Inside, channels come last.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, cast, get_args
 
 import torch
 import torch.nn.functional as F
 from timm.models._registry import generate_default_cfgs
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from blockzoo._about import FamilyAbout, Small
 from blockzoo._builder import build_model
 from blockzoo._cfg import ZooCfg, field_cfg, from_manifest, tags_of
 from blockzoo._fno_weights import convert
 from blockzoo._model import ZooModel
+from blockzoo._recompute import recomputed
 from blockzoo._registry import register_model
 from blockzoo.layers.spectral.factorized_tensor import Factorization
 from blockzoo.layers.spectral.field_ops import ComplexPair, PointwiseMLP, Relay, coordinate_grid, pad_domain
@@ -154,107 +155,98 @@ class FNO(ZooModel):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        dims = len(n_modes)
-        for name, value, known in (
-            ("positional_embedding", positional_embedding, ("grid", None)),
-            ("stabilizer", stabilizer, ("tanh", None)),
-            ("domain_padding_mode", domain_padding_mode, ("symmetric", "one-sided")),
-            ("semantics", semantics, get_args(Semantics)),
-            ("fno_skip", fno_skip, SKIPS),
-            ("channel_mlp_skip", channel_mlp_skip, SKIPS),
-        ):
-            if value not in known:
-                raise ValueError(f"{name}={value!r} must be one of {', '.join(map(repr, known))}")
+        dims, width = len(n_modes), hidden_channels
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
+
+        # Step 1: options that are wrong, alone or together
+        _check_choices(
+            positional_embedding=(positional_embedding, ("grid", None)),
+            stabilizer=(stabilizer, ("tanh", None)),
+            domain_padding_mode=(domain_padding_mode, ("symmetric", "one-sided")),
+            semantics=(semantics, get_args(Semantics)),
+            fno_skip=(fno_skip, SKIPS),
+            channel_mlp_skip=(channel_mlp_skip, SKIPS),
+        )
         if dims not in (1, 2, 3):
             raise ValueError(f"n_modes={tuple(n_modes)} must have one to three numbers, one for each axis")
-        if depth < 1 or hidden_channels < 1:
-            raise ValueError(f"depth={depth} and hidden_channels={hidden_channels} must be positive")
+        if depth < 1 or width < 1:
+            raise ValueError(f"depth={depth} and hidden_channels={width} must be positive")
         if complex_data and norm:
             raise ValueError(f"norm={norm!r} is not defined for complex_data=True; use norm=None")
         if joint_factorization and separable:
             raise ValueError("joint_factorization=True needs separable=False")
-        act: Any = non_linearity if callable(non_linearity) else getattr(F, non_linearity, None)
-        if act is None:
-            raise ValueError(f"non_linearity={non_linearity!r} must be a function of torch.nn.functional, e.g. 'gelu'")
         if conv_bias_kernel != 1 and fno_skip != "linear":
             raise ValueError(f"conv_bias_kernel={conv_bias_kernel} needs fno_skip='linear', not {fno_skip!r}")
-        if use_channel_mlp and round(hidden_channels * channel_mlp_expansion) < 1:
+        mlp_hidden = round(width * channel_mlp_expansion) if use_channel_mlp else None
+        if mlp_hidden is not None and mlp_hidden < 1:
             raise ValueError(
-                f"channel_mlp_expansion={channel_mlp_expansion} of hidden_channels={hidden_channels} leaves no hidden "
+                f"channel_mlp_expansion={channel_mlp_expansion} of hidden_channels={width} leaves no hidden "
                 "channel; use_channel_mlp=False is a block without MLP"
             )
-        if isinstance(fixed_rank_modes, bool):
-            fixed_rank_modes = [0] * fixed_rank_modes
-        factorization = factorization and factorization.lower()  # type: ignore[assignment]
-        dd: dict[str, Any] = {"device": device, "dtype": dtype}
+
+        # Step 2: what the methods below read
         self.in_chans, self.out_chans = in_chans, out_chans
-        self.num_features = self.hidden_channels = hidden_channels
+        self.num_features = self.hidden_channels = width
         self.n_modes = tuple(n_modes)
         self.complex_data = complex_data
         self.positional_embedding = positional_embedding
         self.domain_padding = _each(domain_padding or 0.0, dims, "domain_padding")
         self.one_sided = domain_padding_mode == "one-sided"
         self.grad_checkpointing = False
+
+        # Step 3: lifting, from fields and coordinates to the width
+        act = _activation(non_linearity)
+        lifted = self._lifted_chans() + (dims if positional_embedding else 0)
+        ahead, behind = (int(ratio * width + 1e-6) for ratio in (lifting_channel_ratio, projection_channel_ratio))
+        self.lifting = _real_or_pair(complex_data, lambda: PointwiseMLP(lifted, ahead, width, act, **dd))
+
+        # Step 4: spectral convolutions, each with a weight of its own or all with their layers of one
+        modes_fixed = [0] * fixed_rank_modes if isinstance(fixed_rank_modes, bool) else fixed_rank_modes
+        form = cast(Factorization, (factorization or "dense").lower())
+        stored = tuple(max_n_modes or n_modes)
+        self.shared_weight: SpectralWeight | None = None
+        if joint_factorization:
+            slots = stored_slots(stored, complex_data)
+            self.shared_weight = SpectralWeight(width, width, slots, False, form, rank, modes_fixed, depth, **dd)
+        spectral_options: dict[str, Any] = {
+            "max_n_modes": stored,
+            "separable": separable,
+            "factorization": form,
+            "rank": rank,
+            "fixed_modes": modes_fixed,
+            "implementation": implementation,
+            "is_complex": complex_data,
+            "weight": self.shared_weight,
+            "backend": backend,
+        }
+
+        # Step 5: blocks around them, and projection to the output channels
         scalings: list[list[float] | None] = [None] * depth
         if resolution_scaling_factor is not None:
             factors = _each(resolution_scaling_factor, depth, "resolution_scaling_factor")
             scalings = [[factor] * dims for factor in factors]
+        block_options: dict[str, Any] = {
+            "act": act,
+            "fno_skip": fno_skip,
+            "channel_mlp_skip": channel_mlp_skip,
+            "mlp_hidden": mlp_hidden,
+            "mlp_drop_rate": channel_mlp_dropout,
+            "norm": norm,
+            "norm_groups": norm_groups,
+            "embed_dim": embed_dim,
+            "preactivation": preactivation,
+            "stabilizer": stabilizer,
+            "conv_bias_kernel": conv_bias_kernel,
+            "semantics": semantics,
+        }
+        self.blocks = nn.ModuleList()
+        for i, scaling in enumerate(scalings):
+            spectral = SpectralConv(width, width, n_modes, layer=i, **spectral_options, **dd)
+            last = i + 1 == depth
+            self.blocks.append(FNOBlock(spectral, width, last, scaling=scaling, **block_options, **dd))
+        self.projection = _real_or_pair(complex_data, lambda: PointwiseMLP(width, behind, out_chans, act, **dd))
 
-        def pair(make: Callable[[], nn.Module]) -> nn.Module:
-            return ComplexPair(make) if complex_data else make()
-
-        width = hidden_channels
-        lifted = self._lifted_chans() + (dims if positional_embedding else 0)
-        ahead, behind = (int(ratio * width + 1e-6) for ratio in (lifting_channel_ratio, projection_channel_ratio))
-        self.lifting = pair(lambda: PointwiseMLP(lifted, ahead, width, act, **dd))
-        self.shared_weight: SpectralWeight | None = None
-        stored = tuple(max_n_modes or n_modes)
-        if joint_factorization:
-            slots = stored_slots(stored, complex_data)
-            form = factorization or "dense"
-            self.shared_weight = SpectralWeight(width, width, slots, False, form, rank, fixed_rank_modes, depth, **dd)
-        mlp_hidden = round(width * channel_mlp_expansion) if use_channel_mlp else None
-        blocks = []
-        for i in range(depth):
-            conv = SpectralConv(
-                width,
-                width,
-                n_modes,
-                max_n_modes=stored,
-                separable=separable,
-                factorization=factorization,
-                rank=rank,
-                fixed_modes=fixed_rank_modes,
-                implementation=implementation,
-                is_complex=complex_data,
-                weight=self.shared_weight,
-                layer=i,
-                backend=backend,
-                **dd,
-            )
-            blocks.append(
-                FNOBlock(
-                    conv,
-                    width,
-                    i + 1 == depth,
-                    act,
-                    fno_skip,
-                    channel_mlp_skip,
-                    mlp_hidden,
-                    channel_mlp_dropout,
-                    norm,
-                    norm_groups,
-                    embed_dim,
-                    preactivation,
-                    stabilizer,
-                    conv_bias_kernel,
-                    scalings[i],
-                    semantics,
-                    **dd,
-                )
-            )
-        self.blocks = nn.ModuleList(blocks)
-        self.projection = pair(lambda: PointwiseMLP(width, behind, out_chans, act, **dd))
+        # Step 6: units of the fields, see `set_statistics`
         for name, count in (("input", in_chans), ("output", out_chans)):
             self.register_buffer(f"{name}_mean", torch.zeros(count, **dd))
             self.register_buffer(f"{name}_std", torch.ones(count, **dd))
@@ -446,7 +438,7 @@ class FNO(ZooModel):
             x = pad_domain(x, [*paddings[0], *parts], self.one_sided)
         for i, block in enumerate(self.blocks):
             if again:
-                x = checkpoint(block, x, sizes[i + 1], embedding, use_reentrant=False)
+                x = recomputed(block, x, sizes[i + 1], embedding)
             else:
                 prepare(i + 1, x)
                 x = block(x, sizes[i + 1], embedding, relay)
@@ -460,6 +452,25 @@ class FNO(ZooModel):
         return convert(state_dict, model)
 
 
+def _check_choices(**given: tuple[str | None, Sequence[str | None]]) -> None:
+    """Check options, (value, allowed values) by their names."""
+    for name, (value, known) in given.items():
+        if value not in known:
+            raise ValueError(f"{name}={value!r} must be one of {', '.join(map(repr, known))}")
+
+
+def _activation(non_linearity: str | Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
+    act: Any = non_linearity if callable(non_linearity) else getattr(F, non_linearity, None)
+    if act is None:
+        raise ValueError(f"non_linearity={non_linearity!r} must be a function of torch.nn.functional, e.g. 'gelu'")
+    return cast(Callable[[torch.Tensor], torch.Tensor], act)
+
+
+def _real_or_pair(complex_data: bool, make: Callable[[], nn.Module]) -> nn.Module:
+    """One real map, or the pair of them that acts on complex fields."""
+    return ComplexPair(make) if complex_data else make()
+
+
 def _each(value: float | Sequence[float], count: int, name: str) -> list[float]:
     values = [float(value)] * count if isinstance(value, int | float) else [float(v) for v in value]
     if len(values) != count:
@@ -467,22 +478,20 @@ def _each(value: float | Sequence[float], count: int, name: str) -> list[float]:
     return values
 
 
-def _tagged(name: str, cfg: ZooCfg) -> dict[str, ZooCfg]:
-    from dataclasses import replace
+def operator_cfgs(sizes: Mapping[str, Sequence[int]]) -> dict[str, ZooCfg]:
+    """Configurations of operators and of their shipped weights.
 
-    return {name: cfg, **{f"{name}.{tag}": replace(cfg, **from_manifest(f"{name}.{tag}")) for tag in tags_of(name)}}
+    Args:
+        sizes: Names of models, and the size of an example, (C, *size).
+    """
+    none_args = ("positional_embedding", "fno_skip", "channel_mlp_skip", "factorization")
+    cfgs = {name: field_cfg("operator", tuple(size), none_args=none_args) for name, size in sizes.items()}
+    tagged = {f"{name}.{tag}": name for name in sizes for tag in tags_of(name)}
+    return cfgs | {key: replace(cfgs[name], **from_manifest(key)) for key, name in tagged.items()}
 
-
-_NONE_ARGS = ("positional_embedding", "fno_skip", "channel_mlp_skip", "factorization")
-
-_NAMES = [f"{kind}{dims}d" for kind in ("fno", "tfno") for dims in (1, 2, 3)]
 
 default_cfgs = generate_default_cfgs(
-    {
-        key: cfg
-        for name in _NAMES
-        for key, cfg in _tagged(name, field_cfg("operator", (1, *[64] * int(name[-2])), none_args=_NONE_ARGS)).items()
-    }  # type: ignore[arg-type]
+    operator_cfgs({f"{kind}{dims}d": (1, *[64] * dims) for kind in ("fno", "tfno") for dims in (1, 2, 3)})  # type: ignore[arg-type]
 )
 
 

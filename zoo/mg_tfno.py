@@ -7,23 +7,19 @@ Fields are (B, C, *size), whose sides are multiples of the number of patches alo
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from timm.models._registry import generate_default_cfgs
-from torch.utils.checkpoint import checkpoint
 
 from blockzoo._about import FamilyAbout, Small
 from blockzoo._builder import build_model
-from blockzoo._cfg import field_cfg, from_manifest, tags_of
+from blockzoo._recompute import recomputed
 from blockzoo._registry import register_model
-from blockzoo.fno import FNO
+from blockzoo.fno import FNO, operator_cfgs
 from blockzoo.layers.spectral.factorized_tensor import Factorization
 from blockzoo.layers.spectral.field_ops import coordinate_grid
-from blockzoo.layers.spectral.fourier import Backend
 from blockzoo.layers.spectral.multigrid import MultigridPatching
-from blockzoo.layers.spectral.spectral_conv import Implementation
 
 __all__ = ["MGTFNO"]
 
@@ -55,11 +51,23 @@ class MGTFNO(FNO):
         patches_per_step: Map that many patches at a time, and in training compute them again in the backward pass, so
             that only one step's activations are in memory; None for all at once.
         group: Processes that share the patches of every sample, see `MultigridPatching`.
-        **kwargs: See `FNO`; `domain_padding`, `resolution_scaling_factor` and `complex_data` do not apply.
+        factorization: See `FNO`.
+        rank: See `FNO`.
+        **kwargs: Further arguments of `FNO`, except those in `excluded_arguments`.
 
     Shape:
         (B, in_chans, *size) -> (B, out_chans, *size); sizes are multiples of 2 ** levels.
     """
+
+    excluded_arguments: ClassVar[tuple[str, ...]] = (
+        "embed_dim",
+        "domain_padding",
+        "domain_padding_mode",
+        "resolution_scaling_factor",
+        "complex_data",
+        "semantics",
+    )
+    """Arguments of `FNO` that this model does not take."""
 
     def __init__(
         self,
@@ -75,66 +83,19 @@ class MGTFNO(FNO):
         global_coordinates: bool = False,
         patches_per_step: int | None = None,
         group: Any = None,
-        lifting_channel_ratio: float = 2,
-        projection_channel_ratio: float = 2,
-        positional_embedding: str | None = "grid",
-        non_linearity: str = "gelu",
-        norm: str | None = None,
-        norm_groups: int = 1,
-        use_channel_mlp: bool = True,
-        channel_mlp_expansion: float = 0.5,
-        channel_mlp_dropout: float = 0.0,
-        channel_mlp_skip: str | None = "soft-gating",
-        fno_skip: str | None = "linear",
-        conv_bias_kernel: int = 1,
-        preactivation: bool = False,
-        stabilizer: str | None = None,
-        separable: bool = False,
         factorization: Factorization | None = "tucker",
         rank: float | int | Sequence[int] = 0.1,
-        fixed_rank_modes: bool | Sequence[int] = False,
-        implementation: Implementation = "auto",
-        joint_factorization: bool = False,
-        max_n_modes: Sequence[int] | None = None,
-        backend: Backend = "auto",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        **kwargs: Any,
     ) -> None:
         if patches_per_step is not None and patches_per_step < 1:
             raise ValueError(f"patches_per_step={patches_per_step} must be positive or None")
+        for name in self.excluded_arguments:
+            if name in kwargs:
+                raise TypeError(f"{type(self).__name__} has no argument {name!r}")
         patching = MultigridPatching(levels, padding_fraction, len(n_modes), boundary, lowpass, group)
-        self.levels = levels
+        self.levels = levels  # which `_lifted_chans` reads
         super().__init__(
-            n_modes,
-            hidden_channels,
-            in_chans,
-            out_chans,
-            depth,
-            lifting_channel_ratio,
-            projection_channel_ratio,
-            positional_embedding,
-            non_linearity,
-            norm,
-            norm_groups,
-            None,
-            use_channel_mlp,
-            channel_mlp_expansion,
-            channel_mlp_dropout,
-            channel_mlp_skip,
-            fno_skip,
-            conv_bias_kernel,
-            preactivation,
-            stabilizer,
-            separable,
-            factorization=factorization,
-            rank=rank,
-            fixed_rank_modes=fixed_rank_modes,
-            implementation=implementation,
-            joint_factorization=joint_factorization,
-            max_n_modes=max_n_modes,
-            backend=backend,
-            device=device,
-            dtype=dtype,
+            n_modes, hidden_channels, in_chans, out_chans, depth, factorization=factorization, rank=rank, **kwargs
         )
         self.patching = patching
         self.global_coordinates = global_coordinates
@@ -193,7 +154,7 @@ class MGTFNO(FNO):
         done = []
         for part in patches.split(step):
             if torch.is_grad_enabled():
-                done.append(self.patching.crop(checkpoint(self._map, part, use_reentrant=False)))
+                done.append(self.patching.crop(recomputed(self, part, call=self._map)))
             else:
                 done.append(self.patching.crop(self._map(part)))
         return torch.cat(done)
@@ -207,16 +168,7 @@ class MGTFNO(FNO):
         return self.patching.stitch(self._outward(self._features(patches, output_size, embedding)), x.shape[2:])
 
 
-_CFG = field_cfg(
-    "operator", (1, 64, 64), none_args=("positional_embedding", "fno_skip", "channel_mlp_skip", "factorization")
-)
-
-default_cfgs = generate_default_cfgs(
-    {
-        "mg_tfno2d": _CFG,
-        **{f"mg_tfno2d.{tag}": replace(_CFG, **from_manifest(f"mg_tfno2d.{tag}")) for tag in tags_of("mg_tfno2d")},
-    }  # type: ignore[arg-type]
-)
+default_cfgs = generate_default_cfgs(operator_cfgs({"mg_tfno2d": (1, 64, 64)}))  # type: ignore[arg-type]
 
 
 @register_model

@@ -49,10 +49,13 @@ class TDNTensor(TDN):
 
     task: ClassVar[str] = "tensor"
 
+    excluded_arguments: ClassVar[tuple[str, ...]] = ("forces", "extensive")
+    """Arguments of `TDN` that a model of tensors does not take."""
+
     def __init__(self, l_max: int = 2, **kwargs: Any) -> None:
         if l_max < 2:
             raise ValueError(f"l_max={l_max} must be at least 2: a symmetric tensor has an l = 2 part")
-        for name in ("forces", "extensive"):
+        for name in self.excluded_arguments:
             if name in kwargs:
                 raise ValueError(f"{name}={kwargs[name]!r} is not an option of a model of tensors")
         super().__init__(l_max=l_max, forces="direct", **kwargs)

@@ -199,6 +199,8 @@ class FieldNorm(nn.Module):
 
     def forward(self, x: torch.Tensor, embedding: torch.Tensor | None = None) -> torch.Tensor:
         """Normalise x (B, *size, C); `embedding` is (embed_dim,) for the whole batch or (B, embed_dim)."""
+        if x.shape[0] == 0:  # nothing to normalise, and no statistics to take
+            return x
         if self.batch is not None:
             return self.batch(x.flatten(0, -2)).reshape(x.shape)
         wide = x if x.dtype == torch.float64 else x.float()

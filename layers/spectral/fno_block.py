@@ -40,8 +40,8 @@ class FNOBlock(nn.Module):
         mlp_hidden: Hidden channels of the MLP; None for no MLP.
         mlp_drop_rate: Dropout behind each of its maps.
         norm: Kind of norm, see `FieldNorm`, or None.
-        norm_groups: Likewise.
-        embed_dim: Likewise.
+        norm_groups: Groups of channels for "group_norm".
+        embed_dim: Size of the embedding that every call must bring for "ada_in".
         preactivation: See above.
         stabilizer: "tanh" in front of the spectral convolution, or None.
         conv_bias_kernel: Window of the "linear" skip around it.

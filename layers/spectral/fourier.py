@@ -6,7 +6,7 @@ Two exact forms of the same linear map:
   the field, axis i costs about 2 * kept_i multiplications, and nothing is permuted, since channels stay last. Works in
   every floating type, under autocast, and where there are no complex numbers (ONNX).
 - "fft": fast transforms, one axis after the other; frequencies that are not kept are dropped as soon as an axis is
-  done.
+  done. Libraries refuse empty batches, for which the first form is taken.
 
 "auto" takes the first where few frequencies are kept, see `uses_dft`.
 
@@ -155,7 +155,7 @@ def analyse(
     batch, chans = x.shape[0], x.shape[-1]
     begun = size is not None
     size = size or x.shape[1 : 1 + len(bands)]
-    if begun or backend == "dft" or (backend == "auto" and uses_dft(size, bands, x, is_complex)):
+    if begun or backend == "dft" or (backend == "auto" and uses_dft(size, bands, x, is_complex)) or batch == 0:
         done = bands[-1].count if begun else 1
         for axis in range(len(bands) - 1 - begun, -1, -1):
             half = axis == len(bands) - 1 and not is_complex
@@ -240,7 +240,7 @@ def synthesise(
         (B, *size, C), or (B, *size, 2, C) if complex; with `but_last` (B, *size[:-1], 2 * m, C), see `row_tables`.
     """
     batch, chans = z.shape[0], z.shape[-1]
-    if but_last or backend == "dft" or (backend == "auto" and uses_dft(size, bands, z, is_complex)):
+    if but_last or backend == "dft" or (backend == "auto" and uses_dft(size, bands, z, is_complex)) or batch == 0:
         rest = math.prod([band.count for band in bands])
         for axis, (n, band) in enumerate(zip(size, bands, strict=True)):
             if but_last and axis == len(bands) - 1:

@@ -9,11 +9,33 @@ arithmetic. `point_block` runs all of it on pieces that stay in the cache, and i
 computes the rest again in the backward pass. Where h comes out of a Fourier transform along the last axis and z goes
 into one, both as matrix products, they are part of it: a piece is a few rows, and neither h nor its gradient is ever a
 whole field.
+
+The passes over a piece, and the buffer that holds each result (in brackets, where it is not part of an input or output;
+"act" is the hidden layer after its activation, "coefficients" are those of the rows of z):
+
+    forward   1  s = synthesis h + S(x)                                        [s]
+              2  u = gelu(s)                                                   [s]
+              3  hidden = W1 u + b1,  act = gelu(hidden)                       [hidden]
+              4  y = W2 act + b2 + M(x),  z = gelu(y)
+              5  coefficients = analysis z
+
+    backward  1  grad_z = grad_z + analysis' grad_coefficients                 [grad_y]
+              2  s, u, hidden, act again, and y if z = gelu(y)                 [s] [u] [hidden] [act] [y]
+              3  grad_y = gelu'(y) grad_z                                      [grad_y]
+              4  grad_W2, grad_b2 from act;  grad_act = W2' grad_y             [act]
+              5  grad_hidden = gelu'(hidden) grad_act                          [act]
+              6  grad_W1, grad_b1 from u;  grad_u = W1' grad_hidden            grad_h, or [u]
+              7  grad_s = gelu'(s) grad_u                                      grad_h, or [u]
+              8  grad_h = synthesis' grad_s
+              9  grad_x = S' grad_s + M' grad_y, and the weights of S and M
+
+Only the parts that a block has are run. A buffer takes a second result as soon as the first is not read any more, which
+keeps a piece in the cache; the products with a gate's gradient use [y] once y is done with.
 """
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +49,7 @@ PIECE = 2**18
 _gelu, _gelu_backward = torch.ops.aten.gelu.out, torch.ops.aten.gelu_backward.grad_input
 
 Weights = Sequence[torch.Tensor | None]
+"""Tensors in the order of the arguments they belong to; None for those that are not there."""
 
 
 class PointBlock(NamedTuple):
@@ -140,11 +163,11 @@ def point_block(
 
 
 def _products(table: torch.Tensor, rows: torch.Tensor, out: torch.Tensor) -> None:
-    """Out = table @ rows for every row, (K, n) and (R, n, C)."""
+    """Write `table @ rows` for every row into `out`: (K, n) and (R, n, C) -> (R, K, C)."""
     torch.bmm(table.expand(len(rows), -1, -1), rows, out=out)
 
 
-def _inside(
+def _before_act(
     block: PointBlock,
     synthesis: torch.Tensor | None,
     h: torch.Tensor,
@@ -152,7 +175,10 @@ def _inside(
     skip: torch.Tensor | None,
     out: torch.Tensor,
 ) -> torch.Tensor:
-    """S = h + S(x), in `out`, which may be h; h itself if it is a field and there is no S."""
+    """Compute s = h + S(x) in `out` (points, C), which may be h; without S, a field h is returned as it is.
+
+    With `synthesis` (n, K), h has the coefficients of rows, (R, K, C), and points = R * n.
+    """
     if synthesis is not None:
         _products(synthesis, h, out.view(len(h), len(synthesis), -1))
         h = out
@@ -167,25 +193,35 @@ def _inside(
     return h.addmm_(x, skip.t()) if out is h else torch.addmm(h, x, skip.t(), out=out)
 
 
-def _behind(
-    block: PointBlock, q: torch.Tensor, x: torch.Tensor | None, weights: Weights, out: torch.Tensor
+def _after_mlp(
+    block: PointBlock, act: torch.Tensor, x: torch.Tensor | None, weights: Weights, out: torch.Tensor
 ) -> torch.Tensor:
-    """Y = W2 q + b2 + M(x), in `out`."""
+    """Compute y = W2 act + b2 + M(x) in `out` (points, C'')."""
     w2, b2, skip = weights[3:]
     assert w2 is not None and b2 is not None
     if block.mlp_skip is None:
-        return torch.addmm(b2, q, w2.t(), out=out)
+        return torch.addmm(b2, act, w2.t(), out=out)
     assert x is not None
     if block.mlp_skip == "identity":
         torch.add(x, b2, out=out)
     else:
         assert skip is not None
         torch.addcmul(b2, x, skip, out=out) if block.mlp_skip == "gate" else torch.addmm(b2, x, skip.t(), out=out)
-    return out.addmm_(q, w2.t())
+    return out.addmm_(act, w2.t())
+
+
+Buffer = Literal["s", "u", "hidden", "act", "y", "grad_y"]
+"""What a buffer holds first, see the sketch at the top of this module."""
 
 
 class _Pieces:
-    """How fields are cut, and room for what is computed of a piece."""
+    """How fields are cut, and buffers for what is computed of a piece.
+
+    Args:
+        h: Field (points, C), or coefficients of rows (R, K, C).
+        row: Points that stay together, see `RowTables.row`.
+        weights: See `point_block`.
+    """
 
     def __init__(self, h: torch.Tensor, row: int, weights: Weights) -> None:
         w1, w2 = weights[1], weights[3]
@@ -194,22 +230,27 @@ class _Pieces:
         self.widest = max(chans, self.hidden, self.width)
         self.row, self.rows = row, max(PIECE // (self.widest * row), 1)
         self.like = h
-        self.rooms: dict[int, torch.Tensor] = {}
-        self.views: dict[tuple[int, int, int], torch.Tensor] = {}
+        self.memory: dict[Buffer, torch.Tensor] = {}
+        self.views: dict[tuple[Buffer, int, int], torch.Tensor] = {}
 
     def cut(self, *fields: tuple[torch.Tensor | None, bool]) -> Any:
-        """Pieces of points, or of rows where a tensor has one entry for each; None where there is no tensor."""
+        """Pieces of tensors side by side.
+
+        Args:
+            *fields: A tensor, or None, whose pieces are None; and whether it has one entry for each row, not for each
+                point.
+        """
         parts = [None if f is None else f.split(self.rows * (1 if rows else self.row)) for f, rows in fields]
         count = next(len(part) for part in parts if part is not None)
         return zip(*[[None] * count if part is None else part for part in parts], strict=True)
 
-    def room(self, i: int, points: int, chans: int) -> torch.Tensor:
-        """Room number i as (points, chans)."""
-        key = (i, points, chans)
-        if key not in self.views:
-            if i not in self.rooms:
-                self.rooms[i] = self.like.new_empty(self.rows * self.row * self.widest)
-            self.views[key] = self.rooms[i][: points * chans].view(points, chans)
+    def buffer(self, name: Buffer, points: int, chans: int) -> torch.Tensor:
+        """The buffer of this name as (points, chans); its memory is the same in every piece."""
+        key = (name, points, chans)
+        if key not in self.views:  # the last piece may be shorter
+            if name not in self.memory:
+                self.memory[name] = self.like.new_empty(self.rows * self.row * self.widest)
+            self.views[key] = self.memory[name][: points * chans].view(points, chans)
         return self.views[key]
 
 
@@ -221,33 +262,34 @@ def _forward(
     weights: Weights,
     overwrite: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The block."""
+    """The forward passes of the sketch, piece by piece: z (points, C''), and its coefficients (R, K', C'') or None."""
     skip, w1, b1 = weights[:3]
     (synthesis, analysis), row = tables, tables.row
     pieces = _Pieces(h, row, weights)
-    chans, hidden, width = pieces.chans, pieces.hidden, pieces.width
+    chans, hidden_chans, width = pieces.chans, pieces.hidden, pieces.width
     in_rows = synthesis is not None
     points = len(h) * row if in_rows else len(h)
     inplace = overwrite and not in_rows and width == chans
-    result = h if inplace else h.new_empty(points, width)
-    spectrum = None if analysis is None else h.new_empty(points // row, len(analysis), width)
-    for f, b, z, a in pieces.cut((h, in_rows), (x, False), (result, False), (spectrum, True)):
-        n = len(z)
-        own = f if inplace else pieces.room(0, n, chans)
-        u = _inside(block, synthesis, f, b, skip, own)
+    z = h if inplace else h.new_empty(points, width)
+    coefficients = None if analysis is None else h.new_empty(points // row, len(analysis), width)
+    fields = [(h, in_rows), (x, False), (z, False), (coefficients, True)]
+    for h_piece, x_piece, z_piece, coefficients_piece in pieces.cut(*fields):
+        n = len(z_piece)
+        s_buffer = h_piece if inplace else pieces.buffer("s", n, chans)
+        y = _before_act(block, synthesis, h_piece, x_piece, skip, s_buffer)
         if block.act_inside:
-            u = _gelu(u, out=own)
+            y = _gelu(y, out=s_buffer)
         if block.mlp:
             assert w1 is not None and b1 is not None
-            q = torch.addmm(b1, u, w1.t(), out=pieces.room(1, n, hidden))
-            u = _behind(block, _gelu(q, out=q), b, weights, z)
+            hidden = torch.addmm(b1, y, w1.t(), out=pieces.buffer("hidden", n, hidden_chans))
+            y = _after_mlp(block, _gelu(hidden, out=hidden), x_piece, weights, z_piece)
         if block.act_behind:
-            _gelu(u, out=z)
-        elif u is not z:
-            z.copy_(u)
+            _gelu(y, out=z_piece)
+        elif y is not z_piece:
+            z_piece.copy_(y)
         if analysis is not None:
-            _products(analysis, z.view(-1, row, width), a)
-    return result, spectrum
+            _products(analysis, z_piece.view(-1, row, width), coefficients_piece)
+    return z, coefficients
 
 
 class _InPieces(torch.autograd.Function):
@@ -268,12 +310,14 @@ class _InPieces(torch.autograd.Function):
         return _forward(block, tables, h, x, weights)
 
     @staticmethod
-    def backward(ctx: Any, of_z: torch.Tensor | None, of_a: torch.Tensor | None) -> Any:  # type: ignore[override]
+    def backward(  # type: ignore[override]
+        ctx: Any, grad_z: torch.Tensor | None, grad_coefficients: torch.Tensor | None
+    ) -> Any:
         needed = ctx.needs_input_grad[2:]
-        if of_z is None and of_a is None:
+        if grad_z is None and grad_coefficients is None:
             return None, None, *[None] * len(needed)
         compute = _differentiable_backward if torch.is_grad_enabled() else _backward
-        return None, None, *compute(ctx.block, ctx.tables, (of_z, of_a), ctx.saved_tensors, needed)
+        return None, None, *compute(ctx.block, ctx.tables, (grad_z, grad_coefficients), ctx.saved_tensors, needed)
 
 
 def _differentiable_backward(
@@ -286,10 +330,10 @@ def _differentiable_backward(
         h, *others = own
         assert h is not None
         if tables.synthesis is not None:
-            h = torch.matmul(tables.synthesis, h).flatten(0, 1)
+            h = torch.matmul(tables.synthesis, h).flatten(0, 1)  # (R, K, C) -> (R, n, C) -> (points, C)
         z = block.plain(h, *others)
         results = [z]
-        if tables.analysis is not None:
+        if tables.analysis is not None:  # (points, C'') -> (R, n, C'') -> (R, K', C'')
             results.append(torch.matmul(tables.analysis, z.unflatten(0, (-1, tables.row))))
         outputs, given = zip(*[(y, g) for y, g in zip(results, grads, strict=False) if g is not None], strict=True)
         wanted = [t for t, need in zip(own, needed, strict=True) if t is not None and need]
@@ -300,118 +344,159 @@ def _differentiable_backward(
 def _backward(
     block: PointBlock, tables: RowTables, grads: Weights, tensors: Weights, needed: Sequence[bool]
 ) -> Weights:
-    """Gradients, piece by piece, in the same form."""
-    h, x, skip, w1, b1, w2, _, mlp_skip = tensors
+    """The backward passes of the sketch, piece by piece.
+
+    Args:
+        block: The parts.
+        tables: Transforms in front and behind.
+        grads: Gradients of z and of its coefficients.
+        tensors: h, x and the weights, see `point_block`.
+        needed: Which of these tensors need a gradient.
+
+    Returns:
+        Their gradients, None for the others.
+    """
+    h, x, *weights = tensors
     assert h is not None
-    (of_z, of_a), (synthesis, analysis), row = grads, tables, tables.row
-    found = [
-        torch.zeros_like(t) if t is not None and need else None for t, need in zip(tensors[2:], needed[2:], strict=True)
+    skip, w1, b1, w2, _, mlp_skip = weights
+    (grad_z, grad_coefficients), (synthesis, analysis), row = grads, tables, tables.row
+    # Gradients of weights are sums over pieces; those of fields are written once.
+    grad_weights = [
+        torch.zeros_like(t) if t is not None and need else None for t, need in zip(weights, needed[2:], strict=True)
     ]
-    of_skip, of_w1, of_b1, of_w2, of_b2, of_mlp_skip = found
-    of_h = torch.empty_like(h) if needed[0] else None
-    of_x = torch.empty_like(x) if x is not None and needed[1] else None
-    into_s = of_h is not None or of_x is not None or of_skip is not None
-    pieces = _Pieces(h, row, tensors[2:])
-    chans, hidden, width = pieces.chans, pieces.hidden, pieces.width
+    grad_skip, grad_w1, grad_b1, grad_w2, grad_b2, grad_mlp_skip = grad_weights
+    grad_h = torch.empty_like(h) if needed[0] else None
+    grad_x = torch.empty_like(x) if x is not None and needed[1] else None
+    reaches_s = grad_h is not None or grad_x is not None or grad_skip is not None
+    pieces = _Pieces(h, row, weights)
+    chans, hidden_chans, width = pieces.chans, pieces.hidden, pieces.width
     in_rows = synthesis is not None
-    fields = [(h, in_rows), (of_h, in_rows), (of_a, True), (of_z, False), (x, False), (of_x, False)]
-    for f, d_h, g_a, g, b, d_x in pieces.cut(*fields):
-        n = len(f) * row if in_rows else len(f)
-        if g_a is not None:
+    fields = [(h, in_rows), (grad_h, in_rows), (x, False), (grad_x, False), (grad_z, False), (grad_coefficients, True)]
+    for h_piece, grad_h_piece, x_piece, grad_x_piece, grad_z_piece, grad_coefficients_piece in pieces.cut(*fields):
+        n = len(h_piece) * row if in_rows else len(h_piece)
+        grad_y_buffer = pieces.buffer("grad_y", n, width)
+
+        # 1: grad_z; the incoming gradient itself is never written to
+        grad_y = grad_z_piece
+        if grad_coefficients_piece is not None:
             assert analysis is not None
-            g = _add_products(g, analysis.t(), g_a, pieces.room(0, n, width))
-        s = _inside(block, synthesis, f, b, skip, pieces.room(1, n, chans))
-        u = _gelu(s, out=pieces.room(2, n, chans)) if block.act_inside else s
-        of_y = g
+            # (n, K') times (R, K', C'') -> (R, n, C''), in the memory of (points, C'')
+            _products(analysis.t(), grad_coefficients_piece, grad_y_buffer.view(-1, row, width))
+            grad_y = grad_y_buffer if grad_z_piece is None else grad_y_buffer.add_(grad_z_piece)
+
+        # 2: what the forward pass did not keep
+        s = _before_act(block, synthesis, h_piece, x_piece, skip, pieces.buffer("s", n, chans))
+        u = _gelu(s, out=pieces.buffer("u", n, chans)) if block.act_inside else s
+
         if block.mlp:
             assert w1 is not None and w2 is not None and b1 is not None
-            p = torch.addmm(b1, u, w1.t(), out=pieces.room(3, n, hidden))
-            q = _gelu(p, out=pieces.room(4, n, hidden))
+            act_buffer = pieces.buffer("act", n, hidden_chans)
+            hidden = torch.addmm(b1, u, w1.t(), out=pieces.buffer("hidden", n, hidden_chans))
+            act = _gelu(hidden, out=act_buffer)
+            # 3: grad_y
             if block.act_behind:
-                y = _behind(block, q, b, tensors[2:], pieces.room(5, n, width))
-                of_y = g = _gelu_backward(g, y, grad_input=pieces.room(0, n, width))
-            _of_linear(g, q, of_w2, of_b2)
-            g = torch.mm(g, w2, out=pieces.room(4, n, hidden))
-            g = _gelu_backward(g, p, grad_input=pieces.room(4, n, hidden))
-            _of_linear(g, u, of_w1, of_b1)
-        if not into_s and of_mlp_skip is None:
+                y = _after_mlp(block, act, x_piece, weights, pieces.buffer("y", n, width))
+                grad_y = _gelu_backward(grad_y, y, grad_input=grad_y_buffer)
+            # 4 and 5: through the second map and the activation, over `act`, which is not read after its map
+            _add_linear_grads(grad_y, act, grad_w2, grad_b2)
+            grad_act = torch.mm(grad_y, w2, out=act_buffer)
+            grad_hidden = _gelu_backward(grad_act, hidden, grad_input=act_buffer)
+            _add_linear_grads(grad_hidden, u, grad_w1, grad_b1)
+        if not reaches_s and grad_mlp_skip is None:
             continue
-        field = None if in_rows else d_h  # the gradient of s is that of h
-        room = pieces.room(2, n, chans) if field is None else field
+
+        # 6 and 7: grad_s is the gradient of h where h is a field, and then stands in its place at once
+        own_place = None if in_rows else grad_h_piece
+        grad_s_buffer = pieces.buffer("u", n, chans) if own_place is None else own_place
+        grad_s = grad_y
         if block.mlp:
             assert w1 is not None
-            g = torch.mm(g, w1, out=room)
-        elif block.act_behind:
-            g = _gelu_backward(g, u, grad_input=room)
+            grad_s = torch.mm(grad_hidden, w1, out=grad_s_buffer)
+        elif block.act_behind:  # y = u
+            grad_s = _gelu_backward(grad_y, u, grad_input=grad_s_buffer)
         if block.act_inside:
-            g = _gelu_backward(g, s, grad_input=room)
-        if field is not None and g is not field:
-            field.copy_(g)
-        if synthesis is not None and d_h is not None:
-            _products(synthesis.t(), g.reshape(-1, row, chans), d_h)
-        scratch = pieces.room(5, n, chans)
-        written = _of_skip(block.skip, g, b, skip, of_skip, d_x, scratch, False)
-        written = _of_skip(block.mlp_skip, of_y, b, mlp_skip, of_mlp_skip, d_x, scratch, written)
-        if d_x is not None and not written:
-            d_x.zero_()
-    return [of_h, of_x, *found]
+            grad_s = _gelu_backward(grad_s, s, grad_input=grad_s_buffer)
+
+        # 8: grad_h
+        if own_place is not None and grad_s is not own_place:
+            own_place.copy_(grad_s)
+        if synthesis is not None and grad_h_piece is not None:  # (K, n) times (R, n, C) -> (R, K, C)
+            _products(synthesis.t(), grad_s.reshape(-1, row, chans), grad_h_piece)
+
+        # 9: skip connections
+        scratch = pieces.buffer("y", n, chans)
+        _add_skip_weight_grad(block.skip, grad_s, x_piece, grad_skip, scratch)
+        _add_skip_weight_grad(block.mlp_skip, grad_y, x_piece, grad_mlp_skip, scratch)
+        if grad_x_piece is None:
+            continue
+        if block.skip is None and block.mlp_skip is None:
+            grad_x_piece.zero_()
+        _skip_input_grad(block.skip, grad_s, skip, grad_x_piece, add=False)
+        _skip_input_grad(block.mlp_skip, grad_y, mlp_skip, grad_x_piece, add=block.skip is not None)
+    return [grad_h, grad_x, *grad_weights]
 
 
-def _add_products(g: torch.Tensor | None, table: torch.Tensor, rows: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-    """Out = g + table @ rows."""
-    wide = out.view(len(rows), len(table), -1)
-    _products(table, rows, wide)
-    return out if g is None else out.add_(g)
+def _add_linear_grads(
+    grad: torch.Tensor, x: torch.Tensor, grad_weight: torch.Tensor | None, grad_bias: torch.Tensor | None
+) -> None:
+    """Add what a piece gives to the gradients of a linear map's weight (C', C) and bias (C',).
+
+    Args:
+        grad: Gradient of the map's result, (points, C').
+        x: What the map was applied to, (points, C).
+        grad_weight: Sum to add to, or None where it is not needed.
+        grad_bias: Sum to add to, or None where it is not needed.
+    """
+    if grad_weight is not None:
+        grad_weight.addmm_(grad.t(), x)
+    if grad_bias is not None:
+        grad_bias.addmv_(grad.t(), grad.new_ones(len(grad)))  # faster than a sum over the first axis
 
 
-def _of_linear(g: torch.Tensor, x: torch.Tensor, of_weight: torch.Tensor | None, of_bias: torch.Tensor | None) -> None:
-    """Add the gradients of a linear map of x, whose result has the gradient g."""
-    if of_weight is not None:
-        of_weight.addmm_(g.t(), x)
-    if of_bias is not None:
-        of_bias.addmv_(g.t(), g.new_ones(len(g)))
-
-
-def _of_skip(
+def _add_skip_weight_grad(
     kind: str | None,
-    g: torch.Tensor,
+    grad: torch.Tensor,
     x: torch.Tensor | None,
-    weight: torch.Tensor | None,
-    of_weight: torch.Tensor | None,
-    of_x: torch.Tensor | None,
-    room: torch.Tensor,
-    written: bool,
-) -> bool:
-    """Add the gradients of a skip connection of x, whose result has the gradient g.
+    grad_weight: torch.Tensor | None,
+    scratch: torch.Tensor,
+) -> None:
+    """Add what a piece gives to the gradient of a skip connection's weight.
 
     Args:
         kind: "matrix", "gate", "identity" or None.
-        g: (points, C).
-        x: (points, C).
-        weight: Of the connection.
-        of_weight: Where its gradient is summed up.
-        of_x: Where that of x is summed up.
-        room: For a product of the size of x.
-        written: Whether `of_x` holds a gradient already.
+        grad: Gradient of the connection's result, (points, C).
+        x: What the connection was applied to, (points, C).
+        grad_weight: Sum to add to, or None where it is not needed.
+        scratch: Room for a product of the size of x.
+    """
+    if grad_weight is None or kind is None:
+        return
+    assert x is not None
+    if kind == "gate":
+        grad_weight += torch.mul(grad, x, out=scratch).sum(0)
+    else:
+        grad_weight.addmm_(grad.t(), x)
 
-    Returns:
-        Whether it does now.
+
+def _skip_input_grad(
+    kind: str | None, grad: torch.Tensor, weight: torch.Tensor | None, grad_x: torch.Tensor, add: bool
+) -> None:
+    """Write the gradient of a skip connection's input.
+
+    Args:
+        kind: "matrix", "gate", "identity"; for None nothing is written.
+        grad: Gradient of the connection's result, (points, C).
+        weight: Of the connection.
+        grad_x: Where the gradient goes, (points, C).
+        add: Add to what is there, instead of overwriting it.
     """
     if kind is None:
-        return written
-    assert x is not None
-    if kind == "gate" and of_weight is not None:
-        of_weight += torch.mul(g, x, out=room).sum(0)
-    if kind == "matrix" and of_weight is not None:
-        of_weight.addmm_(g.t(), x)
-    if of_x is None:
-        return False
+        return
     if kind == "identity":
-        of_x.add_(g) if written else of_x.copy_(g)
-        return True
+        grad_x.add_(grad) if add else grad_x.copy_(grad)
+        return
     assert weight is not None
     if kind == "gate":
-        of_x.addcmul_(g, weight) if written else torch.mul(g, weight, out=of_x)
+        grad_x.addcmul_(grad, weight) if add else torch.mul(grad, weight, out=grad_x)
     else:
-        of_x.addmm_(g, weight) if written else torch.mm(g, weight, out=of_x)
-    return True
+        grad_x.addmm_(grad, weight) if add else torch.mm(grad, weight, out=grad_x)

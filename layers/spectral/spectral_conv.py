@@ -95,6 +95,11 @@ class SpectralWeight(nn.Module):
         """How the tensor is stored."""
         return self.tensor.factorization
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the parameters."""
+        return self.tensor.parts()[0].dtype
+
     def dense(self, layer: int, where: Sequence[slice]) -> torch.Tensor:
         """The weights of some modes of a layer: (*modes, in_chans, out_chans, 2), or (*modes, chans, 2)."""
         if self.factorization == "dense":
@@ -128,16 +133,19 @@ class SpectralWeight(nn.Module):
             implementation = "factorized" if self._factors_are_cheaper(batch_or_typical, count) else "reconstructed"
         if self.separable:
             weight = self.dense(layer, where)  # (*modes, C, 2)
-            # Parts in front: (2, *modes, B, C) times (2, *modes, 1, C) -> (*modes, 2, B, C)
-            y = complex_times(x.movedim(-3, 0), weight.movedim(-1, 0).unsqueeze(-2)).movedim(0, -3)
+            fields, factors = x.movedim(-3, 0), weight.movedim(-1, 0).unsqueeze(-2)  # (2, *modes, B, C), (.., 1, C)
+            y = complex_times(fields, factors).movedim(0, -3)  # (2, *modes, B, C) -> (*modes, 2, B, C)
         elif implementation == "reconstructed" or self.factorization == "dense":
-            weight = self.dense(layer, where).reshape(count, self.in_chans, -1, 2)  # (M, I, O, 2) for M modes
-            # The kernel takes (B, 2, M, I) and gives (B, 2, M, O); the same permutation leads there and back.
-            y = spectral_mix(x.reshape(count, 2, batch, -1).permute(2, 1, 0, 3), weight).permute(2, 1, 0, 3)
+            weight = self.dense(layer, where).reshape(
+                count, self.in_chans, self.out_chans, 2
+            )  # (M, I, O, 2) for M modes
+            z = x.reshape(count, 2, batch, self.in_chans).permute(2, 1, 0, 3)  # (M, 2, B, I) -> (B, 2, M, I)
+            y = spectral_mix(z, weight).permute(2, 1, 0, 3)  # (B, 2, M, O) -> (M, 2, B, O)
         else:
-            y = self._by_factors(x.reshape(count, 2, batch, -1), layer, where)
+            y = self._by_factors(x.reshape(count, 2, batch, self.in_chans), layer, where)
         y = y.reshape(*modes, 2, batch, self.out_chans)
-        return y.permute(order + 1, order, *range(order), order + 2)  # -> (B, 2, *modes, out_chans)
+        # (*modes, 2, B, out_chans) -> (B, 2, *modes, out_chans)
+        return y.permute(order + 1, order, *range(order), order + 2)
 
     def _factors_are_cheaper(self, batch: int, modes: int, built: bool = False) -> bool:
         """Compare the multiplications of both ways, at what they cost; moving a built weight counts as well."""
@@ -186,30 +194,37 @@ class SpectralWeight(nn.Module):
         """Mix x (modes, 2, B, in_chans) without building the dense weights; (modes, 2, B, out_chans)."""
         parts = self._parts(layer, where)
         if self.factorization == "tucker":
-            core, into, out, *factors = parts
-            mixing = core.permute(-1, *range(2, core.ndim - 1), 0, 1)  # (2, r_1, .., r_in, r_out)
-            for factor in factors:
+            core, into, out, *factors = parts  # (r_in, r_out, r_1, .., 2), (in_chans, r_in, 2), (out_chans, r_out, 2)
+            mixing = core.permute(-1, *range(2, core.ndim - 1), 0, 1)  # -> (2, r_1, .., r_in, r_out)
+            for factor in factors:  # (2, r_i, .., r_in, r_out, ..) with (m_i, r_i, 2) -> (2, .., r_in, r_out, .., m_i)
                 mixing = contract_first(mixing, factor, True)
-            mixing = mixing.flatten(3).permute(3, 1, 2, 0)  # (modes, r_in, r_out, 2)
-            # Through (in_chans, r_in, 2), (modes, r_in, r_out, 2) and (r_out, out_chans, 2).
-            return complex_matmul(complex_matmul(complex_matmul(x, into), mixing), out.transpose(0, 1))
+            mixing = mixing.flatten(3).permute(3, 1, 2, 0)  # (2, r_in, r_out, modes) -> (modes, r_in, r_out, 2)
+            x = complex_matmul(x, into)  # (modes, 2, B, in_chans) -> (modes, 2, B, r_in)
+            x = complex_matmul(x, mixing)  # -> (modes, 2, B, r_out)
+            return complex_matmul(x, out.transpose(0, 1))  # -> (modes, 2, B, out_chans)
         if self.factorization == "cp":
-            weights, into, out, *factors = parts
-            scale = weights.movedim(-1, 0).unsqueeze(-2)  # (2, 1, R)
+            weights, into, out, *factors = parts  # (R, 2), (in_chans, R, 2), (out_chans, R, 2), (m_i, R, 2) ..
+            scale = weights.movedim(-1, 0).unsqueeze(-2)  # (R, 2) -> (2, 1, R)
             for factor in factors:
-                scale = outer_last(scale, factor, True)  # (2, modes, R)
+                scale = outer_last(scale, factor, True)  # (2, M, R) with (m_i, R, 2) -> (2, M * m_i, R)
+            x = complex_matmul(x, into)  # (modes, 2, B, in_chans) -> (modes, 2, B, R)
             # (2, modes, B, R) times (2, modes, 1, R) -> (modes, 2, B, R)
-            x = complex_times(complex_matmul(x, into).movedim(-3, 0), scale.unsqueeze(-2)).movedim(0, -3)
-            return complex_matmul(x, out.transpose(0, 1))  # `out` is (out_chans, R, 2)
-        into, out, *factors = parts
-        tail = factors[0].movedim(-1, 0)  # (2, r_out, m, r), then (2, r_out * modes, r)
-        tail = tail.flatten(1, 2)
+            x = complex_times(x.movedim(-3, 0), scale.unsqueeze(-2)).movedim(0, -3)
+            return complex_matmul(x, out.transpose(0, 1))  # -> (modes, 2, B, out_chans)
+        into, out, *factors = parts  # (1, in_chans, r_in, 2), (r_in, out_chans, r_out, 2), (r_out, m_1, r, 2) ..
+        tail = (
+            factors[0].movedim(-1, 0).flatten(1, 2)
+        )  # (r_out, m_1, r, 2) -> (2, r_out, m_1, r) -> (2, r_out * m_1, r)
         for factor in factors[1:]:
-            tail = chain_last(tail, factor, True)
-        tail = tail.squeeze(-1).unflatten(1, (out.shape[2], -1)).transpose(1, 2)  # (2, modes, r_out)
-        mixing = complex_matmul(tail, out.permute(2, 0, 1, 3).flatten(1, 2))  # (2, modes, r_in * out)
-        mixing = mixing.unflatten(-1, (out.shape[0], out.shape[1])).movedim(0, -1)  # (modes, r_in, out_chans, 2)
-        return complex_matmul(complex_matmul(x, into.squeeze(0)), mixing)
+            tail = chain_last(tail, factor, True)  # (2, r_out * M, r) with (r, m_i, r', 2) -> (2, r_out * M * m_i, r')
+        # (2, r_out * modes, 1) -> (2, r_out, modes) -> (2, modes, r_out)
+        tail = tail.squeeze(-1).unflatten(1, (out.shape[2], -1)).transpose(1, 2)
+        head = out.permute(2, 0, 1, 3).flatten(1, 2)  # (r_in, out_chans, r_out, 2) -> (r_out, r_in * out_chans, 2)
+        mixing = complex_matmul(tail, head)  # (2, modes, r_in * out_chans)
+        # -> (2, modes, r_in, out_chans) -> (modes, r_in, out_chans, 2)
+        mixing = mixing.unflatten(-1, (out.shape[0], out.shape[1])).movedim(0, -1)
+        x = complex_matmul(x, into.squeeze(0))  # (modes, 2, B, in_chans) -> (modes, 2, B, r_in)
+        return complex_matmul(x, mixing)  # -> (modes, 2, B, out_chans)
 
     @torch.no_grad()
     def fuse(self) -> None:
@@ -324,21 +339,55 @@ class SpectralConv(nn.Module):
         self.n_modes = n_modes
 
     def forward(self, x: torch.Tensor, output_size: Sequence[int] | None = None) -> torch.Tensor:
-        """Apply the layer to x (B, in_chans, *size)."""
-        if x.ndim != len(self.n_modes) + 2:
-            raise ValueError(f"x of shape {tuple(x.shape)} must have {len(self.n_modes) + 2} axes, (B, C, *size)")
+        """Apply the layer to a field.
+
+        Args:
+            x: (B, in_chans, *size), of the type of the parameters, complex if the layer is; under autocast, of any
+                floating type.
+            output_size: Points along each axis of the result; those of x by default.
+
+        Returns:
+            (B, out_chans, *output_size).
+
+        Raises:
+            ValueError: The axes, the channels or the type of x do not fit the layer.
+        """
+        self._check(x)
         if not self.is_complex:
+            # (B, C, *size) -> (B, *size, C) and back
             return self.channels_last(x.movedim(1, -1), output_size).movedim(-1, 1)
-        if not x.is_complex():
-            raise ValueError(f"x must be complex for a layer with is_complex=True, not {x.dtype}")
-        y = self.channels_last(torch.view_as_real(x.movedim(1, -1)).movedim(-1, -2), output_size)
+        parts = torch.view_as_real(x.movedim(1, -1)).movedim(-1, -2)  # (B, C, *size) -> (B, *size, 2, C)
+        y = self.channels_last(parts, output_size)
+        # (B, *size, 2, C) -> (B, *size, C, 2), as complex numbers (B, *size, C) -> (B, C, *size)
         return torch.view_as_complex(y.movedim(-2, -1).contiguous()).movedim(-1, 1)
 
+    def _check(self, x: torch.Tensor) -> None:
+        if x.ndim != len(self.n_modes) + 2 or x.shape[1] != self.in_chans:
+            axes = len(self.n_modes) + 2
+            raise ValueError(f"x of shape {tuple(x.shape)} must have {axes} axes, (B, {self.in_chans}, *size)")
+        if x.is_complex() != self.is_complex:
+            kind = "complex" if self.is_complex else "real"
+            raise ValueError(f"x must be {kind} for a layer with is_complex={self.is_complex}, not {x.dtype}")
+        own = (self._shared[0] if self.weight is None else self.weight).dtype
+        given = x.dtype.to_real() if self.is_complex else x.dtype
+        if given != own and not (given.is_floating_point and torch.is_autocast_enabled(x.device.type)):
+            wanted = own.to_complex() if self.is_complex else own
+            raise ValueError(f"x is {x.dtype}, but the layer's parameters are {own}: convert it by x.to({wanted})")
+
     def channels_last(self, x: torch.Tensor, output_size: Sequence[int] | None = None) -> torch.Tensor:
-        """The same for fields (B, *size, C); of complex ones, (B, *size, 2, C), with parts in front of channels."""
+        """Apply the layer to fields with channels last.
+
+        Args:
+            x: (B, *size, in_chans); of complex fields (B, *size, 2, in_chans), with parts in front of channels.
+            output_size: Points along each axis of the result; those of x by default.
+
+        Returns:
+            (B, *output_size, out_chans), or (B, *output_size, 2, out_chans).
+        """
         size = x.shape[1 : 1 + len(self.n_modes)]
         output_size = size if output_size is None else output_size
         bands = self.bands(size, output_size)
+        # (B, *size, C) -> coefficients (B, 2, *kept, C) -> mixed (B, 2, *kept, C') -> (B, *output_size, C')
         z = self._mixed(analyse(x, bands, self.is_complex, self.backend), bands)
         return synthesise(z, output_size, bands, self.is_complex, self.backend)
 
@@ -368,6 +417,7 @@ class SpectralConv(nn.Module):
             Those of the result, (B, *size[:-1], 2 * m, out_chans).
         """
         bands = self.bands(size, size)
+        # (B, *size[:-1], 2 * m, C) -> (B, 2, *kept, C) -> (B, 2, *kept, C') -> (B, *size[:-1], 2 * m, C')
         return synthesise(self._mixed(analyse(a, bands, size=size), bands), size, bands, but_last=True)
 
     def _mixed(self, z: torch.Tensor, bands: Sequence[Band]) -> torch.Tensor:
@@ -376,6 +426,7 @@ class SpectralConv(nn.Module):
         weight = self._shared[0] if self.weight is None else self.weight
         z = weight.mix(z, self.layer, where, self.implementation)
         if self.bias is not None:  # a constant is the coefficient of frequency 0
+            # All samples, the real part (or both), frequency 0 of every axis: (B, C'), or (B, 2, C')
             constant = (slice(None), slice(None) if self.is_complex else 0, *[-band.low for band in bands])
             z[constant] += self.bias
         return z

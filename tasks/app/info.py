@@ -6,7 +6,6 @@ Examples:
 """
 
 import argparse
-import inspect
 from typing import Any
 
 from blockzoo.tasks.core import names
@@ -28,6 +27,7 @@ def describe(name: str, model_args: dict[str, Any]) -> dict[str, Any]:
     from torch.utils.flop_counter import FlopCounterMode
 
     import blockzoo
+    from blockzoo._arguments import constructor_arguments
     from blockzoo._registry import family_of
     from blockzoo.kernels._dispatch import describe as describe_kernels
 
@@ -44,8 +44,8 @@ def describe(name: str, model_args: dict[str, Any]) -> dict[str, Any]:
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
         output = model(**inputs)
-    signature = inspect.signature(type(model)).parameters
-    given = {**own, **model_args}
+    parameters = constructor_arguments(type(model))
+    given = {**own, **model_args, **getattr(model, "init_args", {})}
     if resolved.startswith("local-dir:"):
         given |= dict(cfg.get("model_args") or {})
     return {
@@ -58,7 +58,7 @@ def describe(name: str, model_args: dict[str, Any]) -> dict[str, Any]:
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "macs": counter.get_total_flops() // 2,
         "kernels": describe_kernels(),
-        "arguments": {key: repr(given.get(key, value.default)) for key, value in signature.items()},
+        "arguments": {key: repr(given.get(key, parameter.default)) for key, parameter in parameters.items()},
         "paper": cfg.get("paper_name"),
         "code": cfg.get("origin_url"),
         "weights": [_weights(tag) for tag in blockzoo.list_models(f"{architecture}.*", pretrained=True)]

@@ -97,9 +97,10 @@ def test_launches_compile_for_hopper(dtype, rows):
     weight = torch.zeros(3, 128, dtype=dtype)
 
     def call():
-        module._launch(x, matrix, weight, ends.node, ends.order, ends.offsets)
-        module._launch_matrix(x, weight, x, ends.node, ends.node, 3)
-        module._launch_weight(x, matrix, x, ends.node, ends.node)
+        both = module.Ends.of(ends, ends)
+        module._launch(x, matrix, weight, both)
+        module._launch_matrix(x, weight, x, both, 3)
+        module._launch_weight(x, matrix, x, both)
 
     names = ["_edge_product_kernel", "_edge_product_matrix_kernel", "_edge_product_weight_kernel"]
     for name, compiled in compiled_launches(module, names, call):

@@ -54,9 +54,10 @@ def edge_product(module, dtype):
     ends = module.make_segments(torch.tensor([0, 1, 1]), 2)
     x, matrix = torch.zeros(2, 25, 256, dtype=dtype), torch.zeros(3, 25, 25, dtype=dtype)
     weight = torch.zeros(3, 256, dtype=dtype)
-    module._launch(x, matrix, weight, ends.node, ends.order, ends.offsets)
-    module._launch_matrix(x, weight, x, ends.node, ends.node, 3)
-    module._launch_weight(x, matrix, x, ends.node, ends.node)
+    both = module.Ends.of(ends, ends)
+    module._launch(x, matrix, weight, both)
+    module._launch_matrix(x, weight, x, both, 3)
+    module._launch_weight(x, matrix, x, both)
 
 
 CASES = {

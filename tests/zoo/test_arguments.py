@@ -7,6 +7,8 @@ import blockzoo
 from blockzoo._arguments import check_arguments, positive, same_length
 
 WRONG = [
+    ("mg_tfno2d", "channel_mlp_dropout", "much"),
+    ("tdn_tensor", "num_heads", "four"),
     ("timesnet_forecast", "d_model", -4),
     ("timesnet_forecast", "d_model", 0),
     ("timesnet_forecast", "d_model", "wide"),
@@ -86,3 +88,16 @@ def test_checks_by_hand():
     with pytest.raises(TypeError, match="^it has no argument 'sise'; did you mean 'size'"):
         check_arguments(build, "it", {"sise": 3})
     check_arguments(build, "it", {"other": 3}, also=("other",))
+
+
+@pytest.mark.parametrize("argument", ["domain_padding", "embed_dim", "hidden_chans"])
+def test_arguments_that_a_model_does_not_take_from_its_base_class_are_unknown(argument):
+    with pytest.raises(TypeError, match=f"mg_tfno2d has no argument '{argument}'.* it takes n_modes, .*norm_groups"):
+        blockzoo.create_model("mg_tfno2d", **{argument: 1})
+
+
+def test_arguments_go_on_to_the_base_class():
+    model = blockzoo.create_model("mg_tfno2d", n_modes=(4, 4), hidden_channels=4, depth=1, norm="batch_norm")
+    assert model.blocks[0].norm1.kind == "batch_norm"
+    with pytest.raises(TypeError, match="MGTFNO has no argument 'semantics'"):
+        type(model)((4, 4), semantics="0.3")

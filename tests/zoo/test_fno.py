@@ -191,6 +191,47 @@ def test_odd_and_small_grids(size):
     assert model(torch.randn(1, 2, *size)).isfinite().all()
 
 
+@pytest.mark.parametrize("options", [{"norm": "batch_norm"}, {"norm": "batch_norm", "patches_per_step": 1}], ids=str)
+def test_checkpointing_counts_a_batch_once(options):
+    plain = make("multigrid" if "patches_per_step" in options else "dense", **options).double().train()
+    again = copy.deepcopy(plain)
+    again.set_grad_checkpointing("patches_per_step" not in options)
+    if "patches_per_step" in options:  # the comparison is with the same steps, whose activations are kept
+        plain._map_patches = lambda patches: torch.cat([plain.patching.crop(plain._map(p)) for p in patches.split(1)])
+    x = plain.example_inputs(2)["x"]
+    for model in (plain, again):
+        model(x).square().mean().backward()
+    torch.testing.assert_close(dict(again.named_buffers()), dict(plain.named_buffers()), rtol=0, atol=0)
+    assert int(again.blocks[0].norm1.batch.num_batches_tracked) == (8 if "patches_per_step" in options else 1)
+    for own, other in zip(again.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(own.grad, other.grad, rtol=1e-9, atol=1e-12)
+
+
+EMPTY = [
+    *[(kind, {}) for kind in KINDS],
+    *[("dense", {"norm": norm}) for norm in ("instance_norm", "batch_norm", "group_norm")],
+    *[("dense", {"backend": backend}) for backend in ("dft", "fft")],
+    ("tucker", {"implementation": "factorized"}),
+    ("dense", {"resolution_scaling_factor": 2.0}),
+]
+
+
+@pytest.mark.parametrize(("kind", "options"), EMPTY, ids=str)
+@pytest.mark.parametrize("training", [False, True])
+def test_an_empty_batch_has_an_empty_result(kind, options, training):
+    model = make(kind, **options).train(training)
+    y = model(model.example_inputs(0)["x"])
+    assert y.shape == (0, *model(model.example_inputs(2)["x"]).shape[1:])
+    y.abs().sum().backward()
+
+
+def test_an_empty_batch_leaves_running_statistics_alone():
+    model = make("dense", norm="batch_norm").train()
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    model(model.example_inputs(0)["x"])
+    torch.testing.assert_close(dict(model.named_buffers()), before, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_parameter_learns_also_with_checkpointing(kind):
     model = make(kind).double().train()

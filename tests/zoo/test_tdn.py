@@ -271,6 +271,14 @@ def test_energy_is_extensive_and_isolated_atoms_stay():
     assert published_form(atom, torch.tensor([26]))["energy"].eq(0).all()
 
 
+@pytest.mark.parametrize("name", ["tdn", "tdn_tensor"])
+def test_an_empty_batch_has_empty_results(name):
+    model = blockzoo.create_model(name, **SMALL)
+    outputs = model(**model.example_inputs(0))
+    shapes = {key: tuple(value.shape) for key, value in outputs.items()}
+    assert shapes == ({"energy": (0,), "forces": (0, 3)} if name == "tdn" else {"tensor": (0, 3, 3)})
+
+
 @pytest.mark.parametrize("forces", ["gradient", "direct"])
 def test_a_batch_is_its_graphs_and_the_order_of_edges_is_free(forces):
     model = build(forces=forces, l_max=2)

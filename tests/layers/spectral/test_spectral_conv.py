@@ -145,6 +145,31 @@ def test_mistakes_are_explained():
         SpectralConv(1, 1, (4,), is_complex=True)(torch.ones(1, 1, 4))
     with pytest.raises(ValueError, match="n_modes="):
         SpectralConv(1, 1, ())
+    with pytest.raises(ValueError, match=r"x of shape \(1, 2, 4\) must have 3 axes, \(B, 1, \*size\)"):
+        SpectralConv(1, 1, (4,))(torch.ones(1, 2, 4))
+    with pytest.raises(ValueError, match="x must be real"):
+        SpectralConv(1, 1, (4,))(torch.ones(1, 1, 4, dtype=torch.complex64))
+
+
+@pytest.mark.parametrize("backend", ["auto", "dft", "fft"])
+@pytest.mark.parametrize("shared", [False, True])
+def test_fields_of_another_type_than_the_parameters_are_refused(backend, shared):
+    weight = SpectralWeight(1, 1, (3,)) if shared else None
+    conv = SpectralConv(1, 1, (4,), backend=backend, weight=weight)
+    for dtype in (torch.float64, torch.bfloat16, torch.int64, torch.bool):
+        with pytest.raises(ValueError, match=f"x is {dtype}, but the layer's parameters are torch.float32"):
+            conv(torch.ones(1, 1, 8, dtype=dtype))
+    if not shared:
+        assert conv.double()(torch.ones(1, 1, 8, dtype=torch.float64)).dtype == torch.float64
+    waves = SpectralConv(1, 1, (4,), backend=backend, is_complex=True)
+    with pytest.raises(ValueError, match=r"convert it by x.to\(torch.complex64\)"):
+        waves(torch.ones(1, 1, 8, dtype=torch.complex128))
+
+
+def test_autocast_takes_fields_of_any_floating_type():
+    conv = SpectralConv(1, 1, (4,))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert conv(torch.ones(1, 1, 8, dtype=torch.bfloat16)).shape == (1, 1, 8)
 
 
 @pytest.mark.parametrize("form", ["CP", "Tucker", "TT", "Dense"])
