@@ -127,7 +127,9 @@ def test_fit_without_pyav_says_so_in_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "av", None)
     monkeypatch.chdir(tmp_path)
     model = ["--model=VideoClassification", "--model.model_name=p3d_tiny", "--model.model_kwargs.num_classes=2"]
-    status = main(["fit", *model, "--data=VideoFolder", "--data.root=.", "--trainer.accelerator=cpu"])
+    status = main(
+        ["fit", *model, "--data=VideoFolder", "--data.root=.", "--trainer.accelerator=cpu", "--trainer.max_epochs=1"]
+    )
     assert status == 2 and capsys.readouterr().err.splitlines()[0] == (
         "blockzoo: reading video files needs PyAV: pip install 'blockzoo[video]'"
     )
