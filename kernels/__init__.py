@@ -7,13 +7,12 @@ One file holds one operation. Every public function of the files is also here, a
 first used. `blockzoo.kernels._dispatch` decides which form of an operation runs.
 """
 
-import importlib
-import sys
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if __name__ != "blockzoo.kernels":
     raise ImportError("import this package as blockzoo.kernels (pip install -e .)")
+
+from blockzoo.kernels._lazy import offer
 
 if TYPE_CHECKING:
     from blockzoo.kernels.edge_product import *
@@ -41,29 +40,4 @@ _FILES = {
 }
 """Public classes and functions by their file."""
 
-_HOMES = {name: file for file, names in _FILES.items() for name in names}
-
-__all__ = sorted(_HOMES)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
-
-
-class _Package(ModuleType):
-    """Keeps a file from hiding the function of its name, which the import system would put in the function's place."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (isinstance(value, ModuleType) and name in _HOMES):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
+__all__, __getattr__, __dir__ = offer(__name__, _FILES)

@@ -15,11 +15,12 @@ Every public class and function of the groups' files is also here, and its file 
 Type aliases and constants stay in their files.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if __name__ != "blockzoo.layers":
     raise ImportError("import this package as blockzoo.layers (pip install -e .)")
+
+from blockzoo.kernels._lazy import offer
 
 if TYPE_CHECKING:
     from blockzoo.layers.attention.gated_linear import *
@@ -131,18 +132,4 @@ _FILES = {
 }
 """Public classes and functions by their file."""
 
-_HOMES = {name: file for file, names in _FILES.items() for name in names}
-
-__all__ = sorted(_HOMES)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__all__, __getattr__, __dir__ = offer(__name__, _FILES)

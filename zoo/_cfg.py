@@ -23,6 +23,8 @@ class ZooCfg(PretrainedCfg):
         checkpoint: Key of the weights in the checkpoint manifest; None when there are none.
         series: How a table of series is read for the weights: names of `columns`, `features`, `target`, `time_freq`.
         frame_stride: Distance of a clip's frames in a video.
+        clips: How clips are taken from a video for the weights: `sampling`, `num_clips`, `num_crops`, `resize`,
+            `pad_short`, see `blockzoo.tasks.video.files.ClipForm`.
         none_args: Constructor arguments for which None is a value; elsewhere None means the default, as in timm.
     """
 
@@ -33,6 +35,7 @@ class ZooCfg(PretrainedCfg):
     checkpoint: str | None = None
     series: dict[str, Any] = field(default_factory=dict)
     frame_stride: int | None = None
+    clips: dict[str, Any] = field(default_factory=dict)
     none_args: tuple[str, ...] = ()
 
     @property

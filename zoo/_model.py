@@ -1,6 +1,7 @@
 """What every model of the zoo offers beyond `forward`."""
 
 import abc
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -39,6 +40,17 @@ class ZooModel(nn.Module, abc.ABC):
             batch_size: Samples in the batch.
             generator: Source of the random values, a CPU generator; torch's global one by default.
         """
+
+    def size_arguments(self, input_size: Sequence[int]) -> dict[str, Any]:
+        """Arguments of the constructor for a model that speaks of another input size, with the same weights.
+
+        Args:
+            input_size: Sizes of one input, as in `pretrained_cfg`.
+
+        Returns:
+            The arguments by name; by default none, since most models are built for one size or speak of none.
+        """
+        return {}
 
     @classmethod
     def convert_state_dict(cls, state_dict: dict[str, Any], model: "ZooModel") -> dict[str, Any]:

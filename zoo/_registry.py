@@ -45,6 +45,7 @@ _OF_WEIGHTS: dict[str, Any] = {
     **dict.fromkeys(("url", "hf_hub_id", "file", "checkpoint", "label_names", "mean", "std", "description")),
     "model_args": {},
     "series": {},
+    "clips": {},
 }
 """Entries of a configuration that belong to one tag's weights, at the values that mean none."""
 

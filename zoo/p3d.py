@@ -22,6 +22,7 @@ each by itself, and the mean over them and over space is classified.
 """
 
 import re
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -181,7 +182,7 @@ class P3D(ImageModel):
         drop_rate: Dropout before the classifier.
         se: Squeeze-and-excitation at the end of every block: "cse", "sse", "scse", or None as published.
         num_frames: Frames of a clip that `pretrained_cfg` and `example_inputs` speak of; the model takes any number.
-        img_size: Their side in pixels; the model takes any height and width.
+        img_size: Side of these frames in pixels; the model takes any height and width.
         device: Device of the parameters.
         dtype: Type of the parameters.
 
@@ -253,6 +254,10 @@ class P3D(ImageModel):
     def example_inputs(self, batch_size: int = 1, generator: torch.Generator | None = None) -> dict[str, torch.Tensor]:
         """Normal noise of the size in `pretrained_cfg`."""
         return {"x": self._example(batch_size, *self.input_size, generator=generator)}
+
+    def size_arguments(self, input_size: Sequence[int]) -> dict[str, Any]:
+        """See `ZooModel.size_arguments`."""
+        return {"num_frames": int(input_size[1]), "img_size": int(min(input_size[2:]))}
 
     def forward_intermediates(
         self,

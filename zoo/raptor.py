@@ -89,11 +89,36 @@ def teacher_trajectory(vit: VisionTransformer, x: torch.Tensor) -> list[torch.Te
     return states
 
 
+def load_whole(model: nn.Module, weights: dict[str, Any], what: str) -> None:
+    """Load weights that must be those of the whole model.
+
+    Args:
+        model: The model.
+        weights: Tensors by name.
+        what: What they are from, for the message.
+
+    Raises:
+        ValueError: A name is missing or not the model's, or a shape differs; the message names the first.
+    """
+    own = model.state_dict()
+    for name in (*own, *weights):
+        if name not in weights:
+            wrong = f"lacks {name}"
+        elif name not in own:
+            wrong = f"has {name}, which the model has not"
+        elif weights[name].shape != own[name].shape:
+            wrong = f"has {tuple(weights[name].shape)} as {name}, the model {tuple(own[name].shape)}"
+        else:
+            continue
+        raise ValueError(f"{what} does not fit a {type(model).__name__} of this size: it {wrong}")
+    model.load_state_dict(weights)
+
+
 def _load_teacher(name: str, pretrained: bool, checkpoint_path: str | None, kwargs: dict[str, Any]) -> nn.Module:
     name = name.removeprefix("timm:")
     vit: nn.Module = create_model(f"timm:{name}", pretrained=pretrained and not checkpoint_path, **kwargs)
     if checkpoint_path:
-        vit.load_state_dict(checkpoints.load_state_dict(checkpoint_path))
+        load_whole(vit, checkpoints.load_state_dict(checkpoint_path), f"teacher_checkpoint={checkpoint_path!r}")
     return vit
 
 
@@ -253,6 +278,8 @@ class Raptor(ZooModel):
             else:
                 options |= teacher_kwargs or {}
                 vit = _as_vit(_load_teacher(teacher, teacher_pretrained, teacher_checkpoint, options))
+                if not joint and num_classes not in (None, vit.num_classes):  # teacher_kwargs chose other classes
+                    vit.reset_classifier(num_classes)
             depth, embed_dim, num_heads = _layout(vit, depth, embed_dim, num_heads)
             num_classes = vit.num_classes if num_classes is None else num_classes
             vit.blocks = nn.Sequential()
@@ -599,7 +626,10 @@ def _create(variant: str, pretrained: bool, **kwargs: Any) -> Any:
     feature_cfg = {"feature_cls": "getter", "out_indices": kwargs.pop("out_indices", 3)}
     teacher = kwargs.get("teacher")
     overlay: dict[str, Any] = _preparation(teacher) if isinstance(teacher, str) else {}
-    size = kwargs.get("img_size") or (kwargs.get("teacher_kwargs") or {}).get("img_size")
+    of_teacher = kwargs.get("teacher_kwargs") or {}
+    if "num_classes" in of_teacher:
+        overlay["num_classes"] = of_teacher["num_classes"]
+    size = kwargs.get("img_size") or of_teacher.get("img_size")
     if size is not None:
         overlay["input_size"] = (kwargs.get("in_chans", 3), *(size if isinstance(size, Sequence) else (size, size)))
     if teacher is not None and kwargs.get("global_pool") != "token_avg":

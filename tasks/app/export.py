@@ -11,6 +11,7 @@ Examples:
   blockzoo export tdn --format aoti --out tdn.pt2      (compiled, potentials with forces; needs a C++ compiler)
   blockzoo export timesnet_classifier.japanese_vowels --format onnx --quantize static --out vowels.int8.onnx
   blockzoo export nasnet_cifar.cifar10 --format onnx --quantize static --calibration data/cifar10 --out nasnet.onnx
+  blockzoo export runs/flowers/version_0 --format onnx --quantize static --out flowers.onnx   (the run's own data)
   blockzoo export --table docs/exports.md      (exports a small model of each family in every format; for maintainers)
 """
 
@@ -40,7 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", metavar="H,W", help="sizes behind the channels, instead of the model's own")
     parser.add_argument("--dynamic-size", action="store_true", help="leave the sizes behind the channels free")
     parser.add_argument("--quantize", choices=("dynamic", "static"), help="int8, with --format onnx")
-    parser.add_argument("--calibration", metavar="PATH", help="training data for --quantize static: a folder or a file")
+    parser.add_argument(
+        "--calibration", metavar="PATH", help="data for --quantize static: a folder or a file (default: a run's own)"
+    )
     parser.add_argument("--table", metavar="PAGE", help="export small models of all families, and write the table")
     parser.add_argument("--only", metavar="NAME", action="append", help="with --table: measure only these rows anew")
     add_model_args(parser)
@@ -135,12 +138,13 @@ def _quantize(args: argparse.Namespace, model: Any) -> int:
     if model.modality not in ("image", "video", "series"):
         raise ValueError(f"--quantize is for images, videos and series; {args.name} is a model of {model.modality}s")
     artifact = load_manifest().get(args.name)
-    dataset = artifact.metric["dataset"] if artifact is not None else "unknown data"
+    dataset = artifact.metric["dataset"] if artifact is not None else None
     samples = None
     if args.quantize == "static" or model.modality == "series":
         try:
-            samples = quantize.calibration_samples(model, dataset, args.calibration)
-        except ValueError:
+            own = _own_data(args.name) if artifact is None and args.calibration is None else None
+            samples = quantize.calibration_samples(model, dataset, args.calibration, own)
+        except (ValueError, OSError):
             if args.quantize == "static":
                 raise
     inputs = None if samples is None else {key: value[:3] for key, value in samples.items()}
@@ -175,8 +179,22 @@ def _quantize(args: argparse.Namespace, model: Any) -> int:
     if artifact is None or artifact.origin != "ours":
         print("accuracy was not measured: no test data are packaged for these weights")
         return 0
-    _report_loss(args.name, dataset, model, quantize.RunningModel(model, runner))
+    _report_loss(args.name, artifact.metric["dataset"], model, quantize.RunningModel(model, runner))
     return 0
+
+
+def _own_data(name: str) -> Any:
+    """The data module that a run's folder describes, with the run's own options; None for any other name."""
+    folder = Path(name.removeprefix("local-dir:"))
+    if not name.startswith("local-dir:") or not (folder / "config.yaml").is_file():
+        return None
+    from blockzoo.tasks.app import training
+    from blockzoo.tasks.core.run_config import check_run_config
+
+    check_run_config(folder / "config.yaml")
+    weights = f"--model.init_args.checkpoint_path={folder / 'model.safetensors'}"
+    config = ["--config", str(folder / "config.yaml"), "--trainer.logger=false", "--trainer.accelerator=cpu"]
+    return training.build([*config, "--trainer.devices=1", weights])[1]
 
 
 def _report_loss(name: str, dataset: str, model: Any, quantized: Any) -> None:

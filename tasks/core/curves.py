@@ -1,8 +1,9 @@
 """Figures of a run."""
 
 import csv
-import os
 from pathlib import Path
+
+from blockzoo.tasks.core.files import write_figure
 
 __all__ = ["draw_curves"]
 
@@ -47,6 +48,4 @@ def draw_curves(
         axis.legend(frameon=False)
     figure.suptitle(title or "")
     figure.tight_layout()
-    temporary = out.with_name(f".{out.name}.tmp")
-    figure.savefig(temporary, dpi=120, format="png")
-    os.replace(temporary, out)
+    write_figure(out, figure)

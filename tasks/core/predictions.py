@@ -12,7 +12,7 @@ from blockzoo.tasks.core.files import check_output, write_csv
 from blockzoo.tasks.core.labelled_files import is_junk
 from blockzoo.tasks.core.output import print_json, print_table
 
-__all__ = ["class_rows", "classify_files", "files_below", "print_likeliest"]
+__all__ = ["class_rows", "classify_files", "files_below", "print_likeliest", "views_of_files"]
 
 
 def files_below(paths: list[str], kind: str, suffixes: tuple[str, ...]) -> list[Path]:
@@ -38,6 +38,27 @@ def files_below(paths: list[str], kind: str, suffixes: tuple[str, ...]) -> list[
     if not found:
         raise ValueError(f"no {kind} in {', '.join(paths)}; they end in {', '.join(suffixes)}")
     return found
+
+
+def views_of_files(
+    paths: list[str], kind: str, suffixes: tuple[str, ...], read: Callable[[Path], torch.Tensor], count: int
+) -> torch.Tensor:
+    """The first `count` views of files that are evenly spread over those that are named or in named folders.
+
+    Args:
+        paths: Files and folders.
+        kind: What the files are, for messages.
+        suffixes: Endings of files that are taken from folders.
+        read: From a file to views (N, ...).
+        count: Most views.
+
+    Raises:
+        ValueError: There is no such file, or one cannot be read.
+    """
+    files = files_below(paths, kind, suffixes)
+    number = min(count, len(files))
+    chosen = [files[round(i * (len(files) - 1) / max(1, number - 1))] for i in range(number)]
+    return torch.cat([read(file) for file in chosen])[:count]
 
 
 def class_rows(kind: str, name: Any, probabilities: Any, labels: list[str]) -> dict[str, Any]:

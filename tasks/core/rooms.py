@@ -65,6 +65,8 @@ class Room:
         kernels: By kernel, the table of `Cases` that `blockzoo bench kernels` measures it at.
         speed: By family, a function that makes the demo's `SpeedCase` where timm has no model of the same name.
         calibration: By data set, the data whose training part sets the scales of int8 programs.
+        calibration_files: By "modality/task", a function `(model, path, count)` from a user's files to forward
+            arguments that set the scales of int8 programs.
         exporters: By modality, a function `(model, form, path)` that writes models whose sizes are free by nature.
         metrics: By name in a card, what a metric is called for people.
         commands: Further sub-commands.
@@ -78,6 +80,7 @@ class Room:
     kernels: Mapping[str, str] = field(default_factory=dict)
     speed: Mapping[str, str] = field(default_factory=dict)
     calibration: Mapping[str, Calibration] = field(default_factory=dict)
+    calibration_files: Mapping[str, str] = field(default_factory=dict)
     exporters: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, str] = field(default_factory=dict)
     commands: tuple[Command, ...] = ()

@@ -17,6 +17,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 
+from blockzoo._model import ZooModel
 from blockzoo.checkpoints import load_state_dict, save_state_dict
 from blockzoo.tasks.core.curves import draw_curves
 from blockzoo.tasks.core.data import ZooData
@@ -26,7 +27,7 @@ from blockzoo.tasks.core.task import Task
 __all__ = ["RunFolder"]
 
 _OF_OTHER_WEIGHTS = ("checkpoint", "description", "file", "source", "url", "hf_hub_id", "mean", "std", "label_names",
-                     "series")  # fmt: skip
+                     "clips", "series")  # fmt: skip
 
 
 class RunFolder(Callback):
@@ -140,6 +141,9 @@ def _hub_config(task: Task, preprocessing: dict[str, Any]) -> dict[str, Any]:
     model_args = dict(task.hparams.get("model_kwargs") or {})
     if task.hparams.get("pretrained") or "." in task.model_name or ":" in task.model_name:
         model_args = {**cfg.get("model_args", {}), **model_args}  # as the builder does for a tag
+    size = preprocessing.get("input_size")
+    if size and isinstance(task.model, ZooModel):
+        model_args |= task.model.size_arguments(size)
     kept = {key: value for key, value in cfg.items() if key not in _OF_OTHER_WEIGHTS}
     return {
         "architecture": str(cfg.get("architecture", task.model_name)),

@@ -80,22 +80,39 @@ def quantize_onnx(source: str | Path, path: str | Path, mode: str, samples: Sequ
         logger.setLevel(level)
 
 
-def calibration_samples(model: Any, dataset: str, path: str | Path | None = None, count: int = SAMPLES) -> Inputs:
-    """Forward arguments from the training part of the data that a checkpoint was trained on.
+def calibration_samples(
+    model: Any, dataset: str | None, path: str | Path | None = None, own: Any = None, count: int = SAMPLES
+) -> Inputs:
+    """Forward arguments that show the program what it will see: of the data that the weights were trained on.
 
     Args:
         model: A model with pretrained weights.
-        dataset: Name of the data set, as in the manifest's metric.
-        path: Folder with the data, where they are not packaged; or a .safetensors file of arrays named as arguments.
+        dataset: Name of the data set of shipped weights, as in the manifest's metric; None for others.
+        path: Folder with the files of that data set where they are not packaged; for other weights a folder of images
+            or videos, prepared as the weights want them; or a .safetensors file of arrays named as arguments.
+        own: The data module of the model's own run, where it is known; `path` comes before it.
         count: How many samples, evenly spread.
 
     Raises:
-        ValueError: Nothing is packaged for the data set and no path is given, or the file lacks an argument.
+        ValueError: Nothing is packaged for the data set and no path is given, or the files lack an argument.
     """
-    if path is not None and Path(path).is_file():
+    if path is not None and Path(path).suffix == ".safetensors" and Path(path).is_file():
         return _from_file(model, Path(path), count)
-    data = _data_module(model, dataset, path)
+    reader = rooms.declared("calibration_files").get(f"{model.modality}/{model.task}")
+    if path is not None and dataset is None and reader is not None:
+        found: Inputs = rooms.load(reader)(model, path, count)
+        return found
+    if path is None and own is not None:
+        own.match(model.pretrained_cfg)
+        data = own
+    else:
+        data = _data_module(model, dataset, path, reader is not None)
+    data.prepare_data()
     data.setup("fit")
+    return _training_samples(model, data, count)
+
+
+def _training_samples(model: Any, data: Any, count: int) -> Inputs:
     train = data.datasets["train"]
     generator = torch.Generator().manual_seed(0)
     state = torch.random.get_rng_state()
@@ -105,22 +122,37 @@ def calibration_samples(model: Any, dataset: str, path: str | Path | None = None
     finally:
         torch.random.set_rng_state(state)
     names = [name for name in inspect.signature(model.forward).parameters if name in chosen[0]]
+    if not names:
+        raise ValueError(
+            f"{type(data).__name__} holds {', '.join(chosen[0])} and not what the model takes; give --calibration: "
+            f"{_wanted(model, False)}"
+        )
     samples: Inputs = {name: torch.stack([sample[name] for sample in chosen]) for name in names}
     if "mask" in model.example_inputs() and "mask" not in samples:  # gaps, as training hides them
         samples["mask"] = (torch.rand(samples["x"].shape, generator=generator) > 0.25).to(samples["x"])
     return samples
 
 
-def _data_module(model: Any, dataset: str, path: str | Path | None) -> Any:
-    known = rooms.declared("calibration").get(dataset)
+def _wanted(model: Any, files: bool) -> str:
+    """What `--calibration` takes for a model, in words."""
+    folder = f"a folder of {model.modality}s, or " if files else ""
+    return f"{folder}a .safetensors file of arrays {', '.join(model.example_inputs())}"
+
+
+def _data_module(model: Any, dataset: str | None, path: str | Path | None, files: bool) -> Any:
+    known = None if dataset is None else rooms.declared("calibration").get(dataset)
     if known is not None and known.packaged:
         return rooms.load(known.data)(seq_len=model.seq_len)
     if known is not None and path is not None:
         return rooms.load(known.data)(str(path))
-    folder = "the folder with its files, or " if known is not None else ""
+    if known is not None:
+        raise ValueError(
+            f"the training data of {dataset} are not packaged; give --calibration: the folder with its files, or "
+            f"{_wanted(model, False)}"
+        )
+    given = "" if path is None else f"--calibration {path} is neither of what serves here; "
     raise ValueError(
-        f"the training data of {dataset} are not packaged; give --calibration: {folder}a .safetensors file of arrays "
-        f"{', '.join(model.example_inputs())}"
+        f"{given}static int8 needs data that the weights were made for; give --calibration: {_wanted(model, files)}"
     )
 
 

@@ -16,6 +16,7 @@ room = Room(
     ),
     evaluators={"CIFAR-10": f"{HERE}.evaluate:evaluate_cifar10"},
     readers={"image/classification": f"{HERE}.predict:predict"},
+    calibration_files={"image/classification": f"{HERE}.predict:inputs_of"},
     suites=dict.fromkeys(("nextvit", "nasnet", "emov2", "conv_norm"), f"{HERE}.bench:SUITES"),
     kernels={"separable_conv": f"{HERE}.kernel_cases:CASES"},
     speed={family: f"{HERE}.speed:{family}" for family in ("nextvit", "nasnet", "emov2")},

@@ -3,7 +3,6 @@
 import copy
 import hashlib
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +14,7 @@ from timm.models import VisionTransformer
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from blockzoo import checkpoints, create_model
-from blockzoo.raptor import teacher_trajectory
+from blockzoo.raptor import load_whole, teacher_trajectory
 from blockzoo.tasks.core.data import ZooData
 from blockzoo.tasks.core.files import write_text
 from blockzoo.tasks.core.transforms import wanted_inputs
@@ -35,16 +34,16 @@ def load_vit(
         checkpoint: Or those in this file, for example `model.safetensors` of a finished fit.
 
     Raises:
-        TypeError: The model is no `VisionTransformer`.
+        ValueError: The model is no `VisionTransformer`, or the file's weights do not fit it.
         FileNotFoundError: There is no such file.
     """
     if checkpoint and not Path(checkpoint).is_file():
         raise FileNotFoundError(f"teacher_checkpoint={checkpoint!r} is no file; train the teacher first")
     model: Any = create_model(f"timm:{name.removeprefix('timm:')}", pretrained=pretrained, **(kwargs or {}))
     if not isinstance(model, VisionTransformer):
-        raise TypeError(f"teacher={name!r} is a {type(model).__name__}, not a timm VisionTransformer")
+        raise ValueError(f"teacher={name!r} is a {type(model).__name__}, not a timm VisionTransformer")
     if checkpoint:
-        model.load_state_dict(checkpoints.load_state_dict(checkpoint))
+        load_whole(model, checkpoints.load_state_dict(checkpoint), f"teacher_checkpoint={checkpoint!r}")
     return model.requires_grad_(False).eval()
 
 
@@ -90,7 +89,7 @@ class ActivationCache:
         self.path, self.index = self.folder / "states.bin", self.folder / "rows.json"
         self.done = 0
         if self.index.is_file():
-            stored = json.loads(self.index.read_text())
+            stored = json.loads(self.index.read_text(encoding="utf-8"))
             different = [key for key in self.about if stored["about"].get(key) != self.about[key]]
             if different:
                 key = different[0]
@@ -112,9 +111,7 @@ class ActivationCache:
             self._record()
 
     def _record(self) -> None:
-        temporary = self.index.with_suffix(".tmp")
-        temporary.write_text(json.dumps({"about": self.about, "done": self.done}))
-        os.replace(temporary, self.index)
+        write_text(self.index, json.dumps({"about": self.about, "done": self.done}))
 
     def append(self, states: torch.Tensor, labels: torch.Tensor, indices: torch.Tensor) -> None:
         """Add rows (B, layers, tokens, dim) with labels and indices (B,)."""

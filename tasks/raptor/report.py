@@ -24,6 +24,7 @@ from timm.models import VisionTransformer
 
 import blockzoo
 from blockzoo.raptor import Raptor, teacher_trajectory
+from blockzoo.tasks.core.files import check_output, write_figure, write_text
 from blockzoo.tasks.core.image_files import IMAGE_SUFFIXES, load_image
 from blockzoo.tasks.core.labelled_files import class_folders
 from blockzoo.tasks.core.small_images import cifar10_images
@@ -155,7 +156,7 @@ def _draw(found: dict[str, Any], boundaries: Sequence[int], folder: Path, prefix
         draw(figure.subplots())
         figure.tight_layout()
         names.append(f"{prefix}_{name}.png")
-        figure.savefig(folder / names[-1], dpi=120, format="png")
+        write_figure(folder / names[-1], figure)
     return names
 
 
@@ -208,6 +209,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _report(args: argparse.Namespace) -> Path:
     if args.limit < 2:
         raise ValueError(f"--limit {args.limit} must be at least 2")
+    check_output(args.out, folder=True)
     vit = load_vit(args.teacher, args.teacher_kwargs, args.pretrained, args.checkpoint)
     student: Any = None
     if args.student:
@@ -251,9 +253,9 @@ def _report(args: argparse.Namespace) -> Path:
         lines += ["## Student against teacher", "", "| layer | R² | mean norm of the error |", "| --- | --- | --- |"]
         pairs = zip(fidelity["r2"].tolist(), fidelity["epsilon"].tolist(), strict=True)
         lines += [f"| {layer} | {r2:.4f} | {error:.4g} |" for layer, (r2, error) in enumerate(pairs) if layer]
-    (folder / "report.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(folder / "report.md", "\n".join(lines) + "\n")
     numbers = {"boundaries": list(boundaries), "distance": distance.tolist(), **results, "fidelity": fidelity}
-    (folder / "report.json").write_text(json.dumps(_plain(numbers), indent=1) + "\n", encoding="utf-8")
+    write_text(folder / "report.json", json.dumps(_plain(numbers), indent=1) + "\n")
     return folder / "report.md"
 
 

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from blockzoo.tasks.core.files import write_figure
+
 __all__ = [
     "LayerDistance",
     "cut_value",
@@ -276,4 +278,4 @@ def plot_segments(D: Any, boundaries: Iterable[int], path: str | Path, title: st
     axis.set(xlabel="layer", ylabel="layer", title=title)
     figure.colorbar(image, label="1 - cosine")
     figure.tight_layout()
-    figure.savefig(path, dpi=120, format="png")
+    write_figure(path, figure)

@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from blockzoo import checkpoints
-from blockzoo.raptor import Raptor
+from blockzoo.raptor import Raptor, load_whole
 from blockzoo.tasks.core.classification import Classification
 from blockzoo.tasks.core.task import Task
 from blockzoo.tasks.raptor.losses import (
@@ -243,11 +243,11 @@ class RaptorDistillation(Task):
         self.log_dict({f"{stage}/r2_last": layers[-1].float(), f"{stage}/r2_mean": layers.mean().float()})
 
     def on_validation_epoch_end(self) -> None:
-        """Log R²."""
+        """Log R² of the epoch's free runs."""
         self._log_r2("val")
 
     def on_test_epoch_end(self) -> None:
-        """Log R²."""
+        """Log R² of the epoch's free runs."""
         self._log_r2("test")
 
     def predict_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> dict[str, torch.Tensor]:
@@ -271,7 +271,7 @@ def _load_blocks(model: Raptor, paths: list[str]) -> None:
         block = {name[len(prefix) :]: value for name, value in content.items() if name.startswith(prefix)}
         if not block:
             raise ValueError(f"block_checkpoints: {path} has no block {index}")
-        model.blocks[index].load_state_dict(block)
+        load_whole(model.blocks[index], block, f"block_checkpoints: block {index} of {path}")
 
 
 class LinearProbe(Classification):

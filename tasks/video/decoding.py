@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from blockzoo.tasks.core.extras import MissingPackageError
 from blockzoo.tasks.core.labelled_files import UnreadableFileError
 
 __all__ = ["VIDEO_SUFFIXES", "VideoInfo", "probe", "read_frames", "require_pyav"]
@@ -23,8 +24,8 @@ class VideoInfo:
 
     Attributes:
         frames: Number of frames.
-        height: Of a frame, in pixels.
-        width: Likewise.
+        height: Height of a frame, in pixels.
+        width: Width of a frame, in pixels.
         fps: Frames per second; 0 if the file does not say.
     """
 
@@ -35,11 +36,15 @@ class VideoInfo:
 
 
 def require_pyav() -> Any:
-    """PyAV's module, or an ImportError that says how to install it."""
+    """PyAV's module.
+
+    Raises:
+        MissingPackageError: It is not installed; the message says how to install it.
+    """
     try:
         import av
     except ImportError as error:
-        raise ImportError("reading video files needs PyAV: pip install 'blockzoo[video]'") from error
+        raise MissingPackageError("reading video files needs PyAV: pip install 'blockzoo[video]'") from error
     return av
 
 

@@ -1,6 +1,7 @@
 """Video files by class: folders and lists, sampled as clips."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,9 +13,9 @@ from blockzoo.tasks.core.data import ZooData
 from blockzoo.tasks.core.labelled_files import UnreadableFileError, class_folders
 from blockzoo.tasks.core.transforms import IMAGENET_MEAN, IMAGENET_STD
 from blockzoo.tasks.video.clips import crop_boxes, dense_indices, span_of, uniform_indices, view_starts
-from blockzoo.tasks.video.decoding import VIDEO_SUFFIXES, probe, read_frames
+from blockzoo.tasks.video.decoding import VIDEO_SUFFIXES, probe, read_frames, require_pyav
 
-__all__ = ["ClipNormalize", "VideoFolder", "VideoList", "clip_augmentation", "test_clips"]
+__all__ = ["ClipForm", "ClipNormalize", "VideoFolder", "VideoList", "clip_augmentation"]
 
 Sampling = Literal["dense", "uniform"]
 
@@ -23,15 +24,15 @@ class ClipNormalize:
     """Bytes to what a model wants: frames (T, C, H, W), uint8 -> (C, T, H, W), float32, standardised.
 
     Args:
-        mean: Of each channel, over 255.
-        std: Likewise.
+        mean: Mean of each channel, over 255.
+        std: Standard deviation of each channel, over 255.
     """
 
     def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         self.mean, self.std = (torch.tensor(values).reshape(-1, 1, 1) for values in (mean, std))
 
     def __call__(self, frames: torch.Tensor) -> torch.Tensor:
-        """Scale and turn."""
+        """Scale, and move the channels in front of the frames."""
         return ((frames.float() / 255 - self.mean) / self.std).transpose(0, 1).contiguous()
 
 
@@ -61,35 +62,119 @@ def clip_augmentation(
     return v2.Compose(steps)
 
 
-def test_clips(path: str | Path, cfg: dict[str, Any], num_clips: int = 5) -> torch.Tensor:
-    """Clips of a video as some weights want them: spread evenly over it, the centre of each frame.
+@dataclass(frozen=True)
+class ClipForm:
+    """How clips are taken from a video: the same when a model is trained, tested and used.
 
-    Args:
-        path: The file.
-        cfg: The model's `pretrained_cfg`.
-        num_clips: Clips; fewer if the video is short.
-
-    Returns:
-        (num_clips, C, T, H, W), float32.
-
-    Raises:
-        ValueError: The weights want something else than RGB; or the video cannot be read or is shorter than a clip.
+    Attributes:
+        num_frames: Frames of a clip.
+        stride: Distance of its frames in the video, for dense sampling.
+        sampling: "dense", frames at a constant distance; or "uniform", one of each of `num_frames` equal parts.
+        num_clips: Clips of a video in evaluation, spread evenly over it.
+        num_crops: Crops of each of them: 1, the centre; or 3 along the longer side.
+        size: Height and width that the model sees, in pixels.
+        resize: Size before cropping: the shorter side, or height and width.
+        pad_short: Repeat the last frame of videos shorter than a clip, instead of an error.
+        mean: Mean of each channel, over 255.
+        std: Standard deviation of each channel, over 255.
     """
-    chans, num_frames, height, width = cfg["input_size"]
-    if chans != 3:
-        raise ValueError(f"these weights want {chans} channels, of optical flow; only RGB is read from {path}")
-    stride = cfg.get("frame_stride", 1)
-    info, span = probe(path), span_of(num_frames, stride)
-    if info.frames < span:
-        raise ValueError(f"{path} has {info.frames} frames, a clip needs {span}")
-    starts = sorted(set(view_starts(info.frames, span, num_clips)))
-    indices = torch.cat([dense_indices(info.frames, num_frames, stride, start) for start in starts])
-    frames = read_frames(path, indices).permute(0, 3, 1, 2)
-    share = max(height / info.height, width / info.width) / cfg.get("crop_pct", 1.0)
-    size = [max(height, round(info.height * share)), max(width, round(info.width * share))]
-    frames = v2.functional.center_crop(v2.functional.resize(frames, size, antialias=True), [height, width])
-    normalize = ClipNormalize(cfg["mean"], cfg["std"])
-    return torch.stack([normalize(clip) for clip in frames.split(num_frames)])
+
+    num_frames: int
+    stride: int
+    sampling: Sampling
+    num_clips: int
+    num_crops: int
+    size: tuple[int, int]
+    resize: int | list[int]
+    pad_short: bool
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def of_cfg(cls, cfg: Mapping[str, Any], num_clips: int = 5) -> "ClipForm":
+        """The form that weights want.
+
+        Args:
+            cfg: The model's `pretrained_cfg`.
+            num_clips: Clips of a video for weights that do not say how many.
+
+        Raises:
+            ValueError: The weights want something else than RGB.
+        """
+        chans, num_frames, height, width = cfg["input_size"]
+        if chans != 3:
+            raise ValueError(f"these weights want {chans} channels, of optical flow; only RGB is read from videos")
+        how = cfg.get("clips") or {}
+        return cls(
+            num_frames=num_frames,
+            stride=cfg.get("frame_stride") or 1,
+            sampling=how.get("sampling", "dense"),
+            num_clips=how.get("num_clips", num_clips),
+            num_crops=how.get("num_crops", 1),
+            size=(height, width),
+            resize=how.get("resize") or round(min(height, width) / (cfg.get("crop_pct") or 1.0)),
+            pad_short=how.get("pad_short", False),
+            mean=tuple(cfg["mean"]),
+            std=tuple(cfg["std"]),
+        )
+
+    @property
+    def cfg(self) -> dict[str, Any]:
+        """The form as entries of a `pretrained_cfg`, from which `of_cfg` makes it again."""
+        names = ("sampling", "num_clips", "num_crops", "resize", "pad_short")
+        return {
+            "input_size": [3, self.num_frames, *self.size],
+            "frame_stride": self.stride,
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "clips": {name: getattr(self, name) for name in names},
+        }
+
+    @property
+    def normalize(self) -> ClipNormalize:
+        """From bytes to what the model takes."""
+        return ClipNormalize(self.mean, self.std)
+
+    def read(self, path: Path, clip: int | None) -> torch.Tensor:
+        """A clip as it is in the file, (T, C, H, W), uint8.
+
+        Args:
+            path: The file.
+            clip: Which of the `num_clips` of evaluation; None for a random one.
+
+        Raises:
+            ValueError: The video cannot be read, or is shorter than a clip.
+        """
+        total = probe(path).frames
+        span = span_of(self.num_frames, self.stride) if self.sampling == "dense" else self.num_frames
+        if total < span and not self.pad_short:
+            raise UnreadableFileError(
+                f"{path} has {total} frames, a clip needs {span} (num_frames={self.num_frames}, stride={self.stride}); "
+                "pad_short=true repeats the last frame"
+            )
+        if self.sampling == "uniform":
+            indices = uniform_indices(total, self.num_frames, random=clip is None)
+        else:
+            start = None if clip is None else view_starts(total, span, self.num_clips)[clip]
+            indices = dense_indices(total, self.num_frames, self.stride, start)
+        return read_frames(path, indices).permute(0, 3, 1, 2)
+
+    def resized(self, frames: torch.Tensor) -> torch.Tensor:
+        """Frames (T, C, H, W) at the size from which crops are cut."""
+        resized: torch.Tensor = v2.functional.resize(
+            frames, [self.resize] if isinstance(self.resize, int) else list(self.resize), antialias=True
+        )
+        return resized
+
+    def crop(self, frames: torch.Tensor, number: int) -> torch.Tensor:
+        """One of the `num_crops` crops of resized frames, as the model takes it: (C, T, height, width), float32."""
+        top, left = crop_boxes(frames.shape[-2], frames.shape[-1], self.size, self.num_crops)[number]
+        return self.normalize(frames[..., top : top + self.size[0], left : left + self.size[1]])
+
+    def views(self, path: Path) -> torch.Tensor:
+        """All views of a video in evaluation, (num_clips * num_crops, C, T, height, width), float32."""
+        clips = (self.resized(self.read(path, clip)) for clip in range(self.num_clips))
+        return torch.stack([self.crop(frames, number) for frames in clips for number in range(self.num_crops)])
 
 
 class _Clips(Dataset[dict[str, torch.Tensor]]):
@@ -97,109 +182,115 @@ class _Clips(Dataset[dict[str, torch.Tensor]]):
 
     def __init__(self, data: "Videos", files: list[tuple[Path, int]], train: bool) -> None:
         self.data, self.files, self.train = data, files, train
-        self.views = 1 if train else data.num_clips * data.num_crops
-        self.resize = v2.Resize(data.resize or data.img_size, antialias=True)
-        self._last: tuple[tuple[int, int], torch.Tensor] | None = None  # the crops of a clip are asked for in a row
+        self.views = 1 if train else data.form.num_clips * data.form.num_crops
+        self._last: tuple[Any, torch.Tensor] | None = None  # the crops of a clip are asked for in a row
 
     def __len__(self) -> int:
         return len(self.files) * self.views
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         video, view = divmod(index, self.views)
-        data, (path, label) = self.data, self.files[video]
+        form, (path, label) = self.data.form, self.files[video]
         if self.train:
-            frames = data.augment(self._read(path, None))
+            x = form.normalize(self.data.augment(form.read(path, None)))
         else:
-            clip, crop = divmod(view, data.num_crops)
-            if self._last is None or self._last[0] != (video, clip):
-                self._last = (video, clip), self.resize(self._read(path, clip))
-            frames = self._last[1]
-            top, left = crop_boxes(frames.shape[-2], frames.shape[-1], data.img_size, data.num_crops)[crop]
-            frames = frames[..., top : top + data.img_size, left : left + data.img_size]
+            clip, crop = divmod(view, form.num_crops)
+            wanted = (video, clip, form)
+            if self._last is None or self._last[0] != wanted:
+                self._last = wanted, form.resized(form.read(path, clip))
+            x = form.crop(self._last[1], crop)
         numbers = {"label": label, "index": index, "video": video}
-        return {"x": data.normalize(frames), **{key: torch.tensor(value) for key, value in numbers.items()}}
-
-    def _read(self, path: Path, clip: int | None) -> torch.Tensor:
-        """A clip (T, C, H, W): a random one, or one of the test views."""
-        data = self.data
-        total = probe(path).frames
-        span = num = data.num_frames
-        if data.sampling == "dense":
-            span = span_of(num, data.stride)
-        if total < span and not data.pad_short:
-            raise UnreadableFileError(
-                f"{path} has {total} frames, a clip needs {span} (num_frames={num}, stride={data.stride}); "
-                "pad_short=true repeats the last frame"
-            )
-        if data.sampling == "uniform":
-            indices = uniform_indices(total, num, random=clip is None)
-        else:
-            start = None if clip is None else view_starts(total, span, data.num_clips)[clip]
-            indices = dense_indices(total, num, data.stride, start)
-        return read_frames(path, indices).permute(0, 3, 1, 2)
+        return {"x": x, **{key: torch.tensor(value) for key, value in numbers.items()}}
 
 
 class Videos(ZooData):
     """What folders and lists of videos share.
 
+    What is None is what the model wants: its configuration within a trainer or after `match`; without a model the
+    defaults that are named here. What was used is stored with the weights, and `blockzoo predict` reads videos in that
+    form.
+
     Args:
-        num_frames: Frames of a clip.
-        stride: Their distance, for dense sampling.
+        num_frames: Frames of a clip; without a model 16.
+        stride: Distance of its frames, for dense sampling; without a model 1.
         sampling: "dense", frames at a constant distance; or "uniform", one of each of `num_frames` equal parts.
         num_clips: Clips of a video in evaluation, spread evenly over it.
         num_crops: Crops of each of them: 1, the centre; or 3 along the longer side.
-        img_size: Side of the square that the model sees, in pixels.
-        resize: Size before cropping: the shorter side, or height and width; None for `img_size`.
+        img_size: Side of the square that the model sees, in pixels; without a model 160.
+        resize: Size before cropping: the shorter side, or height and width. By default that of the model's weights, or
+            `img_size` over the model's `crop_pct`, or `img_size`.
         scale: In training, random crops of this least and largest share of the area, resized, instead of `resize`.
         flip: Mirror half of the training clips.
         color_jitter: Strength of colour jitter in training.
         pad_short: Repeat the last frame of videos shorter than a clip, instead of an error.
-        mean: Of each channel, over 255.
-        std: Likewise.
+        mean: Mean of each channel, over 255; without a model ImageNet's.
+        std: Standard deviation of each channel, over 255; without a model ImageNet's.
         batch_size: Clips in a batch, on each device.
         num_workers: Processes that decode.
     """
 
     def __init__(
         self,
-        num_frames: int = 16,
-        stride: int = 1,
+        num_frames: int | None = None,
+        stride: int | None = None,
         sampling: Sampling = "dense",
         num_clips: int = 1,
         num_crops: int = 1,
-        img_size: int = 160,
+        img_size: int | None = None,
         resize: int | list[int] | None = None,
         scale: tuple[float, float] | None = None,
         flip: bool = True,
         color_jitter: float = 0.0,
         pad_short: bool = False,
-        mean: tuple[float, float, float] = IMAGENET_MEAN,
-        std: tuple[float, float, float] = IMAGENET_STD,
+        mean: tuple[float, float, float] | None = None,
+        std: tuple[float, float, float] | None = None,
         batch_size: int = 16,
         num_workers: int = 4,
     ) -> None:
         super().__init__(batch_size, num_workers)
-        counts = {"num_frames": num_frames, "stride": stride, "num_clips": num_clips}
+        counts = {"num_frames": num_frames, "stride": stride, "num_clips": num_clips, "img_size": img_size}
         for name, value in counts.items():
-            if value < 1:
+            if value is not None and value < 1:
                 raise ValueError(f"{name}={value} must be at least 1")
         if sampling == "uniform" and num_clips > 1:
             raise ValueError(f"num_clips={num_clips}: uniform sampling has one clip of a video, it must be 1")
-        crop_boxes(img_size, img_size, img_size, num_crops)
-        self.num_frames, self.stride, self.sampling = num_frames, stride, sampling
-        self.num_clips, self.num_crops = num_clips, num_crops
-        self.img_size, self.resize, self.pad_short = img_size, resize, pad_short
-        self.mean, self.std = tuple(mean), tuple(std)
-        self.normalize = ClipNormalize(self.mean, self.std)
-        self.augment = clip_augmentation(img_size, resize, scale, flip, color_jitter)
+        if num_crops not in (1, 3):
+            raise ValueError(f"num_crops={num_crops} must be 1 or 3")
+        self._num_frames, self._img_size, self._resize = num_frames, img_size, resize
+        given = {"frame_stride": stride, "mean": mean, "std": std}
+        self._given = {key: value for key, value in given.items() if value is not None}
+        self._views: dict[str, Any] = {
+            "sampling": sampling,
+            "num_clips": num_clips,
+            "num_crops": num_crops,
+            "pad_short": pad_short,
+        }
+        self._augmentation = (scale, flip, color_jitter)
         self.class_names: tuple[str, ...] = ()
+        self.match({})
+
+    def match(self, cfg: dict[str, Any], trained: bool = True) -> None:
+        """Take frames, stride, size, mean and deviation from a model's configuration where none was given."""
+        _, frames, *sizes = cfg.get("input_size") or (3, 16, 160, 160)
+        side = min(sizes) if self._img_size is None else self._img_size
+        found = {key: cfg[key] for key in ("frame_stride", "mean", "std", "crop_pct") if cfg.get(key) is not None}
+        resize = self._resize
+        if resize is None and side == min(sizes):
+            resize = (cfg.get("clips") or {}).get("resize")
+        self.form = ClipForm.of_cfg(
+            {
+                **{"mean": IMAGENET_MEAN, "std": IMAGENET_STD, **found, **self._given},
+                "input_size": (3, frames if self._num_frames is None else self._num_frames, side, side),
+                "clips": {**self._views, "resize": resize},
+            }
+        )
+        scale, flip, color_jitter = self._augmentation
+        self.augment = clip_augmentation(side, self.form.resize, scale, flip, color_jitter)
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """Size, stride, mean and deviation of a clip, and the class names."""
-        size = [3, self.num_frames, self.img_size, self.img_size]
-        about = {"input_size": size, "frame_stride": self.stride, "mean": list(self.mean), "std": list(self.std)}
-        return {**about, "label_names": list(self.class_names)}
+        """How clips are taken and scaled, see `ClipForm`, and the class names."""
+        return {**self.form.cfg, "label_names": list(self.class_names)}
 
 
 class VideoFolder(Videos):
@@ -226,6 +317,7 @@ class VideoFolder(Videos):
 
     def setup(self, stage: str) -> None:
         """List the videos of all parts; the same whatever the stage."""
+        self.match_task()
         if self.datasets:
             return
         for part in ("train", "val", "test"):
@@ -237,6 +329,7 @@ class VideoFolder(Videos):
             names = self.class_names if part != "train" else None
             self.class_names, files = class_folders(folder, "video", VIDEO_SUFFIXES, names)
             self.datasets[part] = _Clips(self, files, part == "train")
+        require_pyav()
 
     @property
     def description(self) -> dict[str, str]:
@@ -276,6 +369,7 @@ class VideoList(Videos):
 
     def setup(self, stage: str) -> None:
         """Read the lists; the same whatever the stage."""
+        self.match_task()
         if self.datasets:
             return
         for part, name in self.lists.items():
@@ -287,6 +381,7 @@ class VideoList(Videos):
                 if label not in numbers:
                     raise ValueError(f"{name}, line {line}: class {label!r} is not in {self.lists['train']}")
             self.datasets[part] = _Clips(self, [(path, numbers[label]) for path, label, _ in rows], part == "train")
+        require_pyav()
 
     @property
     def description(self) -> dict[str, str]:

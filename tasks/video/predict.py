@@ -1,20 +1,39 @@
 """Classes of video files, for `blockzoo predict`."""
 
 import argparse
-from functools import partial
+from pathlib import Path
 from typing import Any
 
-from blockzoo.tasks.core.predictions import classify_files
-from blockzoo.tasks.video.decoding import VIDEO_SUFFIXES, require_pyav
-from blockzoo.tasks.video.files import test_clips
+import torch
 
-__all__ = ["predict"]
+from blockzoo.tasks.core.predictions import classify_files, views_of_files
+from blockzoo.tasks.video.decoding import VIDEO_SUFFIXES, require_pyav
+from blockzoo.tasks.video.files import ClipForm
+
+__all__ = ["inputs_of", "predict"]
 
 
 def predict(model: Any, files: list[str], args: argparse.Namespace) -> int:
-    """Classify videos by five clips of each, whose probabilities are averaged; see `classify_files`."""
-    try:
-        require_pyav()
-    except ImportError as error:
-        raise ValueError(str(error)) from error
-    return classify_files(model, files, args, "video", VIDEO_SUFFIXES, partial(test_clips, cfg=model.pretrained_cfg))
+    """Classify videos by the views that the weights were tested with, whose probabilities are averaged.
+
+    Weights that do not say how clips are taken see five clips of each video; see `classify_files`.
+    """
+    require_pyav()
+    form = ClipForm.of_cfg(model.pretrained_cfg)
+    return classify_files(model, files, args, "video", VIDEO_SUFFIXES, form.views)
+
+
+def inputs_of(model: Any, path: str | Path, count: int) -> dict[str, torch.Tensor]:
+    """Forward arguments from videos of a folder, evenly spread over its files.
+
+    Args:
+        model: The model, whose configuration says how clips are taken.
+        path: The folder, or one video.
+        count: Most clips that are taken.
+
+    Raises:
+        ValueError: There are no videos, or one cannot be read.
+    """
+    require_pyav()
+    form = ClipForm.of_cfg(model.pretrained_cfg, num_clips=1)
+    return {"x": views_of_files([str(path)], "video", VIDEO_SUFFIXES, form.views, count)}

@@ -170,6 +170,15 @@ def test_embedding_norm_and_head_are_the_teachers(name):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("asked", [{}, {"num_classes": 5}, {"num_classes": 0}, {"global_pool": "token_avg"}])
+def test_classes_are_those_of_the_built_classifier(asked):
+    teacher = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 4, "num_heads": 3, "num_classes": 10}
+    model = blockzoo.create_model("raptor", teacher="vit_tiny_patch16_224", teacher_kwargs=teacher, **asked).eval()
+    wanted = asked.get("num_classes", 10)
+    assert model.num_classes == model.pretrained_cfg["num_classes"] == wanted
+    assert model(torch.zeros(1, 3, 32, 32)).shape == (1, wanted or 24)
+
+
 def test_a_teachers_file_is_loaded(tmp_path):
     teacher = timm.create_model("vit_tiny_patch16_224", **SMALL)
     path = tmp_path / "teacher.pt"

@@ -156,6 +156,66 @@ def test_int8_is_smaller_and_its_loss_is_measured(call, tmp_path, mode):
     assert "float32 has" in out and [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
 
 
+@pytest.fixture
+def own_run(tmp_path):
+    """A short fit of a small network on twelve images in two folders, left as a run's folder."""
+    import numpy as np
+    import yaml
+    from PIL import Image
+
+    from blockzoo.tasks.app.training import main as train
+
+    rng = np.random.default_rng(0)
+    for part in ("train", "val"):
+        for level, name in ((60, "dark"), (180, "light")):
+            (tmp_path / "data" / part / name).mkdir(parents=True)
+            for i in range(8):
+                pixels = (level + rng.integers(0, 40, (40, 40, 3))).astype(np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "data" / part / name / f"{i}.png")
+    logger = {"class_path": "CSVLogger", "init_args": {"save_dir": "runs", "name": "own"}}
+    args = {"model_name": "nasnet_cifar", "model_kwargs": {"num_classes": 2, "width": 4, "num_cells": 1}}
+    config = {
+        "model": {"class_path": "ImageClassification", "init_args": args},
+        "data": {"class_path": "ImageFolder", "init_args": {"root": "data", "num_workers": 0, "batch_size": 8}},
+        "trainer": {
+            "accelerator": "cpu",
+            "devices": 1,
+            "max_epochs": 1,
+            "enable_progress_bar": False,
+            "logger": logger,
+            "callbacks": [{"class_path": "RunFolder"}],
+        },
+    }
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(config))
+    assert train(["fit", "--config", "own.yaml", "--trainer.log_every_n_steps=1"]) == 0
+    return "runs/own/version_0"
+
+
+def test_int8_of_a_run_is_calibrated_with_its_own_data_or_a_folder(call, own_run, tmp_path, monkeypatch):
+    seen = []  # what the scales would be set by; writing ONNX takes long and is tested elsewhere
+    monkeypatch.setattr(model_export, "export_model", lambda model, form, path, **how: Path(path).write_bytes(b"float"))
+    monkeypatch.setattr(
+        quantize,
+        "quantize_onnx",
+        lambda source, path, mode, samples: (seen.append(samples), Path(path).write_bytes(b"int8")),
+    )
+    monkeypatch.setattr(
+        model_export, "load_exported", lambda path, form: lambda given: [torch.zeros(len(given["x"]), 2)]
+    )
+    args = [own_run, "--format", "onnx", "--out", "m.onnx", "--quantize", "static", "--static-batch", "2"]
+    for more, count in (([], 16), (["--calibration", "data/val"], 16), (["--calibration", "data/val/dark"], 8)):
+        status, out, error = call(*args, *more)
+        assert status == 0, error
+        x = torch.cat([part["x"] for part in seen.pop()])
+        assert x.shape == (count, 3, 32, 32) and x.min() > -3 and x.max() < 3
+    (tmp_path / "data" / "train").rename(tmp_path / "data" / "gone")
+    status, _, error = call(*args)
+    assert status == 2 and "data/train is missing; expected" in error.splitlines()[-1]
+    (tmp_path / "empty").mkdir()
+    status, _, error = call(*args, "--calibration", "empty")
+    assert status == 2 and "no image in empty" in error
+
+
 def test_int8_refusals(call, tmp_path):
     need_onnx()
     args = ["--format", "onnx", "--out", "m.onnx", "--quantize"]

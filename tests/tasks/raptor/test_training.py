@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from safetensors.torch import load_file, save_file
 
 import blockzoo
@@ -12,7 +13,7 @@ from blockzoo.__main__ import main
 from blockzoo.layers.attention.recurrent_block import RecurrentBlock
 from blockzoo.tasks.app.training import run
 from blockzoo.tasks.images.small_sets import CIFAR10
-from blockzoo.tasks.raptor.activations import ActivationCache, TeacherActivations
+from blockzoo.tasks.raptor.activations import ActivationCache, TeacherActivations, load_vit
 from blockzoo.tasks.raptor.dynamics import layer_r2
 from blockzoo.tasks.raptor.losses import (
     TokenLoss,
@@ -240,7 +241,7 @@ def test_a_cache_is_bounded_and_refuses_another_teachers_states(cifar, tmp_path)
         activations(cifar, tmp_path / "cache", num_images=40, dtype="float16").prepare_data()
     with pytest.raises(FileNotFoundError, match="teacher_checkpoint='gone.safetensors' is no file; train the teacher"):
         activations(cifar, tmp_path, teacher_checkpoint="gone.safetensors")
-    with pytest.raises(TypeError, match="is a ResNet, not a timm VisionTransformer"):
+    with pytest.raises(ValueError, match="is a ResNet, not a timm VisionTransformer"):
         activations(cifar, tmp_path, teacher="resnet10t", teacher_kwargs={})
 
 
@@ -285,6 +286,36 @@ def test_wrong_arguments_of_the_task_are_named(tmp_path):
         distil(block_checkpoints=[str(tmp_path / "a.safetensors")])
     with pytest.raises(ValueError, match="backbone_checkpoint=.* lacks vit.cls_token"):
         LinearProbe("raptor", model_kwargs=STUDENT, backbone_checkpoint=str(tmp_path / "a.safetensors"))
+
+
+def test_a_teacher_that_does_not_fit_is_one_line(tmp_path, capsys):
+    with pytest.raises(ValueError, match="teacher='resnet18' is a ResNet, not a timm VisionTransformer"):
+        load_vit("resnet18")
+    save_file(load_vit("vit_tiny_patch16_224", {**TINY, "depth": 3}).state_dict(), tmp_path / "small.safetensors")
+    save_file(load_vit("vit_tiny_patch16_224", {**TINY, "embed_dim": 48}).state_dict(), tmp_path / "wide.safetensors")
+    for name, wrong in (("small", "it lacks blocks.3.norm1.weight"), ("wide", r"it has \(1, 1, 48\) as cls_token")):
+        with pytest.raises(ValueError, match=f"teacher_checkpoint='.*{name}.* does not fit .*{wrong}"):
+            load_vit("vit_tiny_patch16_224", TINY, checkpoint=str(tmp_path / f"{name}.safetensors"))
+    for teacher, more in (
+        ("resnet18", []),
+        ("vit_tiny_patch16_224", ["--checkpoint", str(tmp_path / "wide.safetensors")]),
+    ):
+        assert main(["raptor", "report", "--teacher", teacher, *more, "--out", str(tmp_path / "report")]) == 2
+        assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("stage", ["blocks", "joint"])
+def test_a_raptor_learns_from_a_float32_teacher_in_bfloat16(cifar, tmp_path, stage):
+    data = activations(cifar, tmp_path / "cache")
+    task = RaptorDistillation("raptor", model_kwargs=STUDENT, stage=stage)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = Trainer(
+        accelerator="cpu", devices=1, max_epochs=1, precision="bf16-true", enable_checkpointing=False, **quiet
+    )
+    trainer.fit(task, datamodule=data)
+    assert next(task.model.blocks[0].parameters()).dtype == torch.bfloat16
+    assert next(data.teacher.parameters()).dtype == torch.float32
+    assert trainer.callback_metrics["train/loss"].isfinite() and trainer.callback_metrics["val/r2_last"].isfinite()
 
 
 def test_probe_is_a_logistic_regression():

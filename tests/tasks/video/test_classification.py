@@ -7,6 +7,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
+from blockzoo.__main__ import main as predict
 from blockzoo.tasks.app.training import main
 from blockzoo.tasks.video.camera_moves import CameraMoves
 from blockzoo.tasks.video.classification import VideoClassification
@@ -90,6 +91,18 @@ def test_fit_from_the_command_line(tmp_path, monkeypatch, capsys):
     assert main(["predict", "runs/tiny/version_0"]) == 0
     rows = (tmp_path / "runs" / "predictions.csv").read_text().splitlines()
     assert rows[0].startswith("video,index,label") and len(rows) == 7
+    _assert_predict_on_files_agrees(rows[1:], capsys)
     (tmp_path / "train" / "left" / "a.mp4").write_bytes(b"broken")
     assert main(["fit", "--config", "tiny.json"]) == 2
     assert "train/left/a.mp4" in capsys.readouterr().err
+
+
+def _assert_predict_on_files_agrees(rows, capsys):
+    """Probabilities of the run's own test clips, averaged over a video, are those of `predict` on its file."""
+    capsys.readouterr()
+    assert predict(["predict", "runs/tiny/version_0", "test", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    own = np.array([[float(cell) for cell in row.split(",")[3:]] for row in rows]).reshape(2, 3, 2).mean(1)
+    names = [list(row["probabilities"]) for row in found]
+    assert names == [["left", "right"]] * 2
+    np.testing.assert_allclose([list(row["probabilities"].values()) for row in found], own, atol=1e-6)

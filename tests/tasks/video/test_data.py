@@ -1,15 +1,17 @@
 """Clips of videos: indices, decoding, augmentation, folders and lists."""
 
+import json
 import sys
 
 import numpy as np
 import pytest
 import torch
 
+from blockzoo.tasks.app.training import main
 from blockzoo.tasks.video.camera_moves import CLASSES, FRAMES, SIZE, CameraMoves, cut, test_footage, test_table
 from blockzoo.tasks.video.clips import crop_boxes, dense_indices, span_of, uniform_indices, view_starts
 from blockzoo.tasks.video.decoding import probe, read_frames
-from blockzoo.tasks.video.files import VideoFolder, VideoList, clip_augmentation
+from blockzoo.tasks.video.files import ClipForm, VideoFolder, VideoList, clip_augmentation
 
 test_footage.__test__ = test_table.__test__ = False  # names of the library's, not tests
 
@@ -67,13 +69,13 @@ def test_views():
     assert view_starts(100, 10, 10) == [0, 10, 20, 30, 40, 50, 60, 70, 80, 90]
     assert view_starts(100, 10, 1) == [45]
     assert view_starts(5, 10, 3) == [0, 0, 0]
-    assert crop_boxes(30, 50, 20, 3) == [(5, 0), (5, 15), (5, 30)]
-    assert crop_boxes(50, 30, 20, 3) == [(0, 5), (15, 5), (30, 5)]
-    assert crop_boxes(50, 30, 20, 1) == [(15, 5)]
+    assert crop_boxes(30, 50, (20, 20), 3) == [(5, 0), (5, 15), (5, 30)]
+    assert crop_boxes(50, 30, (20, 20), 3) == [(0, 5), (15, 5), (30, 5)]
+    assert crop_boxes(50, 30, (20, 20), 1) == [(15, 5)]
     with pytest.raises(ValueError, match="num_crops=2 must be 1 or 3"):
-        crop_boxes(50, 30, 20, 2)
+        crop_boxes(50, 30, (20, 20), 2)
     with pytest.raises(ValueError, match="frames of 50 x 30 px are smaller"):
-        crop_boxes(50, 30, 40, 1)
+        crop_boxes(50, 30, (40, 40), 1)
 
 
 def test_augmentation_is_the_same_for_all_frames():
@@ -116,6 +118,53 @@ def test_without_pyav_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(ImportError, match=r"pip install 'blockzoo\[video\]'"):
         probe(tmp_path / "a.mp4")
+
+
+def test_fit_without_pyav_says_so_in_one_line(tmp_path, monkeypatch, capsys):
+    for name in ("train/left", "train/right", "val/left", "val/right"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "a.mp4").touch()
+    monkeypatch.setitem(sys.modules, "av", None)
+    monkeypatch.chdir(tmp_path)
+    model = ["--model=VideoClassification", "--model.model_name=p3d_tiny", "--model.model_kwargs.num_classes=2"]
+    status = main(
+        ["fit", *model, "--data=VideoFolder", "--data.root=.", "--trainer.accelerator=cpu", "--trainer.max_epochs=1"]
+    )
+    assert status == 2 and capsys.readouterr().err.splitlines()[0] == (
+        "blockzoo: reading video files needs PyAV: pip install 'blockzoo[video]'"
+    )
+
+
+def test_what_is_not_given_is_the_models(tmp_path):
+    cfg = {"input_size": (3, 8, 48, 48), "mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6), "crop_pct": 0.75}
+    data = VideoFolder(str(tmp_path))
+    data.match(cfg)
+    form = data.form
+    assert (form.num_frames, form.size, form.resize, form.mean) == (8, (48, 48), 64, (0.1, 0.2, 0.3))
+    data = VideoFolder(str(tmp_path), num_frames=5, img_size=32, std=(1.0, 1.0, 1.0), stride=3)
+    data.match({**cfg, "frame_stride": 2, "clips": {"resize": [50, 60]}})
+    assert (data.form.num_frames, data.form.size, data.form.stride, data.form.std) == (5, (32, 32), 3, (1.0, 1.0, 1.0))
+    assert data.form.resize == 43  # that of the weights is for another size
+    data = VideoFolder(str(tmp_path))
+    data.match({**cfg, "frame_stride": 2, "clips": {"resize": [50, 60]}})
+    assert data.form.resize == [50, 60] and data.form.stride == 2
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"num_frames": 4, "stride": 3, "img_size": 24, "resize": 28, "num_clips": 3, "num_crops": 3},
+        {"num_frames": 5, "sampling": "uniform", "img_size": 16, "resize": [20, 40], "mean": (0.3, 0.4, 0.5)},
+        {"num_frames": 30, "img_size": 20, "pad_short": True},
+    ],
+)
+def test_stored_preprocessing_gives_the_clips_of_evaluation(tmp_path, how):
+    data = VideoFolder(write_folder(tmp_path), num_workers=0, **how)
+    data.setup("test")
+    stored = json.loads(json.dumps(data.preprocessing))
+    views = ClipForm.of_cfg(stored).views(tmp_path / "test" / "light" / "a.mp4")
+    test = data.datasets["test"]
+    assert torch.equal(views, torch.stack([test[i]["x"] for i in range(len(test) // 2, len(test))]))
 
 
 def test_folder_in_training_and_evaluation(tmp_path):
