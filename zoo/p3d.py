@@ -254,6 +254,10 @@ class P3D(ImageModel):
         """Normal noise of the size in `pretrained_cfg`."""
         return {"x": self._example(batch_size, *self.input_size, generator=generator)}
 
+    def size_steps(self) -> tuple[int, ...]:
+        """See `ZooModel.size_steps`: the stride over frames, and that in space twice."""
+        return (2 ** len(self.feature_info), *super().size_steps())
+
     def forward_intermediates(
         self,
         x: torch.Tensor,

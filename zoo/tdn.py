@@ -34,7 +34,7 @@ from blockzoo.kernels._dispatch import use_kernel
 from blockzoo.kernels.edge_product import make_segments
 from blockzoo.layers.equivariant.coupling import Parity, clebsch_gordan_tensor, gaunt_tensor
 from blockzoo.layers.equivariant.cp_factors import cp_factors
-from blockzoo.layers.equivariant.edge_attention import EdgeAttention, EdgeDegree, Edges
+from blockzoo.layers.equivariant.edge_attention import EdgeAttention, EdgeDegree, EdgeParts, Edges, split_edges
 from blockzoo.layers.equivariant.edge_product import EdgeProduct
 from blockzoo.layers.equivariant.irreps import Gate, IrrepsLayerNorm, IrrepsLinear, IrrepsRMSNorm
 from blockzoo.layers.equivariant.neighbors import neighbor_list
@@ -76,6 +76,9 @@ NUM_ELEMENTS = 119
 
 _PUBLISHED_NODES = 36.6
 """Atoms of a graph in the training set of the published model; its energy is the sum over the square root of this."""
+
+_PART = 2**22
+"""Numbers in the messages of the edges that are computed at once in large graphs, 16 MB in float32."""
 
 
 def edge_product(l_max: int, product: Product, rank: int | str, parity: Parity, **dd: Any) -> EdgeProduct:
@@ -121,7 +124,7 @@ class TDNBlock(nn.Module):
         self.act = Gate()
         self.fc2 = IrrepsLinear(channels, channels, **dd)
 
-    def forward(self, x: torch.Tensor, edges: Edges) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, edges: Edges | EdgeParts) -> torch.Tensor:
         """(N, d, C) -> (N, d, C), or (N, 1, C) if only scalars are read behind it."""
         y = self.attn(self.norm1(x), edges)
         x = x[:, : y.shape[1]] + y
@@ -171,6 +174,7 @@ class TDN(ZooModel):
 
     task: ClassVar[str] = "potential"
     modality: ClassVar[str] = "graph"
+    trial_batches: ClassVar[tuple[int, int]] = (4, 7)  # 2 and 3 are the sizes of other axes
     references: torch.Tensor
     scales: torch.Tensor
     has_element: torch.Tensor
@@ -339,16 +343,26 @@ class TDN(ZooModel):
         if unknown:
             raise ValueError(f"atomic_numbers has {unknown}, elements that this model does not know: {self.elements}")
 
-    def _edges(self, vectors: torch.Tensor, edge_index: torch.Tensor, num_nodes: int) -> Edges:
-        """What the layers need to know about edges with vectors (E, 3) from receiver to sender."""
+    def _edges(self, vectors: torch.Tensor, edge_index: torch.Tensor, num_nodes: int) -> Edges | EdgeParts:
+        """What the layers need to know about edges with vectors (E, 3) from receiver to sender.
+
+        A large graph of which no second derivative is wanted comes in parts.
+        """
+        sender, receiver = edge_index.unbind(0)
+        tracing = torch.compiler.is_compiling() or type(vectors) is not torch.Tensor
+        limit = max(1, _PART // ((self.l_max + 1) ** 2 * self.hidden_channels))
+        if tracing or self.training or vectors.shape[0] <= limit:
+            return self._describe(vectors, sender, receiver, num_nodes)
+        return split_edges(self._describe, vectors, sender, receiver, num_nodes, limit)
+
+    def _describe(self, vectors: torch.Tensor, sender: torch.Tensor, receiver: torch.Tensor, num_nodes: int) -> Edges:
         distance = vectors.square().sum(-1).clamp_min(1e-20).sqrt()
         matrix = self.product.matrix(spherical_harmonics(vectors, self.l_max))
         envelope = polynomial_envelope(distance, self.cutoff).unsqueeze(1) if self.smooth_cutoff else None
-        sender, receiver = edge_index.unbind(0)
         incoming = make_segments(receiver, num_nodes) if use_kernel("edge_product", matrix) else None
         return Edges(sender, receiver, matrix, self.basis(distance), envelope, num_nodes, incoming)
 
-    def _nodes(self, atomic_numbers: torch.Tensor, edges: Edges) -> torch.Tensor:
+    def _nodes(self, atomic_numbers: torch.Tensor, edges: Edges | EdgeParts) -> torch.Tensor:
         """Features (N, d, C) behind the last norm; (N, 1, C) if only scalars are read."""
         x = self.degree(edges)
         x = x + F.pad(self.embed(atomic_numbers).to(x.dtype).unsqueeze(1), (0, 0, 0, x.shape[1] - 1))
@@ -360,7 +374,7 @@ class TDN(ZooModel):
         return self.norm(x)
 
     def _energy(
-        self, x: torch.Tensor, atomic_numbers: torch.Tensor, batch: torch.Tensor, edges: Edges, num_graphs: int
+        self, x: torch.Tensor, atomic_numbers: torch.Tensor, batch: torch.Tensor, receiver: torch.Tensor, num_graphs: int
     ) -> torch.Tensor:
         """Energies (B,) from the scalars of (N, d, C)."""
         parts = self.head(x[:, 0]).squeeze(1)
@@ -370,14 +384,16 @@ class TDN(ZooModel):
             parts = parts.to(wide) * self.scales[atomic_numbers].to(wide) + self.references[atomic_numbers].to(wide)
             return segment_sum(parts, batch, num_graphs)
         parts = parts.to(self.embed.weight.dtype)
-        parts = torch.where(_has_edge(edges), parts, 0)
+        parts = torch.where(_has_edge(receiver, len(parts)), parts, 0)
         return segment_sum(parts, batch, num_graphs) / math.sqrt(_PUBLISHED_NODES)
 
-    def _direct_forces(self, x: torch.Tensor, atomic_numbers: torch.Tensor, edges: Edges) -> torch.Tensor:
+    def _direct_forces(
+        self, x: torch.Tensor, atomic_numbers: torch.Tensor, receiver: torch.Tensor, edges: Edges | EdgeParts
+    ) -> torch.Tensor:
         forces = self.force_head(self.force_attn(x, edges)[:, 1:4]).squeeze(2).to(self.embed.weight.dtype)
         if self.extensive:
             return forces * self.scales[atomic_numbers].unsqueeze(1).to(forces.dtype)
-        return torch.where(_has_edge(edges).unsqueeze(1), forces, 0)
+        return torch.where(_has_edge(receiver, len(forces)).unsqueeze(1), forces, 0)
 
     def forward_features(
         self,
@@ -471,19 +487,19 @@ class TDN(ZooModel):
             positions, atomic_numbers, batch, cell, pbc, edge_index, shifts, num_graphs
         )
         count = positions.shape[0]
+        sender, receiver = edge_index.unbind(0)
         if self.forces == "direct":
             edges = self._edges(vectors, edge_index, count)
             x = self._nodes(atomic_numbers, edges)
-            energy = self._energy(x, atomic_numbers, batch, edges, num_graphs)
-            return {"energy": energy, "forces": self._direct_forces(x, atomic_numbers, edges)}
+            energy = self._energy(x, atomic_numbers, batch, receiver, num_graphs)
+            return {"energy": energy, "forces": self._direct_forces(x, atomic_numbers, receiver, edges)}
 
         def total(vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             edges = self._edges(vectors, edge_index, count)
-            energy = self._energy(self._nodes(atomic_numbers, edges), atomic_numbers, batch, edges, num_graphs)
+            energy = self._energy(self._nodes(atomic_numbers, edges), atomic_numbers, batch, receiver, num_graphs)
             return energy.sum(), energy
 
         energy, slope = _value_and_slope(total, vectors)
-        sender, receiver = edge_index.unbind(0)
         forces = segment_sum(slope, receiver, count) - segment_sum(slope, sender, count)
         out = {"energy": energy, "forces": forces}
         if cell is not None and (pbc is not None or shifts is not None):
@@ -515,6 +531,12 @@ class TDN(ZooModel):
             for key, value in inputs.items()
         }
 
+    def size_steps(self) -> tuple[int, ...]:
+        """See `ZooModel.size_steps`; sizes are free without steps."""
+        raise ValueError(
+            f"{type(self).__name__} always has free numbers of atoms, edges and graphs; leave --dynamic-size out"
+        )
+
     @classmethod
     def convert_state_dict(cls, state_dict: dict[str, Any], model: ZooModel) -> dict[str, Any]:
         """AIRS's layout to ours, see `blockzoo._tdn_layout`."""
@@ -527,9 +549,8 @@ def _wide(device: torch.device | str | None) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def _has_edge(edges: Edges) -> torch.Tensor:
-    ones = torch.ones_like(edges.radial[:, 0])
-    return segment_sum(ones, edges.receiver, edges.num_nodes) > 0
+def _has_edge(receiver: torch.Tensor, num_nodes: int) -> torch.Tensor:
+    return segment_sum(torch.ones_like(receiver), receiver, num_nodes) > 0
 
 
 def _value_and_slope(function: Any, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
