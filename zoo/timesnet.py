@@ -237,9 +237,7 @@ class TimesNet(ZooModel):
 
     def size_steps(self) -> tuple[int, ...]:
         """See `ZooModel.size_steps`; the length is fixed."""
-        raise ValueError(
-            f"{type(self).__name__} has layers for one length of series; choose it when the model is made"
-        )
+        raise ValueError(f"{type(self).__name__} has layers for one length of series; choose it when the model is made")
 
     @classmethod
     def convert_state_dict(cls, state_dict: dict[str, Any], model: ZooModel) -> dict[str, Any]:

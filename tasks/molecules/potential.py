@@ -11,7 +11,14 @@ from torchmetrics import MeanAbsoluteError, MeanMetric, MeanSquaredError
 from blockzoo.tasks.core.task import Task
 from blockzoo.tasks.molecules.structures import StructureSet, check_cutoff, collate, composition
 
-__all__ = ["InteratomicPotential", "fit_references", "force_angles", "linear_baseline", "per_structure_rmse", "refit_references"]
+__all__ = [
+    "InteratomicPotential",
+    "fit_references",
+    "force_angles",
+    "linear_baseline",
+    "per_structure_rmse",
+    "refit_references",
+]
 
 MODEL_KEYS = ("positions", "atomic_numbers", "batch", "cell", "pbc", "edge_index", "shifts")
 MEV = 1000.0

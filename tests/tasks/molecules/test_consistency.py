@@ -112,9 +112,7 @@ def test_fine_tuning_on_tensors_fits_the_unit_and_the_elements(references, tmp_p
     old.set_references({1: 2.0, 6: 5.0, 7: 4.0, 8: 3.0})
     save_state_dict(old.state_dict(), tmp_path / "old.safetensors", {"format": "pt"})
     rows = tensors(old, 0.148, {1: -1.0, 6: 3.0, 7: 2.5, 8: 0.5})
-    task = TensorProperty(
-        "tdn_tensor", SIZES, checkpoint_path=str(tmp_path / "old.safetensors"), references=references
-    )
+    task = TensorProperty("tdn_tensor", SIZES, checkpoint_path=str(tmp_path / "old.safetensors"), references=references)
     task._trainer = types.SimpleNamespace(datamodule=types.SimpleNamespace(cutoff=None, datasets={"train": rows}))
     task.setup("fit")
     expected = torch.stack([row["target"] for row in rows])
