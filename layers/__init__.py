@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from blockzoo.layers.equivariant.coupling import *
     from blockzoo.layers.equivariant.cp_factors import *
     from blockzoo.layers.equivariant.cp_fit import *
+    from blockzoo.layers.equivariant.derivatives import *
     from blockzoo.layers.equivariant.edge_attention import *
     from blockzoo.layers.equivariant.edge_product import *
     from blockzoo.layers.equivariant.irreps import *
@@ -95,7 +96,8 @@ _FILES = {
     "equivariant.coupling": ("clebsch_gordan_tensor", "gaunt_tensor", "paths", "sphere_grid"),
     "equivariant.cp_factors": ("cp_factors", "cp_ranks", "published_rank"),
     "equivariant.cp_fit": ("fit_cp", "relative_error"),
-    "equivariant.edge_attention": ("EdgeAttention", "EdgeDegree", "Edges"),
+    "equivariant.derivatives": ("value_and_slope",),
+    "equivariant.edge_attention": ("EdgeAttention", "EdgeDegree", "EdgeParts", "Edges", "split_edges"),
     "equivariant.edge_product": ("EdgeProduct",),
     "equivariant.irreps": ("Gate", "IrrepsLayerNorm", "IrrepsLinear", "IrrepsRMSNorm", "component_degrees"),
     "equivariant.neighbors": ("neighbor_list",),

@@ -69,6 +69,7 @@ class ImageModel(ZooModel):
 
     task: ClassVar[str] = "classification"
     modality: ClassVar[str] = "image"
+    any_size: ClassVar[bool] = True
 
     cache_stages: ClassVar[int] = 0
     """Leading stages that a deployed model runs on a few samples at a time, see `_early`."""
@@ -97,6 +98,11 @@ class ImageModel(ZooModel):
         """Normal noise of the size in `pretrained_cfg`."""
         size = getattr(self, "pretrained_cfg", {}).get("input_size", (3, 224, 224))[-2:]
         return {"x": self._example(batch_size, self.in_chans, *size, generator=generator)}
+
+    def size_steps(self) -> tuple[int, ...]:
+        """See `ZooModel.size_steps`: the stride of the network, along both axes."""
+        stride = max(int(info["reduction"]) for info in self.feature_info)
+        return (stride, stride)
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:

@@ -20,6 +20,8 @@ class ZooModel(nn.Module, abc.ABC):
     Attributes:
         task: What the outputs are, for example "forecast" or "classification".
         modality: What the inputs are: "image", "video", "series", "graph" or "field".
+        any_size: Whether `x` may have other sizes behind its channels than those of `example_inputs`.
+        trial_batches: Batch sizes that an exported program with a free batch is tried with.
         pretrained_cfg: The resolved configuration as a dictionary, set by the builder; `input_size` describes one input
             of this very model, without the batch axis, its axes named by `input_axes`.
         init_args: Arguments of the constructor that the builder passed, beside the defaults.
@@ -27,6 +29,8 @@ class ZooModel(nn.Module, abc.ABC):
 
     task: ClassVar[str]
     modality: ClassVar[str]
+    any_size: ClassVar[bool] = False
+    trial_batches: ClassVar[tuple[int, int]] = (5, 1)
     pretrained_cfg: dict[str, Any]
     excluded_arguments: ClassVar[tuple[str, ...]] = ()
     """Arguments of the base class that a constructor with `**kwargs` does not take."""
@@ -51,6 +55,34 @@ class ZooModel(nn.Module, abc.ABC):
             The arguments by name; by default none, since most models are built for one size or speak of none.
         """
         return {}
+
+    def size_steps(self) -> tuple[int, ...]:
+        """Of which numbers the free sizes of an exported program's input are multiples, by axis behind the channels.
+
+        Raises:
+            ValueError: The architecture fixes the size, or fixes it in an exported program; here, all do.
+        """
+        raise ValueError(f"{type(self).__name__} is exported for one size of input")
+
+    def export_inputs(self, batch_size: int = 1, size: Sequence[int] | None = None) -> dict[str, torch.Tensor]:
+        """Forward arguments to trace a program with and to try it on: `example_inputs`, at another size if given.
+
+        Args:
+            batch_size: Samples in the batch.
+            size: The axes of `x` behind the channels.
+
+        Raises:
+            ValueError: The model's size is fixed, or `size` has another number of axes.
+        """
+        inputs = self.example_inputs(batch_size)
+        if size is None:
+            return inputs
+        if not self.any_size:
+            raise ValueError(f"size={tuple(size)}: {type(self).__name__} takes no other size")
+        x = inputs["x"]
+        if len(size) != x.ndim - 2 or min(size) < 1:
+            raise ValueError(f"size={tuple(size)} must be {x.ndim - 2} positive numbers, the axes behind the channels")
+        return {**inputs, "x": torch.randn(*x.shape[:2], *size).to(x)}
 
     @classmethod
     def convert_state_dict(cls, state_dict: dict[str, Any], model: "ZooModel") -> dict[str, Any]:

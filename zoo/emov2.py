@@ -271,6 +271,15 @@ class EMOv2(ImageModel):
         self.head_hidden_size = self.head.num_features
         self.apply(_init_weights)
 
+    def size_steps(self) -> tuple[int, ...]:
+        """See `ZooModel.size_steps`; with attention in windows, a program is for one size."""
+        if any(isinstance(module, WindowAttention) for module in self.modules()):
+            raise ValueError(
+                f"{type(self).__name__} cuts maps into windows, with a padding that an exported program holds for one "
+                "size; write one file for each size, by --size"
+            )
+        return super().size_steps()
+
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
         """The layer scales, as published."""

@@ -115,6 +115,7 @@ class FNO(ZooModel):
     output_std: torch.Tensor
     task: ClassVar[str] = "operator"
     modality: ClassVar[str] = "field"
+    any_size = True
 
     def __init__(
         self,
@@ -310,6 +311,13 @@ class FNO(ZooModel):
             parts = self._example(batch_size, *size, 2, generator=generator)
             return {"x": torch.view_as_complex(parts)}
         return {"x": self._example(batch_size, *size, generator=generator)}
+
+    def size_steps(self) -> tuple[int, ...]:
+        """See `ZooModel.size_steps`; a program is for one grid."""
+        raise ValueError(
+            f"{type(self).__name__} holds the transforms of one grid in an exported program; write one file for each "
+            "grid, by --size"
+        )
 
     def set_n_modes(self, n_modes: Sequence[int]) -> None:
         """Use fewer modes than are stored, or more again, in all blocks; a mode keeps its weights.

@@ -259,6 +259,10 @@ class P3D(ImageModel):
         """See `ZooModel.size_arguments`."""
         return {"num_frames": int(input_size[1]), "img_size": int(min(input_size[2:]))}
 
+    def size_steps(self) -> tuple[int, ...]:
+        """See `ZooModel.size_steps`: the stride over frames, and that in space twice."""
+        return (2 ** len(self.feature_info), *super().size_steps())
+
     def forward_intermediates(
         self,
         x: torch.Tensor,

@@ -216,6 +216,7 @@ class Raptor(ZooModel):
 
     task: ClassVar[str] = "classification"
     modality: ClassVar[str] = "image"
+    any_size: ClassVar[bool] = True
 
     if TYPE_CHECKING:  # TorchScript would read these as types of its own
         vit: Any
@@ -356,6 +357,11 @@ class Raptor(ZooModel):
         """Normal noise of the size in `pretrained_cfg`."""
         size = getattr(self, "pretrained_cfg", {}).get("input_size", (3, 224, 224))[-2:]
         return {"x": self._example(batch_size, self.in_chans, *size, generator=generator)}
+
+    def size_steps(self) -> tuple[int, ...]:
+        """See `ZooModel.size_steps`: the size of a patch, along both axes."""
+        stride = max(int(info["reduction"]) for info in self.feature_info)
+        return (stride, stride)
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:

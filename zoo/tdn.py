@@ -15,7 +15,6 @@ Positions are in Ã…. Energies have the unit of the references, forces that per Ã
 """
 
 import math
-from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
@@ -27,6 +26,7 @@ from torch.utils.checkpoint import checkpoint
 from blockzoo._about import FamilyAbout, Small
 from blockzoo._builder import build_model
 from blockzoo._cfg import ZooCfg, from_manifest, graph_cfg, tags_of
+from blockzoo._elements import ElementModel, wide_dtype
 from blockzoo._model import ZooModel
 from blockzoo._registry import register_model
 from blockzoo._tdn_layout import from_official
@@ -34,7 +34,8 @@ from blockzoo.kernels._dispatch import use_kernel
 from blockzoo.kernels.edge_product import make_segments
 from blockzoo.layers.equivariant.coupling import Parity, clebsch_gordan_tensor, gaunt_tensor
 from blockzoo.layers.equivariant.cp_factors import cp_factors
-from blockzoo.layers.equivariant.edge_attention import EdgeAttention, EdgeDegree, Edges
+from blockzoo.layers.equivariant.derivatives import value_and_slope
+from blockzoo.layers.equivariant.edge_attention import EdgeAttention, EdgeDegree, EdgeParts, Edges, split_edges
 from blockzoo.layers.equivariant.edge_product import EdgeProduct
 from blockzoo.layers.equivariant.irreps import Gate, IrrepsLayerNorm, IrrepsLinear, IrrepsRMSNorm
 from blockzoo.layers.equivariant.neighbors import neighbor_list
@@ -77,6 +78,9 @@ NUM_ELEMENTS = 119
 _PUBLISHED_NODES = 36.6
 """Atoms of a graph in the training set of the published model; its energy is the sum over the square root of this."""
 
+_PART = 2**22
+"""Numbers in the messages of the edges that are computed at once in large graphs, 16 MB in float32."""
+
 
 def edge_product(l_max: int, product: Product, rank: int | str, parity: Parity, **dd: Any) -> EdgeProduct:
     """The product with an edge's harmonics that a model's arguments describe; see `TDN`."""
@@ -91,6 +95,17 @@ def edge_product(l_max: int, product: Product, rank: int | str, parity: Parity, 
     if parity != "so3":
         raise ValueError(f"product='cp' is fitted to all paths; parity={parity!r} needs product='exact' or 'gaunt'")
     return EdgeProduct(factors=cp_factors(l_max, rank), **dd)
+
+
+def _check_sizes(**sizes: int) -> None:
+    for name, value in sizes.items():
+        if value < 1:
+            raise ValueError(f"{name}={value} must be at least 1")
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name}={value!r} must be one of {', '.join(choices)}")
 
 
 _NORMS: dict[str, type[nn.Module]] = {"joint": IrrepsRMSNorm, "degree": IrrepsLayerNorm}
@@ -121,7 +136,7 @@ class TDNBlock(nn.Module):
         self.act = Gate()
         self.fc2 = IrrepsLinear(channels, channels, **dd)
 
-    def forward(self, x: torch.Tensor, edges: Edges) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, edges: Edges | EdgeParts) -> torch.Tensor:
         """(N, d, C) -> (N, d, C), or (N, 1, C) if only scalars are read behind it."""
         y = self.attn(self.norm1(x), edges)
         x = x[:, : y.shape[1]] + y
@@ -131,7 +146,7 @@ class TDNBlock(nn.Module):
         return x + self.fc2(hidden)
 
 
-class TDN(ZooModel):
+class TDN(ElementModel):
     """Energies and forces of molecules and crystals.
 
     Args:
@@ -171,9 +186,7 @@ class TDN(ZooModel):
 
     task: ClassVar[str] = "potential"
     modality: ClassVar[str] = "graph"
-    references: torch.Tensor
-    scales: torch.Tensor
-    has_element: torch.Tensor
+    trial_batches: ClassVar[tuple[int, int]] = (4, 7)  # 2 and 3 are the sizes of other axes
 
     def __init__(
         self,
@@ -199,19 +212,22 @@ class TDN(ZooModel):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        sizes = {"l_max": l_max, "hidden_channels": hidden_channels, "depth": depth, "num_basis": num_basis}
-        for name, value in {**sizes, "radial_hidden": radial_hidden, "num_elements": num_elements}.items():
-            if value < 1:
-                raise ValueError(f"{name}={value} must be at least 1")
+        _check_sizes(
+            l_max=l_max,
+            hidden_channels=hidden_channels,
+            depth=depth,
+            num_basis=num_basis,
+            radial_hidden=radial_hidden,
+            num_elements=num_elements,
+        )
         if not (cutoff > 0 and avg_degree > 0):
             raise ValueError(f"cutoff={cutoff} and avg_degree={avg_degree} must be positive")
-        if forces not in get_args(Forces):
-            raise ValueError(f"forces={forces!r} must be one of {', '.join(get_args(Forces))}")
-        if radial_basis not in ("gaussian", "bessel"):
-            raise ValueError(f"radial_basis={radial_basis!r} must be 'gaussian' or 'bessel'")
-        if norm is not None and norm not in _NORMS:
-            raise ValueError(f"norm={norm!r} must be 'joint' or 'degree'")
+        _check_choice("forces", forces, get_args(Forces))
+        _check_choice("radial_basis", radial_basis, ("gaussian", "bessel"))
+        if norm is not None:
+            _check_choice("norm", norm, get_args(Norm))
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.register_elements(num_elements, device)
         published = product == "cp" or not extensive
         self.parity: Parity = parity or ("so3" if published else "o3")
         self.norm_type: Norm = norm or ("degree" if published else "joint")
@@ -221,14 +237,16 @@ class TDN(ZooModel):
         self.forces = forces
         self.extensive = extensive
         self.smooth_cutoff = extensive if smooth_cutoff is None else smooth_cutoff
-        self.num_elements = num_elements
         self.grad_checkpointing = False
         self.input_size = (3,)
 
+        # Atoms: one vector for each element; edges: functions of their length, and of their direction as matrices.
         self.embed = nn.Embedding(num_elements, hidden_channels, **dd)
         nn.init.uniform_(self.embed.weight, -1, 1)
         self.basis = (GaussianBasis if radial_basis == "gaussian" else BesselBasis)(num_basis, cutoff, **dd)
         self.product = edge_product(l_max, product, rank, self.parity, **dd)
+        # Features of all degrees from the edges alone; attention and feed-forward networks follow. The last block
+        # computes only what the head reads.
         self.degree = EdgeDegree(hidden_channels, num_basis, radial_hidden, avg_degree, **dd)
         sizes_of_block = (hidden_channels, l_max, num_basis, radial_hidden, num_heads, attn_drop_rate, self.norm_type)
         self.blocks = nn.ModuleList(
@@ -238,71 +256,9 @@ class TDN(ZooModel):
         self.head = nn.Sequential(
             nn.Linear(hidden_channels, hidden_channels, **dd), nn.SiLU(), nn.Linear(hidden_channels, 1, **dd)
         )
-        if forces == "direct":
+        if forces == "direct":  # one more layer, which reads l = 1
             self.force_attn = EdgeAttention(hidden_channels, num_basis, radial_hidden, num_heads, attn_drop_rate, **dd)
             self.force_head = nn.Linear(hidden_channels, 1, bias=False, **dd)
-        exact: dict[str, Any] = {"device": device, "dtype": _wide(device)}
-        self.register_buffer("references", torch.zeros(num_elements, **exact))
-        self.register_buffer("scales", torch.ones(num_elements, **exact))
-        self.register_buffer("has_element", torch.ones(num_elements, dtype=torch.bool, device=device))
-
-    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
-        """Move and cast everything, but keep references and scales in float64."""
-        exact = {name: getattr(self, name) for name in ("references", "scales")}
-        if _wide(fn(self.has_element).device) == torch.float32:  # a device without float64 refuses to take them
-            for name, value in exact.items():
-                setattr(self, name, value.float())
-        super()._apply(fn, recurse)
-        for name, value in exact.items():
-            moved = getattr(self, name)
-            if moved.dtype != (wide := _wide(moved.device)):
-                setattr(self, name, value.to(moved.device, wide))
-        return self
-
-    @torch.no_grad()
-    def set_references(
-        self,
-        energies: Mapping[int, float] | torch.Tensor | None = None,
-        scale: Mapping[int, float] | torch.Tensor | float | None = None,
-    ) -> None:
-        """Set the energy of single atoms, and the unit of what the network adds.
-
-        The energy of a graph is the sum over atoms of references[Z] + scales[Z] * output; direct forces are multiplied
-        by the scale as well.
-
-        Args:
-            energies: Reference energy by atomic number, or a tensor indexed by it. A mapping also says which elements
-                the model knows: others are refused from then on.
-            scale: The same for scales, or one number for all.
-
-        Raises:
-            ValueError: An atomic number is out of range, or the model is not extensive.
-        """
-        if not self.extensive:
-            raise ValueError("extensive=False has no references or scales; create the model with extensive=True")
-        for name, values in (("references", energies), ("scales", scale)):
-            buffer = getattr(self, name)
-            if isinstance(values, Mapping):
-                numbers = torch.tensor([int(number) for number in values], dtype=torch.int64)
-                if len(numbers) and not 0 <= int(numbers.min()) <= int(numbers.max()) < self.num_elements:
-                    raise ValueError(
-                        f"{name} has atomic numbers outside 0 .. {self.num_elements - 1}: {sorted(values)}"
-                    )
-                given = torch.tensor(list(values.values()), dtype=_wide(buffer.device))
-                buffer[numbers.to(buffer.device)] = given.to(buffer.device)
-                if name == "references":
-                    self.has_element.zero_()
-                    self.has_element[numbers.to(buffer.device)] = True
-            elif values is not None:
-                given = torch.as_tensor(values).to(buffer)
-                if given.ndim == 1 and len(given) > self.num_elements or given.ndim > 1:
-                    raise ValueError(f"{name} has shape {tuple(given.shape)}, expected up to ({self.num_elements},)")
-                buffer[: len(given) if given.ndim else None] = given
-
-    @property
-    def elements(self) -> list[int]:
-        """Atomic numbers that the model accepts."""
-        return self.has_element.nonzero().squeeze(1).tolist()
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
@@ -319,36 +275,26 @@ class TDN(ZooModel):
         """Trade computing each block twice in training for not storing its activations."""
         self.grad_checkpointing = enable
 
-    def _check(self, positions: torch.Tensor, atomic_numbers: torch.Tensor) -> None:
-        if positions.ndim != 2 or positions.shape[1] != 3 or atomic_numbers.shape != positions.shape[:1]:
-            raise ValueError(
-                f"positions {tuple(positions.shape)} and atomic_numbers {tuple(atomic_numbers.shape)} must be (N, 3) "
-                "and (N,)"
-            )
-        if torch.compiler.is_compiling() or type(atomic_numbers) is not torch.Tensor or not len(atomic_numbers):
-            return  # what tracing puts in place of tensors has no values
-        if atomic_numbers.is_cuda and torch.cuda.is_current_stream_capturing():
-            return  # a graph of kernels may not wait for values
-        inside = (atomic_numbers >= 0) & (atomic_numbers < self.num_elements)
-        if bool((inside & self.has_element[atomic_numbers.clamp(0, self.num_elements - 1)]).all()):
-            return  # the only time that a GPU is waited for
-        low, high = int(atomic_numbers.min()), int(atomic_numbers.max())
-        if low < 0 or high >= self.num_elements:
-            raise ValueError(f"atomic_numbers from {low} to {high} must be in 0 .. {self.num_elements - 1}")
-        unknown = atomic_numbers[~self.has_element[atomic_numbers]].unique().tolist()
-        if unknown:
-            raise ValueError(f"atomic_numbers has {unknown}, elements that this model does not know: {self.elements}")
+    def _edges(self, vectors: torch.Tensor, edge_index: torch.Tensor, num_nodes: int) -> Edges | EdgeParts:
+        """What the layers need to know about edges with vectors (E, 3) from receiver to sender.
 
-    def _edges(self, vectors: torch.Tensor, edge_index: torch.Tensor, num_nodes: int) -> Edges:
-        """What the layers need to know about edges with vectors (E, 3) from receiver to sender."""
+        A large graph comes in parts, for memory; in training, `set_grad_checkpointing` does more for it.
+        """
+        sender, receiver = edge_index.unbind(0)
+        tracing = torch.compiler.is_compiling() or type(vectors) is not torch.Tensor
+        limit = max(1, _PART // ((self.l_max + 1) ** 2 * self.hidden_channels))
+        if tracing or self.training or vectors.shape[0] <= limit:
+            return self._describe(vectors, sender, receiver, num_nodes)
+        return split_edges(self._describe, vectors, sender, receiver, num_nodes, limit)
+
+    def _describe(self, vectors: torch.Tensor, sender: torch.Tensor, receiver: torch.Tensor, num_nodes: int) -> Edges:
         distance = vectors.square().sum(-1).clamp_min(1e-20).sqrt()
         matrix = self.product.matrix(spherical_harmonics(vectors, self.l_max))
         envelope = polynomial_envelope(distance, self.cutoff).unsqueeze(1) if self.smooth_cutoff else None
-        sender, receiver = edge_index.unbind(0)
         incoming = make_segments(receiver, num_nodes) if use_kernel("edge_product", matrix) else None
         return Edges(sender, receiver, matrix, self.basis(distance), envelope, num_nodes, incoming)
 
-    def _nodes(self, atomic_numbers: torch.Tensor, edges: Edges) -> torch.Tensor:
+    def _nodes(self, atomic_numbers: torch.Tensor, edges: Edges | EdgeParts) -> torch.Tensor:
         """Features (N, d, C) behind the last norm; (N, 1, C) if only scalars are read."""
         x = self.degree(edges)
         x = x + F.pad(self.embed(atomic_numbers).to(x.dtype).unsqueeze(1), (0, 0, 0, x.shape[1] - 1))
@@ -360,24 +306,31 @@ class TDN(ZooModel):
         return self.norm(x)
 
     def _energy(
-        self, x: torch.Tensor, atomic_numbers: torch.Tensor, batch: torch.Tensor, edges: Edges, num_graphs: int
+        self,
+        x: torch.Tensor,
+        atomic_numbers: torch.Tensor,
+        batch: torch.Tensor,
+        receiver: torch.Tensor,
+        num_graphs: int,
     ) -> torch.Tensor:
         """Energies (B,) from the scalars of (N, d, C)."""
         parts = self.head(x[:, 0]).squeeze(1)
         if self.extensive:
             # In float64: the sum over a box of water is -50,000 eV, and a step of dynamics changes it by less than meV.
-            wide = _wide(parts.device)
+            wide = wide_dtype(parts.device)
             parts = parts.to(wide) * self.scales[atomic_numbers].to(wide) + self.references[atomic_numbers].to(wide)
             return segment_sum(parts, batch, num_graphs)
         parts = parts.to(self.embed.weight.dtype)
-        parts = torch.where(_has_edge(edges), parts, 0)
+        parts = torch.where(_has_edge(receiver, len(parts)), parts, 0)
         return segment_sum(parts, batch, num_graphs) / math.sqrt(_PUBLISHED_NODES)
 
-    def _direct_forces(self, x: torch.Tensor, atomic_numbers: torch.Tensor, edges: Edges) -> torch.Tensor:
+    def _direct_forces(
+        self, x: torch.Tensor, atomic_numbers: torch.Tensor, receiver: torch.Tensor, edges: Edges | EdgeParts
+    ) -> torch.Tensor:
         forces = self.force_head(self.force_attn(x, edges)[:, 1:4]).squeeze(2).to(self.embed.weight.dtype)
         if self.extensive:
             return forces * self.scales[atomic_numbers].unsqueeze(1).to(forces.dtype)
-        return torch.where(_has_edge(edges).unsqueeze(1), forces, 0)
+        return torch.where(_has_edge(receiver, len(forces)).unsqueeze(1), forces, 0)
 
     def forward_features(
         self,
@@ -410,7 +363,7 @@ class TDN(ZooModel):
         num_graphs: int | None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]:
         """Edge vectors, edges, graph of each atom and number of graphs."""
-        self._check(positions, atomic_numbers)
+        self.check_atoms(positions, atomic_numbers)
         if edge_index is None:
             edge_index, shifts = neighbor_list(positions, self.cutoff, batch, cell, pbc)
         if batch is None:
@@ -471,19 +424,19 @@ class TDN(ZooModel):
             positions, atomic_numbers, batch, cell, pbc, edge_index, shifts, num_graphs
         )
         count = positions.shape[0]
+        sender, receiver = edge_index.unbind(0)
         if self.forces == "direct":
             edges = self._edges(vectors, edge_index, count)
             x = self._nodes(atomic_numbers, edges)
-            energy = self._energy(x, atomic_numbers, batch, edges, num_graphs)
-            return {"energy": energy, "forces": self._direct_forces(x, atomic_numbers, edges)}
+            energy = self._energy(x, atomic_numbers, batch, receiver, num_graphs)
+            return {"energy": energy, "forces": self._direct_forces(x, atomic_numbers, receiver, edges)}
 
         def total(vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             edges = self._edges(vectors, edge_index, count)
-            energy = self._energy(self._nodes(atomic_numbers, edges), atomic_numbers, batch, edges, num_graphs)
+            energy = self._energy(self._nodes(atomic_numbers, edges), atomic_numbers, batch, receiver, num_graphs)
             return energy.sum(), energy
 
-        energy, slope = _value_and_slope(total, vectors)
-        sender, receiver = edge_index.unbind(0)
+        energy, slope = value_and_slope(total, vectors)
         forces = segment_sum(slope, receiver, count) - segment_sum(slope, sender, count)
         out = {"energy": energy, "forces": forces}
         if cell is not None and (pbc is not None or shifts is not None):
@@ -516,40 +469,20 @@ class TDN(ZooModel):
             for key, value in inputs.items()
         }
 
+    def size_steps(self) -> tuple[int, ...]:
+        """See `ZooModel.size_steps`; sizes are free without steps."""
+        raise ValueError(
+            f"{type(self).__name__} always has free numbers of atoms, edges and graphs; leave --dynamic-size out"
+        )
+
     @classmethod
     def convert_state_dict(cls, state_dict: dict[str, Any], model: ZooModel) -> dict[str, Any]:
         """AIRS's layout to ours, see `blockzoo._tdn_layout`."""
         return from_official(state_dict, model)
 
 
-def _wide(device: torch.device | str | None) -> torch.dtype:
-    """The type in which energies of atoms are summed: float64 wherever the device has it."""
-    device = torch.get_default_device() if device is None else torch.device(device)
-    return torch.float32 if device.type == "mps" else torch.float64
-
-
-def _has_edge(edges: Edges) -> torch.Tensor:
-    ones = torch.ones_like(edges.radial[:, 0])
-    return segment_sum(ones, edges.receiver, edges.num_nodes) > 0
-
-
-def _value_and_slope(function: Any, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Parts and the gradient of the sum, for function(x) = (sum, parts); differentiable where gradients are enabled."""
-    if torch.compiler.is_exporting():
-        raise RuntimeError(
-            "torch.export cannot trace gradients; use blockzoo.tasks.molecules.export.export_program, which exports "
-            "energies and forces, or forces='direct'"
-        )
-    if torch.compiler.is_dynamo_compiling():  # which traces transforms of functions, and not autograd.grad
-        slope, (_, parts) = torch.func.grad_and_value(function, has_aux=True)(x)
-        return parts, slope
-    again = torch.is_grad_enabled()
-    with torch.enable_grad():
-        if not x.requires_grad:
-            x = x.detach().requires_grad_()
-        total, parts = function(x)
-        (slope,) = torch.autograd.grad([total], [x], create_graph=again)
-    return (parts, slope) if again else (parts.detach(), slope)
+def _has_edge(receiver: torch.Tensor, num_nodes: int) -> torch.Tensor:
+    return segment_sum(torch.ones_like(receiver), receiver, num_nodes) > 0
 
 
 def _cfg(**kwargs: Any) -> ZooCfg:

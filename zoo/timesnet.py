@@ -235,6 +235,10 @@ class TimesNet(ZooModel):
             inputs["time_features"] = noise.sigmoid() - 0.5
         return inputs
 
+    def size_steps(self) -> tuple[int, ...]:
+        """See `ZooModel.size_steps`; the length is fixed."""
+        raise ValueError(f"{type(self).__name__} has layers for one length of series; choose it when the model is made")
+
     @classmethod
     def convert_state_dict(cls, state_dict: dict[str, Any], model: ZooModel) -> dict[str, Any]:
         """Time-Series-Library's layout to ours.

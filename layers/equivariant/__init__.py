@@ -8,7 +8,8 @@ Features have shape (N, (l_max + 1)², channels), with the degrees l in e3nn's o
 | `constants` | constants of a module that stay exact when its type changes |
 | `coupling` | Clebsch-Gordan and Gaunt tensors |
 | `cp_factors`, `cp_fit` | Clebsch-Gordan tensors as sums of rank-one terms: the shipped ones, and how they are fitted |
-| `edge_attention` | attention over the edges of a graph |
+| `derivatives` | an energy and its gradient, in every mode that a model runs in |
+| `edge_attention` | attention over the edges of a graph, for large graphs a part at a time |
 | `edge_product` | products of features with the harmonics of an edge |
 | `irreps` | linear map, norms, gate and activation |
 | `neighbors` | pairs of atoms within a cutoff, with periodic images |

@@ -3,20 +3,27 @@
 Source: "Tensor Decomposition Networks for Fast Machine Learning Interatomic Potential Computations" (2025), section
 3.3, and its code; after "Equiformer" (2023). Only what is read is computed: the l = 0 rows of the maps to logits and
 gates; and what follows the sum over edges is computed on nodes.
+
+A layer keeps about 16 kB for the gradient of each edge at 32 channels and l_max 1, and a large structure has a million
+edges. `EdgeParts` describes such a graph: layers go through it a part of the receivers at a time and compute a part
+again when its gradient is taken. Every sum over edges ends at a receiver, so that results are the same.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from blockzoo.kernels.edge_product import Segments, edge_product
 from blockzoo.layers.equivariant.irreps import IrrepsLinear
 from blockzoo.layers.equivariant.radial import RadialMLP
 from blockzoo.layers.equivariant.segment import segment_softmax, segment_sum
 
-__all__ = ["EdgeAttention", "EdgeDegree", "Edges"]
+__all__ = ["EdgeAttention", "EdgeDegree", "EdgeParts", "Edges", "split_edges"]
 
 
 class Edges(NamedTuple):
@@ -29,7 +36,7 @@ class Edges(NamedTuple):
             `blockzoo.layers.equivariant.edge_product`.
         radial: Radial basis, (E, K).
         envelope: Smooth cutoff, (E, 1), or None.
-        num_nodes: Number of nodes.
+        num_nodes: Number of receivers.
         incoming: The edges sorted by receiver, for kernels; None where none is used.
     """
 
@@ -40,6 +47,84 @@ class Edges(NamedTuple):
     envelope: torch.Tensor | None
     num_nodes: int
     incoming: Segments | None = None
+
+
+@dataclass(frozen=True)
+class EdgeParts:
+    """The edges of a graph in parts, each with all edges of some receivers, described only while it is computed.
+
+    Attributes:
+        describe: The function (vectors (E', 3), sender (E',), receiver (E',), number of receivers) -> `Edges`.
+        vectors: Edge vectors of each part, (E', 3).
+        sender: Senders of each part, (E',), among all nodes.
+        receiver: Receivers of each part, (E',), counted from the part's first.
+        num_receivers: Receivers of each part; together all nodes, in order.
+    """
+
+    describe: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, int], Edges]
+    vectors: tuple[torch.Tensor, ...]
+    sender: tuple[torch.Tensor, ...]
+    receiver: tuple[torch.Tensor, ...]
+    num_receivers: list[int]
+
+
+def split_edges(
+    describe: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, int], Edges],
+    vectors: torch.Tensor,
+    sender: torch.Tensor,
+    receiver: torch.Tensor,
+    num_nodes: int,
+    limit: int,
+) -> EdgeParts:
+    """Cut a graph into parts of at most `limit` edges, or one receiver where that alone has more.
+
+    Args:
+        describe: See `EdgeParts`.
+        vectors: Edge vectors, (E, 3).
+        sender: Node that each edge comes from, (E,).
+        receiver: Node that it goes to, (E,), in any order.
+        num_nodes: Number of nodes.
+        limit: Edges in a part.
+    """
+    if bool((receiver[1:] < receiver[:-1]).any()):
+        order = receiver.argsort(stable=True)
+        vectors, sender, receiver = vectors[order], sender[order], receiver[order]
+    ends = torch.bincount(receiver, minlength=num_nodes).cumsum(0).tolist()  # of each receiver's edges
+    nodes, cuts = [0], [0]
+    for node in range(1, num_nodes):
+        if ends[node] - cuts[-1] > limit and nodes[-1] < node:
+            nodes.append(node)
+            cuts.append(ends[node - 1])
+    sizes = [after - before for before, after in zip(cuts, [*cuts[1:], len(receiver)], strict=True)]
+    counts = [after - before for before, after in zip(nodes, [*nodes[1:], num_nodes], strict=True)]
+    local = [part - first for part, first in zip(receiver.split(sizes), nodes, strict=True)]
+    return EdgeParts(describe, vectors.split(sizes), sender.split(sizes), tuple(local), counts)
+
+
+def _over_parts(
+    layer: Callable[[Edges, torch.Tensor, torch.Tensor], torch.Tensor],
+    edges: EdgeParts,
+    sent: torch.Tensor,
+    received: torch.Tensor,
+) -> torch.Tensor:
+    """Apply a sum over edges part by part; what a part computes is computed again for its gradient.
+
+    Args:
+        layer: Function (edges, sent (N, ...), received (N', ...)) -> (N', ...) for the N' receivers of a part.
+        edges: The parts.
+        sent: Features of all nodes as senders, (N, ...).
+        received: Features of all nodes as receivers, (N, ...).
+    """
+
+    def one(vectors: torch.Tensor, sender: Any, receiver: Any, sent: Any, received: torch.Tensor) -> torch.Tensor:
+        return layer(edges.describe(vectors, sender, receiver, received.shape[0]), sent, received)
+
+    parts = zip(edges.vectors, edges.sender, edges.receiver, received.split(edges.num_receivers), strict=True)
+    found = [
+        checkpoint(one, vectors, sender, receiver, sent, rows, use_reentrant=False)
+        for vectors, sender, receiver, rows in parts
+    ]
+    return torch.cat(found)
 
 
 def _edge_weight(mlp: RadialMLP, edges: Edges) -> torch.Tensor:
@@ -75,8 +160,11 @@ class EdgeDegree(nn.Module):
         self.proj = IrrepsLinear(channels, channels, bias=False, **dd)
         self.bias = nn.Parameter(torch.zeros(channels, **dd))
 
-    def forward(self, edges: Edges) -> torch.Tensor:
+    def forward(self, edges: Edges | EdgeParts) -> torch.Tensor:
         """Features of the nodes."""
+        if isinstance(edges, EdgeParts):
+            nothing = edges.vectors[0].new_zeros(sum(edges.num_receivers), 0)
+            return _over_parts(lambda part, *_: self(part), edges, nothing, nothing)
         weight = _edge_weight(self.radial, edges) * self.scalar
         harmonics = edges.matrix[:, :, 0].to(weight.dtype)
         summed = segment_sum(harmonics.unsqueeze(2) * weight.unsqueeze(1), edges.receiver, edges.num_nodes)
@@ -133,10 +221,17 @@ class EdgeAttention(nn.Module):
         self.drop = nn.Dropout(drop_rate)
         self.proj = IrrepsLinear(channels, channels, **dd)
 
-    def forward(self, x: torch.Tensor, edges: Edges) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, edges: Edges | EdgeParts) -> torch.Tensor:
         """Features of the nodes, from their neighbours'."""
+        sent, received = self.sender(x), self.receiver(x)
+        if isinstance(edges, EdgeParts):
+            return self.proj(_over_parts(self._attend, edges, sent, received))
+        return self.proj(self._attend(edges, sent, received))
+
+    def _attend(self, edges: Edges, sent: torch.Tensor, received: torch.Tensor) -> torch.Tensor:
+        """Sums of weighted messages (N', d, C), from all nodes as senders (N, d, C) and the receivers (N', d, C)."""
         sender, receiver, count = edges.sender, edges.receiver, edges.num_nodes
-        message = self.sender(x).index_select(0, sender).add_(self.receiver(x).index_select(0, receiver))
+        message = sent.index_select(0, sender).add_(received.index_select(0, receiver))
         weight = _edge_weight(self.radial, edges)
         # Degree 0 and the others part here and meet again at the second product: both need other maps.
         scalar, others = torch.bmm(edges.matrix.to(message.dtype), message).split([1, message.shape[1] - 1], 1)
@@ -155,8 +250,8 @@ class EdgeAttention(nn.Module):
         matrix = edges.matrix[:, :1] if self.scalars_only else edges.matrix
         matrix, message = matrix.to(others.dtype), torch.cat([scalar, others], 1)
         if edges.incoming is not None:
-            return self.proj(edge_product(message, matrix, reduce=edges.incoming))
-        return self.proj(segment_sum(torch.bmm(matrix, message), receiver, count))
+            return edge_product(message, matrix, reduce=edges.incoming)
+        return segment_sum(torch.bmm(matrix, message), receiver, count)
 
     def _logits(self, x: torch.Tensor) -> torch.Tensor:
         """Products of `smooth_leaky_relu(x)`, slope 0.2, with the heads' vectors: (E, C) -> (E, H).

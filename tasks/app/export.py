@@ -108,7 +108,7 @@ def _export(args: argparse.Namespace, model: Any, weights: str) -> int:
     tried = ", ".join("x".join(map(str, next(iter(inputs.values())).shape)) for inputs in fresh)
     free = "" if model.modality == "graph" or args.static_batch else ", any batch"
     if args.dynamic_size:
-        steps = "x".join(map(str, model_export.size_steps(model)))
+        steps = "x".join(map(str, model.size_steps()))
         free += f", sizes in steps of {steps}, two steps or more"
     print(
         f"{out}: {args.name}, {weights} weights, {args.format}{free}, {out.stat().st_size:,} bytes, "

@@ -53,7 +53,7 @@ def measure_row(row: Small, formats: tuple[str, ...] = tuple(COLUMNS)) -> dict[s
         liven(model)
         dynamic = False
         try:
-            steps = model_export.size_steps(model)
+            steps = model.size_steps()
             dynamic, found["size"] = True, "steps of " + " x ".join(map(str, steps))
         except ValueError:
             found["size"] = "atoms, edges, graphs" if model.modality == "graph" else "fixed"

@@ -20,18 +20,15 @@ from typing import Any
 import torch
 from torch.export import Dim
 
-from blockzoo.layers.attention.window import WindowAttention
 from blockzoo.tasks.core import rooms
 
 __all__ = [
     "FORMATS",
     "difference",
-    "example",
     "export_model",
     "fresh_examples",
     "load_exported",
     "save_program",
-    "size_steps",
     "write_onnx",
 ]
 
@@ -44,58 +41,9 @@ Inputs = dict[str, torch.Tensor]
 Runner = Callable[[Inputs], list[torch.Tensor]]
 
 
-def size_steps(model: Any) -> tuple[int, ...]:
-    """Of which numbers the free sizes of a model's input are multiples, axis by axis behind the channels.
-
-    Args:
-        model: A model of the zoo.
-
-    Returns:
-        For an image the stride of the network, twice; for a video that over its frames, and that in space twice.
-
-    Raises:
-        ValueError: The architecture fixes the size, or fixes it in an exported program.
-    """
-    name = type(model).__name__
-    if model.modality == "series":
-        raise ValueError(f"{name} has layers for one length of series; choose it when the model is made")
-    if model.modality == "graph":
-        raise ValueError(f"{name} always has free numbers of atoms, edges and graphs; leave --dynamic-size out")
-    if model.modality == "field":
-        raise ValueError(
-            f"{name} holds the transforms of one grid in an exported program; write one file for each grid, by --size"
-        )
-    if any(isinstance(module, WindowAttention) for module in model.modules()):
-        raise ValueError(
-            f"{name} cuts maps into windows, with a padding that an exported program holds for one size; write one "
-            "file for each size, by --size"
-        )
-    stride = max(int(info["reduction"]) for info in model.feature_info)
-    if model.modality == "image":
-        return (stride, stride)
-    return (2 ** len(model.feature_info), stride, stride)
-
-
-def example(model: Any, batch: int = 1, size: Sequence[int] | None = None) -> Inputs:
-    """Forward arguments of normal noise, as `model.example_inputs`, of another size if one is given.
-
-    Raises:
-        ValueError: The model's size is fixed, or `size` has another number of axes.
-    """
-    inputs: Inputs = model.example_inputs(batch)
-    if size is None:
-        return inputs
-    if model.modality not in ("image", "video", "field"):
-        raise ValueError(f"size={tuple(size)}: {type(model).__name__} takes no other size")
-    x = inputs["x"]
-    if len(size) != x.ndim - 2 or min(size) < 1:
-        raise ValueError(f"size={tuple(size)} must be {x.ndim - 2} positive numbers, the axes behind the channels")
-    return {**inputs, "x": torch.randn(*x.shape[:2], *size).to(x)}
-
-
 def _start(model: Any, steps: Sequence[int], more: int) -> tuple[int, ...]:
     """A size that is traced (more = 0) or tried: near the model's own, and different along each axis."""
-    own = example(model)["x"].shape[2:]
+    own = model.export_inputs()["x"].shape[2:]
     return tuple(
         (max(2, round(n / step)) + more + i) * step for i, (n, step) in enumerate(zip(own, steps, strict=True))
     )
@@ -112,11 +60,11 @@ def fresh_examples(
         size: The fixed size, if not the model's own.
         dynamic_size: Whether sizes are free.
     """
-    batches = [batch, batch] if batch else [4, 7] if model.modality == "graph" else [5, 1]
+    batches = [batch, batch] if batch else model.trial_batches
     if not dynamic_size:
-        return [example(model, count, size) for count in batches]
-    steps = size_steps(model)
-    return [example(model, count, _start(model, steps, more)) for count, more in zip(batches, (1, 2), strict=True)]
+        return [model.export_inputs(count, size) for count in batches]
+    steps = model.size_steps()
+    return [model.export_inputs(count, _start(model, steps, more)) for count, more in zip(batches, (1, 2), strict=True)]
 
 
 def export_model(
@@ -136,7 +84,7 @@ def export_model(
         path: The file. Callers that must not damage an earlier one write to another name and rename.
         batch: Fix the number of samples; a free one by default, up to `MAX_BATCH`.
         size: Export for this size, the axes behind the channels, instead of the model's own.
-        dynamic_size: Leave the size free, in steps of `size_steps`.
+        dynamic_size: Leave the size free, in steps of `model.size_steps()`.
         inputs: Forward arguments to trace with, for a program that takes just these; not for potentials.
 
     Raises:
@@ -152,9 +100,9 @@ def export_model(
         return save_state_dict(model.state_dict(), path, {"format": "pt"})
     if model.modality in rooms.declared("exporters"):
         return _export_by_room(model, form, Path(path), batch, dynamic_size)
-    steps = size_steps(model) if dynamic_size else None
+    steps = model.size_steps() if dynamic_size else None
     if inputs is None:
-        inputs = example(model, batch or 3, _start(model, steps, 0) if steps else size)
+        inputs = model.export_inputs(batch or 3, _start(model, steps, 0) if steps else size)
     elif batch:
         inputs = {key: value[:1].expand(batch, *value.shape[1:]).contiguous() for key, value in inputs.items()}
     shapes = _dynamic_shapes(inputs, batch, steps)
@@ -200,9 +148,9 @@ def _dynamic_shapes(inputs: Inputs, batch: int | None, steps: Sequence[int] | No
 
 def _export_by_room(model: Any, form: str, path: Path, batch: int | None, dynamic_size: bool) -> None:
     if batch:
-        raise ValueError(f"{type(model).__name__} is exported with free numbers of atoms, edges and graphs")
+        raise ValueError(f"{type(model).__name__} always has free sizes; leave --static-batch out")
     if dynamic_size:
-        size_steps(model)
+        model.size_steps()
     with _told(f"{type(model).__name__} cannot be written as {form}"):
         rooms.load(rooms.declared("exporters")[model.modality])(model, form, path)
 
@@ -288,13 +236,15 @@ def load_exported(path: str | Path, form: str) -> Runner:
     program: Any
     if form == "aoti":
         program = torch._inductor.aoti_load_package(str(path))
+        spec = torch.utils._pytree.treespec_loads(program.loader.get_call_spec()[0])
     else:
         with Path(path).open("rb") as file:
-            program = torch.export.load(file).module()
+            exported = torch.export.load(file)
+        program, spec = exported.module(), exported.call_spec.in_spec
+    positional = spec.child(0).num_leaves > 0  # a program takes its arguments as it was traced: in order or by name
 
     def run(inputs: Inputs) -> list[torch.Tensor]:
         with torch.no_grad(), _told("the exported program fails"):
-            positional = "positions" in inputs
             return flatten(program(*inputs.values()) if positional else program(**inputs))
 
     return run

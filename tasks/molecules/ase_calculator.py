@@ -75,7 +75,9 @@ class ZooCalculator(Calculator):  # type: ignore[misc]
         if periodic:
             inputs["cell"] = self._tensor(self.atoms.cell.array)[None]
             inputs["pbc"] = torch.as_tensor(self.atoms.pbc, device=self.device)[None]
-        found = {key: value.detach().cpu().double().numpy() for key, value in self.model(**inputs).items()}
+        with torch.no_grad():  # nobody differentiates forces: the graph for it would take as much memory again
+            outputs = self.model(**inputs)
+        found = {key: value.cpu().double().numpy() for key, value in outputs.items()}
         energy = float(found["energy"][0])
         self.results = {"energy": energy, "free_energy": energy, "forces": found["forces"]}
         if periodic and "stress" in found:

@@ -1,7 +1,7 @@
 """Learning energies and forces of atomic structures."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -11,7 +11,14 @@ from torchmetrics import MeanAbsoluteError, MeanMetric, MeanSquaredError
 from blockzoo.tasks.core.task import Task
 from blockzoo.tasks.molecules.structures import StructureSet, check_cutoff, collate, composition
 
-__all__ = ["InteratomicPotential", "fit_references", "force_angles", "linear_baseline", "per_structure_rmse"]
+__all__ = [
+    "InteratomicPotential",
+    "fit_references",
+    "force_angles",
+    "linear_baseline",
+    "per_structure_rmse",
+    "refit_references",
+]
 
 MODEL_KEYS = ("positions", "atomic_numbers", "batch", "cell", "pbc", "edge_index", "shifts")
 MEV = 1000.0
@@ -48,6 +55,28 @@ def fit_references(
     gram = counts.T @ counts + weight * torch.eye(counts.shape[1], dtype=torch.double)
     references = common + torch.linalg.solve(gram, counts.T @ left)
     return references, energies - counts @ references
+
+
+def refit_references(
+    model: Any, elements: torch.Tensor, counts: torch.Tensor, missed: Callable[[], torch.Tensor]
+) -> None:
+    """Add to a trained model's references what it misses of the labels, element by element.
+
+    The network adds energies of its own, so that what is left of the labels is fitted and not the labels. Elements that
+    the model has not seen are accepted from then on, with their untrained embeddings.
+
+    Args:
+        model: A model with references, see `blockzoo.tdn.TDN.set_references`.
+        elements: Atomic numbers of the training part, (Z,).
+        counts: Atoms of each in each structure, (B, Z), float64.
+        missed: What labels exceed the model's outputs by, (B,); called when the model accepts all elements.
+    """
+    table = {number: float(model.references[number]) for number in model.elements}
+    model.set_references({number: table.get(number, 0.0) for number in {*table, *elements.tolist()}})
+    shift, _ = fit_references(counts, missed())
+    for number, change in zip(elements.tolist(), shift.tolist(), strict=True):
+        table[number] = table.get(number, 0.0) + change
+    model.set_references(table)
 
 
 def per_structure_rmse(error: torch.Tensor, batch: torch.Tensor, num_atoms: torch.Tensor) -> torch.Tensor:
@@ -141,15 +170,7 @@ class InteratomicPotential(Task):
             references, _ = fit_references(counts, energies)
             self.model.set_references(dict(zip(elements.tolist(), references.tolist(), strict=True)))
             return
-        # A trained network adds energies of its own, so that what it misses is fitted; elements that it has not seen
-        # join in with their untrained embeddings.
-        model: Any = self.model
-        table = {number: float(model.references[number]) for number in model.elements}
-        model.set_references({number: table.get(number, 0.0) for number in {*table, *elements.tolist()}})
-        shift, _ = fit_references(counts, energies - self._energies(structures))
-        for number, change in zip(elements.tolist(), shift.tolist(), strict=True):
-            table[number] = table.get(number, 0.0) + change
-        model.set_references(table)
+        refit_references(self.model, elements, counts, lambda: energies - self._energies(structures))
 
     @torch.no_grad()
     def _energies(self, structures: Sequence[Any], batch_size: int = 64) -> torch.Tensor:

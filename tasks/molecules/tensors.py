@@ -1,6 +1,6 @@
 """Learning symmetric tensors of molecules, such as polarizabilities."""
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -8,8 +8,8 @@ from torchmetrics import MeanAbsoluteError, MeanMetric
 
 from blockzoo.layers.equivariant.cartesian_tensor import symmetric_basis, to_irreps
 from blockzoo.tasks.core.task import Task
-from blockzoo.tasks.molecules.potential import fit_references
-from blockzoo.tasks.molecules.structures import check_cutoff
+from blockzoo.tasks.molecules.potential import fit_references, refit_references
+from blockzoo.tasks.molecules.structures import check_cutoff, collate
 
 __all__ = ["TensorProperty", "axis_flips"]
 
@@ -31,13 +31,22 @@ class TensorProperty(Task):
     Args:
         free_axes: Compare with the best of the four tensors that differ by the signs of axes: for data whose frames are
             known only up to them, such as `QM9Polarizability`.
+        references: "fit" fits what each element adds to the trace to the training part before training. With trained
+            weights, their outputs are first multiplied by one factor, which brings the mean size of the anisotropic
+            part to that of the labels (which may have another unit), and what they then miss is fitted; elements that
+            the weights do not know are accepted. "model" leaves the model as it is.
         **kwargs: See `Task`.
     """
 
     flips: torch.Tensor
 
-    def __init__(self, *args: Any, free_axes: bool = True, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, free_axes: bool = True, references: Literal["fit", "model"] = "fit", **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
+        if references not in ("fit", "model"):
+            raise ValueError(f"references={references!r} must be 'fit' or 'model'")
+        self.references = references
         if self.model.task != "tensor":
             raise ValueError(f"model_name={self.model_name!r} is for the task {self.model.task!r}, not 'tensor'")
         flips = axis_flips()
@@ -52,16 +61,42 @@ class TensorProperty(Task):
         )
 
     def setup(self, stage: str) -> None:
-        """Fit what each element adds to the trace, when training begins."""
+        """Fit what each element adds to the trace, when training begins; see `references`."""
         data = getattr(self.trainer, "datamodule", None)
         check_cutoff(data, self.model)
-        fresh = not (self.hparams.get("pretrained") or self.hparams.get("checkpoint_path"))
-        if stage == "fit" and fresh and data is not None:
-            rows = data.datasets["train"].rows
-            elements = torch.cat([row["atomic_numbers"] for row in rows]).unique()
-            counts = torch.stack([(row["atomic_numbers"].unsqueeze(1) == elements).sum(0) for row in rows]).double()
-            references, _ = fit_references(counts, torch.stack([row["target"][0] for row in rows]))
+        if stage != "fit" or self.references != "fit" or data is None:
+            return
+        train = data.datasets["train"]
+        numbers = [row["atomic_numbers"] for row in train.rows]
+        elements = torch.cat(numbers).unique()
+        counts = torch.stack([(row.unsqueeze(1) == elements).sum(0) for row in numbers]).double()
+        target = torch.stack([row["target"][0] for row in train.rows]).double()
+        if not (self.hparams.get("pretrained") or self.hparams.get("checkpoint_path")):
+            references, _ = fit_references(counts, target)
             self.model.set_references(dict(zip(elements.tolist(), references.tolist(), strict=True)))
+            return
+        model: Any = self.model
+        # Outputs may have the unit of other labels: the anisotropic part, which has no references, tells the factor.
+        model.set_references({**dict.fromkeys(elements.tolist(), 0.0), **_table(model)})
+        found = self._parts(train)[:, 1:].norm(dim=1)
+        wanted = torch.stack([row["target"][1:] for row in train.rows]).double().norm(dim=1)
+        if float(found.sum()) > 0:
+            model.set_references(scale=model.scales * float(wanted.sum() / found.sum()))
+        refit_references(model, elements, counts, lambda: target - self._parts(train)[:, 0])
+
+    @torch.no_grad()
+    def _parts(self, train: Any, batch_size: int = 64) -> torch.Tensor:
+        """Irreducible parts (B, 6) of what the model gives for training molecules now."""
+        training, found = self.model.training, []
+        device = next(self.model.parameters()).device
+        self.model.eval()
+        for start in range(0, len(train), batch_size):
+            batch = collate([train[i] for i in range(start, min(start + batch_size, len(train)))])
+            inputs = {key: batch[key].to(device) for key in ("positions", "atomic_numbers", "batch")}
+            tensor = self.model(**inputs, num_graphs=len(batch["num_atoms"]))["tensor"]
+            found.append(to_irreps(tensor).cpu().double())
+        self.model.train(training)
+        return torch.cat(found)
 
     def shared_step(self, batch: dict[str, torch.Tensor], stage: str) -> torch.Tensor:
         """See `Task.shared_step`."""
@@ -88,3 +123,7 @@ class TensorProperty(Task):
         """Predicted tensors (B, 3, 3), and which molecules they belong to (B,)."""
         inputs = {key: batch[key] for key in ("positions", "atomic_numbers", "batch")}
         return {"index": batch["index"], "tensor": self.model(**inputs)["tensor"]}
+
+
+def _table(model: Any) -> dict[int, float]:
+    return {number: float(model.references[number]) for number in model.elements}

@@ -342,6 +342,53 @@ def test_crystals_do_not_know_where_their_cell_begins():
     assert both["stress"][1].eq(0).all()
 
 
+def _saved_bytes(run):
+    """Bytes that autograd keeps for the backward passes of a call, and what the call returns."""
+    sizes = []
+
+    def pack(tensor):
+        sizes.append(tensor.numel() * tensor.element_size())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        return run(), sum(sizes)
+
+
+@pytest.mark.parametrize(
+    "form", [{}, {"l_max": 2, "product": "gaunt"}, {"extensive": False}, {"forces": "direct"}], ids=str
+)
+@pytest.mark.parametrize("limit", [1, 40])
+def test_a_large_graph_is_computed_in_parts_with_the_same_results(form, limit, monkeypatch):
+    model = build(**form)
+    far = torch.tensor([[40.0, 0, 0]], dtype=torch.double)  # an isolated atom: a receiver without edges
+    positions, numbers, batch = molecules(3)
+    inputs = torch.cat([positions, far]), torch.cat([numbers, numbers[:1]]), torch.cat([batch, batch[-1:]])
+    edge_index, _ = neighbor_list(inputs[0], model.cutoff, inputs[2])
+    edge_index = edge_index[:, torch.randperm(edge_index.shape[1], generator=torch.Generator().manual_seed(0))]
+    whole, kept = _saved_bytes(lambda: model(*inputs, edge_index=edge_index))
+    monkeypatch.setattr("blockzoo.tdn._PART", limit * (model.l_max + 1) ** 2 * model.hidden_channels)
+    with torch.no_grad():
+        parts, kept_by_parts = _saved_bytes(lambda: model(*inputs, edge_index=edge_index))
+    for name, value in whole.items():
+        torch.testing.assert_close(parts[name], value.detach(), rtol=1e-12, atol=1e-12)
+    assert kept_by_parts < 0.3 * kept
+    again = model(*inputs, edge_index=edge_index)["forces"]  # with a graph of its own, also in parts
+    if model.forces == "gradient":
+        weight = model.embed.weight
+        slopes = [torch.autograd.grad(found.square().sum(), weight)[0] for found in (whole["forces"], again)]
+        torch.testing.assert_close(*slopes, rtol=1e-9, atol=1e-12)
+
+
+def test_a_crystal_in_parts_has_the_same_stress(monkeypatch):
+    model, given = build(), crystal()
+    whole = model(*given)
+    monkeypatch.setattr("blockzoo.tdn._PART", 25 * 4 * model.hidden_channels)
+    with torch.no_grad():
+        parts = model(*given)
+    for name, value in whole.items():
+        torch.testing.assert_close(parts[name], value.detach(), rtol=1e-12, atol=1e-12)
+
+
 def test_gradients_flow_only_where_they_are_wanted():
     model = build()
     inputs = molecules()

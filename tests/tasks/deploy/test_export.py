@@ -40,11 +40,11 @@ def test_a_program_with_free_size_takes_other_sizes_and_batches(tmp_path, deploy
     model = blockzoo.create_model("raptor", **RAPTOR).eval()
     if deployed:
         model.deploy()
-    assert model_export.size_steps(model) == (14, 14)
+    assert model.size_steps() == (14, 14)
     model_export.export_model(model, "torch-export", tmp_path / "m.pt2", dynamic_size=True)
     run = model_export.load_exported(tmp_path / "m.pt2", "torch-export")
     for batch, size in ((1, (28, 28)), (2, (28, 70)), (7, (98, 42))):
-        assert model_export.difference(model, run, [model_export.example(model, batch, size)]) < 1e-5
+        assert model_export.difference(model, run, [model.export_inputs(batch, size)]) < 1e-5
 
 
 def test_onnx_with_free_size_runs_elsewhere(tmp_path):
@@ -52,7 +52,7 @@ def test_onnx_with_free_size_runs_elsewhere(tmp_path):
     model = blockzoo.create_model("raptor", **RAPTOR).eval()
     model_export.export_model(model, "onnx", tmp_path / "m.onnx", dynamic_size=True)
     run = model_export.load_exported(tmp_path / "m.onnx", "onnx")
-    examples = [model_export.example(model, batch, size) for batch, size in ((1, (28, 42)), (3, (70, 28)))]
+    examples = [model.export_inputs(batch, size) for batch, size in ((1, (28, 42)), (3, (70, 28)))]
     assert model_export.difference(model, run, examples) < 1e-4
 
 
@@ -87,7 +87,7 @@ def test_files_hold_no_example_inputs(tmp_path):
         (["timesnet_forecast", "--dynamic-size"], "has layers for one length of series"),
         (["fno1d", "--dynamic-size"], "one file for each grid, by --size"),
         (["emov2_cifar", "--dynamic-size"], "one file for each size, by --size"),
-        (["tdn_l1", "--static-batch", "4"], "free numbers of atoms, edges and graphs"),
+        (["tdn_l1", "--static-batch", "4"], "TDN always has free sizes; leave --static-batch out"),
         (["tdn_l1", "--dynamic-size"], "always has free numbers"),
         (["tdn_l1", "--size", "3,3"], "takes no other size"),
         (["raptor", "--size", "28"], "must be 2 positive numbers"),

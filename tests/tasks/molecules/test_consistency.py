@@ -6,6 +6,8 @@ import pytest
 import torch
 
 import blockzoo
+from blockzoo.checkpoints import save_state_dict
+from blockzoo.layers.equivariant.cartesian_tensor import to_irreps
 from blockzoo.tasks.molecules.potential import InteratomicPotential
 from blockzoo.tasks.molecules.structures import Structure
 from blockzoo.tasks.molecules.tensors import TensorProperty
@@ -80,3 +82,39 @@ def test_fine_tuning_accepts_elements_that_the_weights_do_not_know():
     assert task.model.elements == [1, 6, 7, 8, 14]
     expected = torch.stack([structure.energy for structure in structures])
     torch.testing.assert_close(task._energies(structures), expected, rtol=0, atol=1e-2)
+
+
+class _Rows(list):
+    """Molecules with tensors, as `QM9Polarizability` holds them."""
+
+    @property
+    def rows(self):
+        return self
+
+
+def tensors(model, unit, per_atom):
+    """Molecules with a model's own tensors in another unit, and another trace of each element."""
+    found = _Rows()
+    for seed in range(8):
+        inputs = model.example_inputs(1, torch.Generator().manual_seed(seed))
+        numbers = inputs["atomic_numbers"]
+        target = to_irreps(model(**inputs)["tensor"][0].detach().double()) * unit
+        target[0] += sum(per_atom[number] for number in numbers.tolist())
+        row = {"positions": inputs["positions"], "atomic_numbers": numbers, "target": target}
+        found.append({**row, "index": torch.tensor(seed)})
+    return found
+
+
+@pytest.mark.parametrize("references", ["fit", "model"])
+def test_fine_tuning_on_tensors_fits_the_unit_and_the_elements(references, tmp_path):
+    torch.manual_seed(0)
+    old = blockzoo.create_model("tdn_tensor", **SIZES).eval()
+    old.set_references({1: 2.0, 6: 5.0, 7: 4.0, 8: 3.0})
+    save_state_dict(old.state_dict(), tmp_path / "old.safetensors", {"format": "pt"})
+    rows = tensors(old, 0.148, {1: -1.0, 6: 3.0, 7: 2.5, 8: 0.5})
+    task = TensorProperty("tdn_tensor", SIZES, checkpoint_path=str(tmp_path / "old.safetensors"), references=references)
+    task._trainer = types.SimpleNamespace(datamodule=types.SimpleNamespace(cutoff=None, datasets={"train": rows}))
+    task.setup("fit")
+    expected = torch.stack([row["target"] for row in rows])
+    error = (task._parts(rows) - expected).abs().max()
+    assert error < 1e-4 if references == "fit" else error > 1
