@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader
 
 from blockzoo.tasks.core.data import ZooData
 from blockzoo.tasks.core.packaged import read_arrays
-from blockzoo.tasks.series.table import DATE_NAMES, SeriesTable, read_header, read_table
+from blockzoo.tasks.series.dates import DATE_NAMES
+from blockzoo.tasks.series.table import SeriesTable, read_header, read_table
 from blockzoo.tasks.series.windows import Windows, channel_statistics
 
 __all__ = ["AnomalyFiles", "InternalBleeding"]

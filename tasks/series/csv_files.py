@@ -10,7 +10,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from blockzoo.tasks.core.data import ZooData
 from blockzoo.tasks.core.packaged import read_arrays
 from blockzoo.tasks.series.calendar import calendar_features, time_freq_of
-from blockzoo.tasks.series.table import Irregular, Reading, SeriesTable, read_table
+from blockzoo.tasks.series.table import Reading, SeriesTable, read_table
+from blockzoo.tasks.series.time_axis import Irregular
 from blockzoo.tasks.series.windows import PARTS, Split, Windows, channel_statistics, part_rows
 
 __all__ = ["CSVSeries", "Daphnet"]

@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
+from blockzoo.tasks.core.streams import stream
 from blockzoo.tasks.series.task import SeriesTask, masked_mean
 
 __all__ = ["SeriesImputation", "hide"]
@@ -22,9 +24,8 @@ def hide(shape: Sequence[int], rate: float, seed: int, index: int) -> torch.Tens
     Returns:
         bool, of the shape.
     """
-    mixed = ((seed * 1_000_003 + round(rate * 1e6)) * 1_000_003 + index) % 2**63
-    generator = torch.Generator().manual_seed(mixed)
-    return torch.rand(tuple(shape), generator=generator) <= rate
+    drawn = stream(seed, round(rate * 1e6), index).random(tuple(shape), dtype=np.float32)
+    return torch.from_numpy(drawn < rate)
 
 
 class SeriesImputation(SeriesTask):

@@ -15,7 +15,9 @@ from blockzoo.tasks.core.output import print_json, print_table
 from blockzoo.tasks.core.predictions import class_rows, print_likeliest
 from blockzoo.tasks.series.calendar import calendar_features, time_freq_of
 from blockzoo.tasks.series.metrics import step_scores
-from blockzoo.tasks.series.table import Reading, SeriesTable, named_text, past_dates, read_header, read_table
+from blockzoo.tasks.series.table import Reading, SeriesTable, read_header, read_table
+from blockzoo.tasks.series.table_files import named_text
+from blockzoo.tasks.series.time_axis import past_dates
 from blockzoo.tasks.series.ts_files import SeriesSet, read_ts
 
 __all__ = [
