@@ -5,7 +5,10 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_info
+from matplotlib.figure import Figure
 
+from blockzoo.tasks.series.baselines import Scores, anomaly_baselines, season_of
+from blockzoo.tasks.series.figures import draw_anomalies
 from blockzoo.tasks.series.metrics import detection_scores, point_adjust, ranking_scores, step_scores
 from blockzoo.tasks.series.task import SeriesTask, masked_mean
 
@@ -62,6 +65,22 @@ class SeriesAnomaly(SeriesTask):
     def test_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> None:
         """Scores of a batch of test windows."""
         self._windows.append((batch["index"], self.score(batch)))
+
+    def baselines(self, data: Any, period: int | None = None) -> Scores:
+        """See `SeriesTask.baselines`."""
+        return anomaly_baselines(data, self.anomaly_ratio, self.val_quantile, period or season_of(data))
+
+    def test_figures(self, data: Any, channel: int = -1) -> dict[str, Figure]:
+        """See `SeriesTask.test_figures`."""
+        if not self.test_result:
+            return {}
+        result = self.test_result
+        ratio, calm = result["threshold"].tolist()
+        limits = {f"{self.anomaly_ratio:g} % of all": ratio, f"{self.val_quantile:g} of validation": calm}
+        values = data.datasets["test"].values[result["step"]]
+        drawn = draw_anomalies(result["step"], result["score"], result["label"], limits, values)
+        long = len(values) >= self.model.seq_len
+        return {"anomaly.png": drawn, **(self.period_figures(values[None, : self.model.seq_len]) if long else {})}
 
     def on_test_epoch_start(self) -> None:
         """Forget the scores of an earlier test."""

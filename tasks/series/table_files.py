@@ -201,7 +201,7 @@ class _Text(Source):
     def _is_text(self, place: int) -> bool:
         """Whether all that pandas found in a column are texts."""
         kind = self._frame[place].dtype
-        return kind == object if _pandas() < (3,) else kind == "str"
+        return bool(kind.kind == "O" if _pandas() < (3,) else kind == "str")
 
     def cells(self, column: str) -> Any:
         place = self.header.index(column)

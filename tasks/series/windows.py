@@ -1,12 +1,15 @@
 """Windows over one long series: borders of its parts, standardisation, samples."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-__all__ = ["PARTS", "Split", "Windows", "channel_statistics", "part_rows"]
+from blockzoo.tasks.core.streams import stream
+
+__all__ = ["PARTS", "Split", "Windows", "channel_statistics", "hide", "part_rows"]
 
 PARTS = ("train", "val", "test")
 
@@ -64,6 +67,22 @@ def channel_statistics(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     std = np.sqrt((centred**2).sum(0) / count)
     constant = np.where(seen, np.abs(centred), 0).max(0, initial=0) <= 1e-12 * np.maximum(np.abs(mean), 1)
     return mean, np.where(constant, 1.0, std)
+
+
+def hide(shape: Sequence[int], rate: float, seed: int, index: int) -> torch.Tensor:
+    """Which cells of one sample are hidden in evaluation: random cells, by the sample and not by its batch.
+
+    Args:
+        shape: (steps, channels).
+        rate: Probability of each cell.
+        seed: Of the whole evaluation.
+        index: Of the sample, its first row.
+
+    Returns:
+        bool, of the shape.
+    """
+    drawn = stream(seed, round(rate * 1e6), index).random(tuple(shape), dtype=np.float32)
+    return torch.from_numpy(drawn < rate)
 
 
 class Windows(Dataset[dict[str, torch.Tensor]]):

@@ -8,8 +8,7 @@ from blockzoo.tasks.core.packaged import pack_series, unpack_series
 from blockzoo.tasks.series.anomaly_files import AnomalyFiles, InternalBleeding
 from blockzoo.tasks.series.competition import M4, CSVShortSeries, M3Monthly, read_m4
 from blockzoo.tasks.series.csv_files import CSVSeries, Daphnet
-from blockzoo.tasks.series.imputation import hide
-from blockzoo.tasks.series.windows import channel_statistics, part_rows
+from blockzoo.tasks.series.windows import channel_statistics, hide, part_rows
 
 
 @pytest.fixture

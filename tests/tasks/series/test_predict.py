@@ -172,12 +172,19 @@ def test_reports_and_baselines_of_packaged_sets(tmp_path, monkeypatch, capsys):
     written = sorted(Path("figures").iterdir())
     assert [path.name for path in written] == ["forecasts.png", "periods.png"]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in written)
-    assert main(["series", "baselines", "--config", "smoke/timesnet_imputation", "--out", "base"]) == 0
+    assert main(["baselines", "--config", "smoke/timesnet_imputation", "--out", "base"]) == 0
     reports = {path.stem: json.loads(path.read_text()) for path in Path("base").glob("*.json")}
     assert reports["linear_interpolation"]["last"]["median"] < reports["mean"]["last"]["median"]
     report = reports["seasonal_naive"]
     assert report["last"]["median"] == report["metrics"]["test/mse"] and report["metric"] == "test/mse"
-    assert "season: " in capsys.readouterr().out
+    capsys.readouterr()
+    for words, said in (
+        (["smoke/timesnet_imputation", "--metric", "test/mae_9"], "--metric test/mae_9: must be one of test/mse"),
+        (["smoke/timesnet_imputation", "--period", "0"], "--period 0 must be at least 1"),
+        (["timesnet/japanese_vowels"], "SeriesClassification has no baselines; these have: InteratomicPotential"),
+    ):
+        assert main(["baselines", "--config", *words]) == 2
+        assert said in capsys.readouterr().err
 
 
 def test_frequencies_of_m4_are_combined_as_in_the_competition(tmp_path, monkeypatch, capsys):
