@@ -22,6 +22,7 @@ from blockzoo.tasks.series.metrics import (
     mase_scale,
     owa,
     point_adjust,
+    quantile,
     ranking_scores,
     smape,
 )
@@ -244,23 +245,26 @@ def anomaly_baselines(data: Any, anomaly_ratio: float, val_quantile: float, peri
     """Detection in `AnomalyFiles` by simple scores: the squared distance from the last value, from a season ago, and
     from the mean.
     """
-    values = {part: data.datasets[part].values.double() for part in ("val", "test")}  # type: ignore[attr-defined]
+    values = {part: torch.from_numpy(data.datasets[part].observed) for part in ("val", "test")}
+    there = {part: data.datasets[part].stretches >= 0 for part in ("val", "test")}
     methods: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
         "naive": lambda x: _distance(x, 1),
         "seasonal naive": lambda x: _distance(x, period),
-        "mean": lambda x: x.square().mean(1),
+        "mean": lambda x: _mean_square(x),
     }
-    border = len(values["val"]) - int(len(values["val"]) * data.val_fraction)
+    border = int(len(values["val"]) * (1 - data.val_fraction))
     scores: Scores = {}
     for name, method in methods.items():
-        train, test = method(values["val"]), method(values["test"])
-        found = {f"test/{key}": value for key, value in ranking_scores(test, data.label).items()}
-        both = torch.cat([train, test])
-        limits = {"": torch.quantile(both, 1 - anomaly_ratio / 100), "_val": train[border:].quantile(val_quantile)}
+        train, test = method(values["val"]), method(values["test"])[there["test"]]
+        label = data.label[there["test"]]
+        found = {f"test/{key}": value for key, value in ranking_scores(test, label).items()}
+        both = torch.cat([train[there["val"]], test])
+        calm = train[border:][there["val"][border:]]
+        limits = {"": quantile(both, 1 - anomaly_ratio / 100), "_val": quantile(calm, val_quantile)}
         for ending, limit in limits.items():
             predicted = test > limit
-            for more, detected in (("", predicted), ("_adjusted", point_adjust(predicted, data.label))):
-                found |= {f"test/{k}{ending}{more}": v for k, v in detection_scores(detected, data.label).items()}
+            for more, detected in (("", predicted), ("_adjusted", point_adjust(predicted, label))):
+                found |= {f"test/{k}{ending}{more}": v for k, v in detection_scores(detected, label).items()}
         scores[name] = found
     return scores
 
@@ -268,7 +272,12 @@ def anomaly_baselines(data: Any, anomaly_ratio: float, val_quantile: float, peri
 def _distance(x: torch.Tensor, lag: int) -> torch.Tensor:
     difference = torch.zeros_like(x)
     difference[lag:] = x[lag:] - x[:-lag]
-    return difference.square().mean(1)
+    return _mean_square(difference)
+
+
+def _mean_square(x: torch.Tensor) -> torch.Tensor:
+    """Over the observed channels of each step, 0 where there are none."""
+    return x.square().nanmean(1).nan_to_num(0.0)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
