@@ -236,6 +236,13 @@ class InternalBleeding(AnomalyFiles):
         return train, test, arrays["label"]
 
     @property
+    def preprocessing(self) -> dict[str, Any]:
+        """See `AnomalyFiles.preprocessing`; nothing is said about files, since none was read."""
+        kept = super().preprocessing
+        kept["series"].pop("reading")
+        return kept
+
+    @property
     def description(self) -> dict[str, str]:
         """See `ZooData.description`."""
         return {"dataset": "InternalBleeding16", "license": "see NOTICE", "split": self._split}

@@ -235,6 +235,13 @@ class Daphnet(CSVSeries):
         return SeriesTable(names, values, None, np.arange(1, len(values) + 1), path=self.path)
 
     @property
+    def preprocessing(self) -> dict[str, Any]:
+        """See `CSVSeries.preprocessing`; nothing is said about files, since none was read."""
+        kept = super().preprocessing
+        kept["series"].pop("reading")
+        return kept
+
+    @property
     def description(self) -> dict[str, str]:
         """See `ZooData.description`."""
         return {"dataset": "Daphnet S06R02E0", "license": "CC-BY-4.0", "split": self._split}
