@@ -1,11 +1,11 @@
 """Turn a finished run into a shipped checkpoint: weights, model card and manifest entry.
 
-    blockzoo publish RUN --name MODEL.TAG --seeds seeds.json --baseline "published recipe"
-    base.json ...
+    blockzoo publish RUN --name MODEL.TAG --seeds seeds.json --baseline "published recipe" base.json ...
 
 For maintainers, in a source checkout. The run's weights are copied beside the manifest, evaluated once more through
 `blockzoo.create_model` on the test set by `blockzoo demo`, and described; no figure in the card is typed by hand.
-A baseline is a report of `blockzoo seeds`, or any JSON object with "last" (median, min, max) and "runs".
+A baseline is a report of `blockzoo seeds` or `blockzoo baselines`, or any JSON object with "last" (median, min, max)
+and "runs".
 """
 
 import argparse

@@ -69,6 +69,9 @@ class Room:
             arguments that set the scales of int8 programs.
         exporters: By modality, a function `(model, form, path)` that writes models whose sizes are free by nature.
         metrics: By name in a card, what a metric is called for people.
+        baselines: By a task's class name, the function `(task, data, args) -> scores` behind `blockzoo baselines`:
+            metrics by name, by method.
+        baseline_arguments: Functions that add the baselines' own options to that command's parser.
         commands: Further sub-commands.
     """
 
@@ -83,6 +86,8 @@ class Room:
     calibration_files: Mapping[str, str] = field(default_factory=dict)
     exporters: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, str] = field(default_factory=dict)
+    baselines: Mapping[str, str] = field(default_factory=dict)
+    baseline_arguments: tuple[str, ...] = ()
     commands: tuple[Command, ...] = ()
 
 

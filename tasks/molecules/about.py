@@ -23,6 +23,7 @@ room = Room(
     kernels=dict.fromkeys(("edge_product", "edge_product_harmonics", "low_rank_product"), f"{HERE}.kernel_cases:CASES"),
     speed={"tdn": f"{HERE}.speed:tdn"},
     exporters={"graph": f"{HERE}.export:write"},
+    baselines={"InteratomicPotential": f"{HERE}.baseline:measure"},
     metrics={"force_mae": "mean error of forces, meV/Å"},
     commands=(
         Command(
@@ -30,9 +31,6 @@ room = Room(
             "science tools",
             f"{HERE}.md",
             "relax a molecule, let it move, and say how well energy is conserved",
-        ),
-        Command(
-            "molecules baselines", "evaluation", f"{HERE}.baseline", "one energy for each element, beside a potential"
         ),
         Command("package xtb", "maintenance", f"{HERE}.xtb", "compute the packaged molecular dynamics by GFN2-xTB"),
     ),

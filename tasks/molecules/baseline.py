@@ -1,41 +1,30 @@
-"""Errors of a potential that knows only the energy of each element, as a baseline for model cards.
+"""Errors of a potential that knows only the energy of each element, for `blockzoo baselines`.
 
-    blockzoo molecules baselines --out linear.json
-
-The energies are fitted to the training part of the packaged GFN2-xTB molecules by least squares; there are no forces.
-Nothing is random, so the report, in the form of that of `blockzoo.tasks.app.seeds`, has one run.
+The energies are fitted to the training part by least squares; there are no forces.
 """
 
 import argparse
-import json
-from pathlib import Path
 from typing import Any
 
-from blockzoo.tasks.core.spread import summarize
 from blockzoo.tasks.molecules.potential import linear_baseline
-from blockzoo.tasks.molecules.structures import XTBMolecules
 
-__all__ = ["add_arguments", "run"]
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
-    parser.add_argument("--metric", default="test/force_mae", help="(default: test/force_mae)")
-    parser.add_argument("--out", help="JSON file to write")
+__all__ = ["measure"]
 
 
-def run(args: argparse.Namespace) -> int:
-    """Fit, print and write the errors."""
-    data = XTBMolecules()
+def measure(task: Any, data: Any, args: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Fit the energies of the elements, and measure them on the test part.
+
+    Args:
+        task: A potential's task; its model is not used.
+        data: A data module of structures.
+        args: Options of the command, none of which matter here.
+
+    Raises:
+        ValueError: The data has no test part.
+    """
     data.setup("fit")
-    test: Any = data.datasets["test"]
-    errors = {f"test/{name}": value for name, value in linear_baseline(data.train_sample(), test.structures).items()}
-    if args.metric not in errors:
-        raise ValueError(f"--metric {args.metric}: must be one of {', '.join(errors)}")
-    value = errors[args.metric]
-    report = {"metric": args.metric, "runs": [{"last": value, **errors}], "last": summarize([value])}
-    for name, error in errors.items():
-        print(f"{name} {error:.4g}")
-    if args.out:
-        Path(args.out).write_text(json.dumps(report, indent=2) + "\n")
-    return 0
+    if "test" not in data.datasets:
+        raise ValueError(f"{type(data).__name__} has no test part to measure on")
+    test = data.datasets["test"]
+    found = linear_baseline(data.train_sample(), [test.structures[i] for i in range(len(test.structures))])
+    return {"linear": {f"test/{name}": value for name, value in found.items()}}

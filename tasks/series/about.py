@@ -44,14 +44,13 @@ room = Room(
         "JapaneseVowels": Calibration(f"{HERE}.uea:JapaneseVowels", packaged=True),
         "M3 monthly": Calibration(f"{HERE}.competition:M3Monthly", packaged=True),
     },
+    baselines={
+        task: f"{HERE}.baselines:measure"
+        for task in ("SeriesAnomaly", "SeriesForecasting", "SeriesImputation", "SeriesShortTerm")
+    },
+    baseline_arguments=(f"{HERE}.baselines:add_arguments",),
     metrics={"auroc": "area under the ROC curve", "mse": "mean squared error", "smape": "sMAPE, %"},
     commands=(
-        Command(
-            "series baselines",
-            "evaluation",
-            f"{HERE}.baselines",
-            "simple methods on the data of a config, beside a model",
-        ),
         Command("series report", "evaluation", f"{HERE}.report", "figures and tables of a finished run on series"),
         Command("package uea", "maintenance", f"{HERE}.ts_files", "turn a UEA archive's .ts files into packaged data"),
     ),

@@ -5,8 +5,11 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_info
+from matplotlib.figure import Figure
 
-from blockzoo.tasks.series.metrics import detection_scores, point_adjust, ranking_scores, step_scores
+from blockzoo.tasks.series.baselines import Scores, anomaly_baselines, season_of
+from blockzoo.tasks.series.figures import draw_anomalies
+from blockzoo.tasks.series.metrics import detection_scores, point_adjust, quantile, ranking_scores, step_scores
 from blockzoo.tasks.series.task import SeriesTask, masked_mean
 
 __all__ = ["SeriesAnomaly"]
@@ -16,7 +19,8 @@ class SeriesAnomaly(SeriesTask):
     """Reconstruct windows of a normal series; where the error is large on another one, it is anomalous.
 
     Batches are those of `blockzoo.tasks.series.anomaly_files.AnomalyFiles`. Loss and `mse` are over observed values. A
-    step's score is the squared error of standardised values, averaged over channels. Logged in a test:
+    step's score is the squared error of standardised values, averaged over channels. Steps that the data's dates leave
+    out have no score and count nowhere, neither in a threshold nor as calm steps. Logged in a test:
 
     - `auroc` and `auprc` of the scores, without a threshold;
     - `precision`, `recall` and `f1` of steps above a threshold that flags `anomaly_ratio` per cent of all steps, those
@@ -43,7 +47,7 @@ class SeriesAnomaly(SeriesTask):
         if not 0 <= val_quantile <= 1:
             raise ValueError(f"val_quantile={val_quantile} must be from 0 to 1")
         self.anomaly_ratio, self.val_quantile = anomaly_ratio, val_quantile
-        self._windows: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._windows: list[tuple[torch.Tensor, ...]] = []
         self.test_result: dict[str, torch.Tensor] = {}
 
     def shared_step(self, batch: dict[str, torch.Tensor], stage: str) -> torch.Tensor:
@@ -61,7 +65,28 @@ class SeriesAnomaly(SeriesTask):
 
     def test_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> None:
         """Scores of a batch of test windows."""
-        self._windows.append((batch["index"], self.score(batch)))
+        self._windows.append(self._scored(batch))
+
+    def _scored(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """First steps of windows (B,), scores of their steps and whether they count, both (B, seq_len)."""
+        score = self.score(batch)
+        return batch["index"], score, batch.get("step_mask", torch.ones_like(score))
+
+    def baselines(self, data: Any, period: int | None = None) -> Scores:
+        """See `SeriesTask.baselines`."""
+        return anomaly_baselines(data, self.anomaly_ratio, self.val_quantile, period or season_of(data))
+
+    def test_figures(self, data: Any, channel: int = -1) -> dict[str, Figure]:
+        """See `SeriesTask.test_figures`."""
+        if not self.test_result:
+            return {}
+        result = self.test_result
+        ratio, calm = result["threshold"].tolist()
+        limits = {f"{self.anomaly_ratio:g} % of all": ratio, f"{self.val_quantile:g} of validation": calm}
+        values = data.datasets["test"].values[result["step"]]
+        drawn = draw_anomalies(result["step"], result["score"], result["label"], limits, values)
+        long = len(values) >= self.model.seq_len
+        return {"anomaly.png": drawn, **(self.period_figures(values[None, : self.model.seq_len]) if long else {})}
 
     def on_test_epoch_start(self) -> None:
         """Forget the scores of an earlier test."""
@@ -69,18 +94,18 @@ class SeriesAnomaly(SeriesTask):
 
     def on_test_epoch_end(self) -> None:
         """Thresholds and metrics, over all steps at once."""
-        starts, scores = (torch.cat([pair[i] for pair in self._windows]) for i in range(2))
+        windows = tuple(torch.cat([part[i] for part in self._windows]) for i in range(3))
         if self.trainer.world_size > 1:
-            gathered: Any = self.all_gather((starts, scores))
-            starts, scores = (part.flatten(0, 1) for part in gathered)
+            gathered: Any = self.all_gather(windows)
+            windows = tuple(part.flatten(0, 1) for part in gathered)
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]  # which a test of a task always has
         parts = [self._scores_of(loader) for loader in data.threshold_dataloaders()]
-        parts.append(step_scores(starts, scores))
+        parts.append(step_scores(*windows))
         covered, score = parts[2]
         label = data.label[covered]
         everything = torch.cat([part[1] for part in parts])
-        ratio = _quantile(everything, 1 - self.anomaly_ratio / 100)
-        calm = _quantile(parts[1][1], self.val_quantile)
+        ratio = quantile(everything, 1 - self.anomaly_ratio / 100)
+        calm = quantile(parts[1][1], self.val_quantile)
         found = {**ranking_scores(score, label), "mse": float(score.mean())}
         for ending, threshold in (("", ratio), ("_val", calm)):
             predicted = score > threshold
@@ -103,18 +128,9 @@ class SeriesAnomaly(SeriesTask):
         windows = []
         for batch in loader:
             moved = self.transfer_batch_to_device(batch, self.device, 0)
-            windows.append((moved["index"], self.score(moved)))
-        return step_scores(*(torch.cat([pair[i] for pair in windows]) for i in range(2)))
+            windows.append(self._scored(moved))
+        return step_scores(*(torch.cat([part[i] for part in windows]) for i in range(3)))
 
     def predict_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> dict[str, torch.Tensor]:
         """Scores (B, seq_len), and the row of each window's first step (B,)."""
         return {"index": batch["index"], "score": self.score(batch)}
-
-
-def _quantile(values: torch.Tensor, q: float) -> float:
-    """With linear interpolation; torch's own takes 2**24 values at most."""
-    ordered = values.double().sort().values
-    place = q * (len(ordered) - 1)
-    low = int(place)
-    high = min(low + 1, len(ordered) - 1)
-    return float(ordered[low] + (place - low) * (ordered[high] - ordered[low]))

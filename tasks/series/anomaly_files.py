@@ -12,8 +12,10 @@ from torch.utils.data import DataLoader
 
 from blockzoo.tasks.core.data import ZooData
 from blockzoo.tasks.core.packaged import read_arrays
-from blockzoo.tasks.series.table import DATE_NAMES, SeriesTable, read_header, read_table
-from blockzoo.tasks.series.windows import Windows, channel_statistics
+from blockzoo.tasks.series.columns import guessed_date_column, nameless_column
+from blockzoo.tasks.series.table import Reading, SeriesTable, read_header, read_table
+from blockzoo.tasks.series.time_axis import Irregular
+from blockzoo.tasks.series.windows import Windows, channel_statistics, stretches_of
 
 __all__ = ["AnomalyFiles", "InternalBleeding"]
 
@@ -38,8 +40,15 @@ class AnomalyFiles(ZooData):
             series. Where windows overlap, a step's score is the mean over them.
         batch_size: Windows in a batch, on each device.
         num_workers: Processes that prepare batches.
-        date_column: Column of the dates of the tables, see `read_table`; steps that their dates leave out are added
-            without values, and are not anomalous. Tables without it, or None: rows are consecutive steps.
+        date_column: Column of the dates of the tables. No window looks across a step that the dates leave out, and
+            such a step has neither a score nor a label. Tables without it, or None: rows are consecutive steps.
+        date_format: This and what follows: how the tables are read, see `read_table`.
+        delimiter: Between cells.
+        missing_values: Further cells that stand for missing values.
+        irregular: "fill", "error" or "ignore".
+        decimal: "." or ",".
+        thousands: Character between groups of three digits; None for none.
+        encoding: Of the text, if it is not UTF-8.
 
     Raises:
         ValueError: A file does not fit; the message says where.
@@ -61,9 +70,18 @@ class AnomalyFiles(ZooData):
         batch_size: int = 128,
         num_workers: int = 0,
         date_column: str | None = "date",
+        date_format: str | None = None,
+        delimiter: str = ",",
+        missing_values: list[str] | None = None,
+        irregular: Irregular = "fill",
+        decimal: str = ".",
+        thousands: str | None = None,
+        encoding: str | None = None,
     ) -> None:
         super().__init__(batch_size, num_workers)
-        self.date_column = date_column
+        self.reading = Reading(
+            date_column, date_format, delimiter, tuple(missing_values or ()), irregular, decimal, thousands, encoding
+        )
         if not 0 < val_fraction < 1:
             raise ValueError(f"val_fraction={val_fraction} must be between 0 and 1")
         self.train_path, self.test_path = train_path, test_path
@@ -76,14 +94,14 @@ class AnomalyFiles(ZooData):
 
     def read(self) -> tuple[SeriesTable, SeriesTable, np.ndarray]:
         """Training part, test part, and whether each test step is anomalous."""
-        train, test = (_read_part(path, self.ignore, self.date_column) for path in (self.train_path, self.test_path))
+        train, test = (_read_part(path, self.ignore, self.reading) for path in (self.train_path, self.test_path))
         if self.label_column is not None:
-            label = read_table(self.test_path, [self.label_column], None).values
+            label = read_table(self.test_path, [self.label_column], **_undated(self.reading).options()).values
             places = [i for i, name in enumerate(test.columns) if name != self.label_column]
             names = tuple(test.columns[i] for i in places)
             test = replace(test, columns=names, values=test.values[:, places])
         elif self.label_path is not None:
-            label = _read_part(self.label_path, [], None).values[:, -1:]
+            label = _read_part(self.label_path, [], _undated(self.reading)).values[:, -1:]
         else:
             raise ValueError("label_path=None and label_column=None: one must say where the test labels are")
         rows = test.lines > 0
@@ -122,10 +140,12 @@ class AnomalyFiles(ZooData):
         rows = {"train": range(border), "val": range(border, len(scaled)), "test": range(len(tested))}
         for part, values in (("train", scaled), ("val", scaled), ("test", tested)):
             stride = self.stride if part == "train" else self.eval_stride
-            self.datasets[part] = Windows(values, None, rows[part], self.seq_len, 0, stride, part != "train")
+            stretches = stretches_of((test if part == "test" else train).lines)
+            self.datasets[part] = Windows(values, None, rows[part], self.seq_len, 0, stride, part != "train", stretches)
             if not len(self.datasets[part]):  # type: ignore[arg-type]  # a map-style data set
                 raise ValueError(f"seq_len={self.seq_len} is longer than the {part} part, {len(rows[part])} steps")
-        self.scored = Windows(scaled, None, rows["train"], self.seq_len, 0, self.eval_stride, True)
+        stretches = stretches_of(train.lines)
+        self.scored = Windows(scaled, None, rows["train"], self.seq_len, 0, self.eval_stride, True, stretches)
 
     @property
     def num_targets(self) -> int:
@@ -141,7 +161,9 @@ class AnomalyFiles(ZooData):
     def preprocessing(self) -> dict[str, Any]:
         """Per-channel `mean` and `std`, and how a file of the same kind is read (`series`)."""
         columns = list(self.table.columns) if self.table else []
-        kept = {"columns": columns, "features": "M", "target": None, "time_freq": None}
+        kept: dict[str, Any] = {"columns": columns, "features": "M", "target": None, "time_freq": None}
+        if Path(self.train_path).suffix != ".npy":
+            kept["reading"] = self.reading.options()
         return {"mean": self.mean.tolist(), "std": self.std.tolist(), "series": kept}
 
     @property
@@ -157,7 +179,11 @@ class AnomalyFiles(ZooData):
         return f"published training and test part; the last {self.val_fraction:.0%} of the first held out"
 
 
-def _read_part(path: str, ignore: list[str], date_column: str | None) -> SeriesTable:
+def _undated(reading: Reading) -> Reading:
+    return replace(reading, date_column=None)
+
+
+def _read_part(path: str, ignore: list[str], reading: Reading) -> SeriesTable:
     if Path(path).suffix == ".npy":
         try:
             values = np.load(path, allow_pickle=False)
@@ -172,12 +198,11 @@ def _read_part(path: str, ignore: list[str], date_column: str | None) -> SeriesT
             raise ValueError(f"{path}, row {row}, column {column}: {values[row, column]} is not finite")
         names = tuple(f"channel {i}" for i in range(values.shape[1]))
         return SeriesTable(names, values, None, np.arange(len(values)) + 1, path=path)
-    header = read_header(path)
-    dates = [name for name in header if name == date_column or (date_column == "date" and name.lower() in DATE_NAMES)]
-    column = "date" if "date" in dates else dates[0] if len(dates) == 1 else None
-    column = None if column in ignore else column
-    kept = [name for name in header if name not in ignore and name != column]
-    return read_table(path, kept, column)
+    header = read_header(path, reading.delimiter, reading.encoding)
+    column = guessed_date_column(header, reading.date_column)
+    column = column if column in header and column not in ignore else None
+    kept = [name for name in header if name not in (*ignore, column, nameless_column(header))]
+    return read_table(path, kept, **replace(reading, date_column=column).options())
 
 
 class InternalBleeding(AnomalyFiles):
@@ -209,6 +234,13 @@ class InternalBleeding(AnomalyFiles):
             for part in ("train", "test")
         )
         return train, test, arrays["label"]
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """See `AnomalyFiles.preprocessing`; nothing is said about files, since none was read."""
+        kept = super().preprocessing
+        kept["series"].pop("reading")
+        return kept
 
     @property
     def description(self) -> dict[str, str]:

@@ -1,33 +1,20 @@
-"""What simple methods reach on the data of a config, with the same windows, masks and metrics as the models.
-
-    blockzoo series baselines --config timesnet/m3_monthly
-    blockzoo series baselines --config timesnet/daphnet --out baselines
+"""What simple methods reach on series, with the same windows, masks and metrics as the models.
 
 With statsmodels installed (`pip install 'blockzoo[forecast]'`), forecasts of many series are also compared with
-exponential smoothing chosen by AICc and with the Theta method. `--out` writes a JSON report for each method, as
-`blockzoo.tasks.app.publish --baseline` reads them.
+exponential smoothing chosen by AICc and with the Theta method.
 """
 
 import argparse
 import importlib.util
-import json
 import warnings
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 
-from blockzoo.tasks.core.configs import config_path
-from blockzoo.tasks.core.output import print_table
-from blockzoo.tasks.series.anomaly import SeriesAnomaly
-from blockzoo.tasks.series.anomaly_files import AnomalyFiles
 from blockzoo.tasks.series.calendar import calendar_seasons
-from blockzoo.tasks.series.classification import SeriesClassification
-from blockzoo.tasks.series.competition import ManySeries
-from blockzoo.tasks.series.forecasting import SeriesForecasting
-from blockzoo.tasks.series.imputation import SeriesImputation, hide
 from blockzoo.tasks.series.metrics import (
     BASELINES,
     detection_scores,
@@ -35,11 +22,11 @@ from blockzoo.tasks.series.metrics import (
     mase_scale,
     owa,
     point_adjust,
+    quantile,
     ranking_scores,
     smape,
 )
-from blockzoo.tasks.series.task import SeriesTask
-from blockzoo.tasks.series.windows import Windows
+from blockzoo.tasks.series.windows import Windows, hide
 
 __all__ = [
     "anomaly_baselines",
@@ -47,8 +34,9 @@ __all__ = [
     "forecast_baselines",
     "imputation_baselines",
     "add_arguments",
-    "run",
     "many_series_baselines",
+    "measure",
+    "season_of",
     "strongest_period",
 ]
 
@@ -149,17 +137,20 @@ def _statistical() -> dict[str, Forecaster]:
     return {"ETS": _ets, "Theta": _theta} if importlib.util.find_spec("statsmodels") else {}
 
 
-def many_series_baselines(data: ManySeries, methods: Mapping[str, Forecaster] | None = None) -> Scores:
-    """sMAPE, MASE and OWA of methods over the test part of many series."""
+def many_series_baselines(
+    data: Any, methods: Mapping[str, Forecaster] | None = None, period: int | None = None
+) -> Scores:
+    """sMAPE, MASE and OWA of methods over the test part of many series, a `ManySeries`."""
     methods = {**BASELINES, **_statistical()} if methods is None else methods
     series = data.read()
+    period = data.period if period is None else period
     scores: Scores = {}
     for name, method in {"Naive 2": BASELINES["Naive 2"], **methods}.items():
         parts: list[tuple[float, float]] = []
         for item in series:
             history, future = torch.from_numpy(item.history), torch.from_numpy(item.future)
-            forecast = torch.from_numpy(np.asarray(method(item.history, len(item.future), data.period)))
-            scale = mase_scale(history, data.period)
+            forecast = torch.from_numpy(np.asarray(method(item.history, len(item.future), period)))
+            scale = mase_scale(history, period)
             parts.append((float(smape(forecast, future)), float(mase(forecast, future, scale))))
         means = np.array(parts)
         scores[name] = {"test/smape": float(means[:, 0].mean()), "test/mase": float(np.nanmean(means[:, 1]))}
@@ -250,25 +241,30 @@ def imputation_baselines(windows: Windows, num_targets: int, rates: list[float],
     return scores
 
 
-def anomaly_baselines(data: AnomalyFiles, anomaly_ratio: float, val_quantile: float, period: int) -> Scores:
-    """Detection by simple scores: the squared distance from the last value, from a season ago, and from the mean."""
-    values = {part: data.datasets[part].values.double() for part in ("val", "test")}  # type: ignore[attr-defined]
+def anomaly_baselines(data: Any, anomaly_ratio: float, val_quantile: float, period: int) -> Scores:
+    """Detection in `AnomalyFiles` by simple scores: the squared distance from the last value, from a season ago, and
+    from the mean.
+    """
+    values = {part: torch.from_numpy(data.datasets[part].observed) for part in ("val", "test")}
+    there = {part: data.datasets[part].stretches >= 0 for part in ("val", "test")}
     methods: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
         "naive": lambda x: _distance(x, 1),
         "seasonal naive": lambda x: _distance(x, period),
-        "mean": lambda x: x.square().mean(1),
+        "mean": lambda x: _mean_square(x),
     }
-    border = len(values["val"]) - int(len(values["val"]) * data.val_fraction)
+    border = int(len(values["val"]) * (1 - data.val_fraction))
     scores: Scores = {}
     for name, method in methods.items():
-        train, test = method(values["val"]), method(values["test"])
-        found = {f"test/{key}": value for key, value in ranking_scores(test, data.label).items()}
-        both = torch.cat([train, test])
-        limits = {"": torch.quantile(both, 1 - anomaly_ratio / 100), "_val": train[border:].quantile(val_quantile)}
+        train, test = method(values["val"]), method(values["test"])[there["test"]]
+        label = data.label[there["test"]]
+        found = {f"test/{key}": value for key, value in ranking_scores(test, label).items()}
+        both = torch.cat([train[there["val"]], test])
+        calm = train[border:][there["val"][border:]]
+        limits = {"": quantile(both, 1 - anomaly_ratio / 100), "_val": quantile(calm, val_quantile)}
         for ending, limit in limits.items():
             predicted = test > limit
-            for more, detected in (("", predicted), ("_adjusted", point_adjust(predicted, data.label))):
-                found |= {f"test/{k}{ending}{more}": v for k, v in detection_scores(detected, data.label).items()}
+            for more, detected in (("", predicted), ("_adjusted", point_adjust(predicted, label))):
+                found |= {f"test/{k}{ending}{more}": v for k, v in detection_scores(detected, label).items()}
         scores[name] = found
     return scores
 
@@ -276,67 +272,39 @@ def anomaly_baselines(data: AnomalyFiles, anomaly_ratio: float, val_quantile: fl
 def _distance(x: torch.Tensor, lag: int) -> torch.Tensor:
     difference = torch.zeros_like(x)
     difference[lag:] = x[lag:] - x[:-lag]
-    return difference.square().mean(1)
+    return _mean_square(difference)
 
 
-FURTHER = True
-"""Words that the parser does not know go to the training command line, as `args.more`."""
+def _mean_square(x: torch.Tensor) -> torch.Tensor:
+    """Over the observed channels of each step, 0 where there are none."""
+    return x.square().nanmean(1).nan_to_num(0.0)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
-    parser.add_argument("--config", required=True, help="name of a packaged config, or a path")
+    """Declare the option of baselines of series."""
     parser.add_argument("--period", type=int, help="steps of a season (default: the strongest of the training part)")
-    parser.add_argument("--metric", help="metric of the JSON reports (default: the first)")
-    parser.add_argument("--out", help="folder for a JSON report of each method")
 
 
-def run(args: argparse.Namespace) -> int:
-    """Evaluate the methods and print their scores."""
-    built = args.training(["--config", config_path(args.config), *args.more], execute=False)
-    task, data = built.model, built.datamodule
-    if not isinstance(task, SeriesTask) or isinstance(task, SeriesClassification):
-        raise ValueError(f"--config {args.config}: {type(task).__name__} has no baselines here")
+def measure(task: Any, data: Any, args: argparse.Namespace) -> Scores:
+    """Scores of the methods that belong to a task on series; see `SeriesTask.baselines`.
+
+    Raises:
+        ValueError: `--period` is no number of steps, or the data has no test part.
+    """
     if args.period is not None and args.period < 1:
         raise ValueError(f"--period {args.period} must be at least 1")
     data.setup("test")
     if "test" not in data.datasets:
-        raise ValueError(f"--config {args.config}: the data has no test part; ratios gives it a share")
-    if isinstance(data, ManySeries):
-        scores = many_series_baselines(data)
-    else:
-        train = data.datasets["train"]
-        count = int(train.starts[-1]) + data.seq_len + data.pred_len
-        period = args.period or strongest_period(train.observed[:count], _dates_of(data, count))
-        print(f"season: {period} steps")
-        test = data.datasets["test"]
-        if isinstance(task, SeriesImputation):
-            scores = imputation_baselines(test, data.num_targets, task.mask_rates, task.mask_seed, period)
-        elif isinstance(task, SeriesAnomaly):
-            scores = anomaly_baselines(data, task.anomaly_ratio, task.val_quantile, period)
-        elif isinstance(task, SeriesForecasting):
-            scores = forecast_baselines(test, data.num_targets, period)
-        else:
-            raise ValueError(f"--config {args.config}: {type(task).__name__} has no baselines here")
-    columns = list(next(iter(scores.values())))
-    print_table(["method", *columns], [[name, *(f"{found[c]:.4f}" for c in columns)] for name, found in scores.items()])
-    if args.out:
-        _write(Path(args.out), scores, args.metric or columns[0])
-    return 0
+        raise ValueError(f"{type(data).__name__} has no test part; ratios gives it a share")
+    found: Scores = task.baselines(data, args.period)
+    return found
 
 
-def _dates_of(data: Any, count: int) -> np.ndarray | None:
-    """Dates of the first steps of the data's table, on the local clock, if it has any."""
+def season_of(data: Any) -> int:
+    """Steps of the season of a data module's training part, by its dates if it has any."""
+    train = data.datasets["train"]
+    count = int(train.starts[-1]) + data.seq_len + data.pred_len
     dates = getattr(data.table, "local", None)
-    return None if dates is None else dates[:count]
-
-
-def _write(folder: Path, scores: Scores, metric: str) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, found in scores.items():
-        value: Any = found[metric]
-        last = dict.fromkeys(("median", "min", "max"), value)
-        report = {"metric": metric, "runs": [{"last": value}], "last": last, "metrics": found}
-        (folder / f"{name.replace(' ', '_').lower()}.json").write_text(
-            json.dumps(report, indent=2) + "\n", encoding="utf-8"
-        )
+    period = strongest_period(train.observed[:count], None if dates is None else dates[:count])
+    rank_zero_info(f"season: {period} steps")
+    return period

@@ -14,8 +14,10 @@ from torch.utils.data import Dataset
 from blockzoo.tasks.core.data import ZooData
 from blockzoo.tasks.core.packaged import read_arrays, unpack_series
 from blockzoo.tasks.series.calendar import calendar_seasons
+from blockzoo.tasks.series.cells import MISSING, parse_cell
 from blockzoo.tasks.series.metrics import mase, mase_scale, naive2, smape
-from blockzoo.tasks.series.table import MISSING, Reading, named_text, parse_cell, read_table
+from blockzoo.tasks.series.table import Reading, read_table
+from blockzoo.tasks.series.table_files import named_text
 
 __all__ = ["CSVShortSeries", "M3Monthly", "M4", "ManySeries", "ShortSeries", "read_m4"]
 

@@ -10,7 +10,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from blockzoo.tasks.core.data import ZooData
 from blockzoo.tasks.core.packaged import read_arrays
 from blockzoo.tasks.series.calendar import calendar_features, time_freq_of
-from blockzoo.tasks.series.table import Irregular, Reading, SeriesTable, read_table
+from blockzoo.tasks.series.table import Reading, SeriesTable, read_table
+from blockzoo.tasks.series.time_axis import Irregular
 from blockzoo.tasks.series.windows import PARTS, Split, Windows, channel_statistics, part_rows
 
 __all__ = ["CSVSeries", "Daphnet"]
@@ -232,6 +233,13 @@ class Daphnet(CSVSeries):
         values = arrays["values"].astype(np.float64)
         names = tuple(str(name) for name in arrays["columns"])
         return SeriesTable(names, values, None, np.arange(1, len(values) + 1), path=self.path)
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """See `CSVSeries.preprocessing`; nothing is said about files, since none was read."""
+        kept = super().preprocessing
+        kept["series"].pop("reading")
+        return kept
 
     @property
     def description(self) -> dict[str, str]:

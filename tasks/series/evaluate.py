@@ -18,7 +18,6 @@ from blockzoo.tasks.series.baselines import (
 from blockzoo.tasks.series.competition import M3Monthly
 from blockzoo.tasks.series.csv_files import Daphnet
 from blockzoo.tasks.series.figures import draw_anomalies, draw_forecasts, draw_imputations, draw_periods, typical
-from blockzoo.tasks.series.imputation import hide
 from blockzoo.tasks.series.metrics import (
     BASELINES,
     mase,
@@ -29,6 +28,7 @@ from blockzoo.tasks.series.metrics import (
     smape,
     step_scores,
 )
+from blockzoo.tasks.series.windows import hide
 
 __all__ = ["evaluate_daphnet", "evaluate_internal_bleeding", "evaluate_m3"]
 

@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from blockzoo.layers.series.period import find_periods
 
-__all__ = ["draw_anomalies", "draw_forecasts", "draw_imputations", "draw_periods", "typical"]
+__all__ = ["draw_anomalies", "draw_forecasts", "draw_imputations", "draw_periods", "typical", "with_gaps"]
 
 BLUE, ORANGE, GREEN, GREY, RED = "#0072B2", "#D55E00", "#009E73", "#8a8a8a", "#CC0000"
 
@@ -164,3 +164,8 @@ def draw_periods(model: Any, x: torch.Tensor, titles: Sequence[str]) -> Figure:
             for one in (axis.xaxis, axis.yaxis):
                 one.set_major_locator(MaxNLocator(integer=True))
     return figure
+
+
+def with_gaps(values: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Values, NaN where the mask of the same shape is 0."""
+    return values if mask is None else torch.where(mask != 0, values, torch.nan)

@@ -7,8 +7,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
+from matplotlib.figure import Figure
 
 from blockzoo.tasks.core.files import write_csv
+from blockzoo.tasks.series.baselines import Scores, forecast_baselines, season_of
+from blockzoo.tasks.series.figures import draw_forecasts, with_gaps
 from blockzoo.tasks.series.task import SeriesTask, masked_mean
 
 __all__ = ["SeriesForecasting"]
@@ -53,6 +56,24 @@ class SeriesForecasting(SeriesTask):
             kept |= {"mask": self.targets(batch["mask"])} if "mask" in batch else {}
             self.test_examples.append({key: value[0].detach().cpu() for key, value in kept.items()})
         return loss
+
+    def baselines(self, data: Any, period: int | None = None) -> Scores:
+        """See `SeriesTask.baselines`."""
+        return forecast_baselines(data.datasets["test"], data.num_targets, period or season_of(data))
+
+    def test_figures(self, data: Any, channel: int = -1) -> dict[str, Figure]:
+        """See `SeriesTask.test_figures`."""
+        if not self.test_examples:
+            return {}
+        past, future, forecasts, titles = [], [], [], []
+        for example in self.test_examples:
+            past.append(with_gaps(example["x"], example.get("mask"))[:, channel])
+            future.append(with_gaps(example["y"], example.get("y_mask"))[:, channel])
+            forecasts.append(example["forecast"][:, channel][None])
+            titles.append(f"window from row {int(example['index'])}")
+        found = {"forecast.png": draw_forecasts(past, future, forecasts, titles)}
+        whole = self.num_targets == self.model.in_chans
+        return {**found, **(self.period_figures(self.test_examples[0]["x"][None]) if whole else {})}
 
     def on_test_epoch_start(self) -> None:
         """Forget the examples of an earlier test."""

@@ -1,30 +1,16 @@
 """Filling gaps in multivariate series."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 
+from blockzoo.tasks.series.baselines import Scores, imputation_baselines, season_of
+from blockzoo.tasks.series.figures import draw_imputations, with_gaps
 from blockzoo.tasks.series.task import SeriesTask, masked_mean
+from blockzoo.tasks.series.windows import hide
 
-__all__ = ["SeriesImputation", "hide"]
-
-
-def hide(shape: Sequence[int], rate: float, seed: int, index: int) -> torch.Tensor:
-    """Which cells of one sample are hidden in evaluation: random cells, by the sample and not by its batch.
-
-    Args:
-        shape: (steps, channels).
-        rate: Probability of each cell.
-        seed: Of the whole evaluation.
-        index: Of the sample, its first row.
-
-    Returns:
-        bool, of the shape.
-    """
-    mixed = ((seed * 1_000_003 + round(rate * 1e6)) * 1_000_003 + index) % 2**63
-    generator = torch.Generator().manual_seed(mixed)
-    return torch.rand(tuple(shape), generator=generator) <= rate
+__all__ = ["SeriesImputation"]
 
 
 class SeriesImputation(SeriesTask):
@@ -41,7 +27,7 @@ class SeriesImputation(SeriesTask):
         **kwargs: See `Task`.
 
     Raises:
-        ValueError: A rate is not between 0 and 1.
+        ValueError: A rate is not between 0 and 1, or `mask_seed` is negative.
     """
 
     def __init__(self, *args: Any, mask_rates: list[float] | None = None, mask_seed: int = 0, **kwargs: Any) -> None:
@@ -49,6 +35,8 @@ class SeriesImputation(SeriesTask):
         self.mask_rates = [0.125, 0.25, 0.375, 0.5] if mask_rates is None else list(mask_rates)
         if not self.mask_rates or not all(0 < rate < 1 for rate in self.mask_rates):
             raise ValueError(f"mask_rates={mask_rates} must be numbers between 0 and 1")
+        if mask_seed < 0:
+            raise ValueError(f"mask_seed={mask_seed} must be at least 0")
         self.mask_seed = mask_seed
         self.test_examples: list[dict[str, torch.Tensor]] = []
 
@@ -88,6 +76,22 @@ class SeriesImputation(SeriesTask):
         counted = self.targets(seen & hidden)
         error = self.targets(output - batch["x"])
         return masked_mean(error.square(), counted)[0], error, counted, output
+
+    def baselines(self, data: Any, period: int | None = None) -> Scores:
+        """See `SeriesTask.baselines`."""
+        period = season_of(data) if period is None else period
+        return imputation_baselines(data.datasets["test"], data.num_targets, self.mask_rates, self.mask_seed, period)
+
+    def test_figures(self, data: Any, channel: int = -1) -> dict[str, Figure]:
+        """See `SeriesTask.test_figures`."""
+        if not self.test_examples:
+            return {}
+        example = self.test_examples[-1]
+        x = with_gaps(example["x"], example.get("mask"))
+        columns = data.table.columns if data is not None else [f"channel {i}" for i in range(x.shape[1])]
+        title = f"{example['rate']:.1%} hidden, window from row {int(example['index'])}"
+        drawn = draw_imputations(x, example["hidden"], example["output"], columns[:4], title)
+        return {"imputation.png": drawn, **self.period_figures(example["x"][None])}
 
     def on_test_epoch_start(self) -> None:
         """Forget the examples of an earlier test."""

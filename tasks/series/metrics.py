@@ -22,6 +22,7 @@ __all__ = [
     "naive2",
     "owa",
     "point_adjust",
+    "quantile",
     "ranking_scores",
     "seasonal_naive",
     "smape",
@@ -206,18 +207,36 @@ def ranking_scores(score: torch.Tensor, label: torch.Tensor) -> dict[str, float]
     }
 
 
-def step_scores(starts: torch.Tensor, scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def step_scores(
+    starts: torch.Tensor, scores: torch.Tensor, counted: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Scores of steps from those of windows, the mean where windows overlap.
 
     Args:
         starts: Step that each window begins with, int64 (N,).
         scores: (N, seq_len).
+        counted: 1 where a window's score of a step counts, (N, seq_len); all by default.
 
     Returns:
-        The steps that any window covers, int64 (M,), in order, and their scores, float64 (M,), both on the CPU.
+        The steps that any window scores, int64 (M,), in order, and their scores, float64 (M,), both on the CPU.
     """
     starts, scores = starts.cpu(), scores.cpu().double()
-    steps = (starts[:, None] + torch.arange(scores.shape[1])).flatten()
+    steps, flat = (starts[:, None] + torch.arange(scores.shape[1])).flatten(), scores.flatten()
+    if counted is not None:
+        chosen = counted.cpu().flatten() > 0
+        steps, flat = steps[chosen], flat[chosen]
     covered, place = steps.unique(return_inverse=True)
-    total = torch.zeros(len(covered), dtype=torch.float64).index_add_(0, place, scores.flatten())
+    total = torch.zeros(len(covered), dtype=torch.float64).index_add_(0, place, flat)
     return covered, total / torch.bincount(place)
+
+
+def quantile(values: torch.Tensor, q: float) -> float:
+    """The value below which a share `q` of values (N,) lies, with linear interpolation between two of them.
+
+    torch's own takes 2**24 values at most.
+    """
+    ordered = values.double().sort().values
+    place = q * (len(ordered) - 1)
+    low = int(place)
+    high = min(low + 1, len(ordered) - 1)
+    return float(ordered[low] + (place - low) * (ordered[high] - ordered[low]))

@@ -15,8 +15,11 @@ from blockzoo.tasks.core.output import print_json, print_table
 from blockzoo.tasks.core.predictions import class_rows, print_likeliest
 from blockzoo.tasks.series.calendar import calendar_features, time_freq_of
 from blockzoo.tasks.series.metrics import step_scores
-from blockzoo.tasks.series.table import Reading, SeriesTable, named_text, past_dates, read_header, read_table
+from blockzoo.tasks.series.table import Reading, SeriesTable, read_header, read_table
+from blockzoo.tasks.series.table_files import named_text
+from blockzoo.tasks.series.time_axis import past_dates
 from blockzoo.tasks.series.ts_files import SeriesSet, read_ts
+from blockzoo.tasks.series.windows import stretches_of
 
 __all__ = [
     "add_table_arguments",
@@ -164,17 +167,28 @@ def fill(model: Any, table: SeriesTable) -> np.ndarray:
 
 
 def score(model: Any, table: SeriesTable) -> np.ndarray:
-    """Anomaly scores of the rows of a table: mean squared error of standardised channels, (rows, 1 or columns)."""
-    starts = _starts(model, len(table.values))
-    inputs, _, _ = model_inputs(model, table.values, table.local, starts)
-    error = (_run(model, inputs) - inputs["x"]).square()
-    by_step = (error * inputs["mask"]).sum(-1) / inputs["mask"].sum(-1).clamp(min=1)
+    """Anomaly scores of the steps of a table: mean squared error of standardised channels, (steps, 1 or columns).
+
+    No window looks across steps that the table leaves out; these have no score, NaN.
+    """
     columns = len(table.columns) if model.in_chans == 1 else 1
-    found = []
-    for column in range(columns):
-        steps, values = step_scores(torch.tensor(starts), by_step[column::columns])
-        found.append(values[steps >= 0].numpy())
-    return np.stack(found, 1)
+    found = np.full((len(table.values), columns), np.nan)
+    stretches = stretches_of(table.lines)
+    for number in range(stretches.max(initial=-1) + 1):
+        rows = np.flatnonzero(stretches == number)
+        first, stop = int(rows[0]), int(rows[-1]) + 1
+        low = max(0, min(first, stop - model.seq_len))  # a short stretch is seen behind missing values
+        values = np.where(np.arange(low, stop)[:, None] < first, np.nan, table.values[low:stop])
+        dates = None if table.local is None else table.local[low:stop]
+        starts = [start + first - low for start in _starts(model, stop - first)]
+        inputs, _, _ = model_inputs(model, values, dates, starts)
+        error = (_run(model, inputs) - inputs["x"]).square()
+        by_step = (error * inputs["mask"]).sum(-1) / inputs["mask"].sum(-1).clamp(min=1)
+        for column in range(columns):
+            steps, scores = step_scores(torch.tensor(starts) + low, by_step[column::columns])
+            own = (steps >= first) & (steps < stop)
+            found[steps[own].numpy(), column] = scores[own].numpy()
+    return found
 
 
 def predict_table(model: Any, files: list[str], args: argparse.Namespace) -> int:
@@ -202,7 +216,10 @@ def predict_table(model: Any, files: list[str], args: argparse.Namespace) -> int
     else:
         raise ValueError(f"{args.name} is a model for {model.task}, which predict has no use for with a table")
     index = [first + i for i in range(len(values))] if shown is None else shown.date_texts()
-    rows = [[key, *map(float, row)] for key, row in zip(index, values, strict=True)]
+    rows = [
+        [key, *(None if np.isnan(value) else float(value) for value in row)]
+        for key, row in zip(index, values, strict=True)
+    ]
     columns = ["step" if shown is None else "date", *names]
     if args.out:
         _write(Path(args.out), columns, rows)
@@ -210,7 +227,9 @@ def predict_table(model: Any, files: list[str], args: argparse.Namespace) -> int
     elif args.json:
         print_json([dict(zip(columns, row, strict=True)) for row in rows])
     else:
-        print_table(columns, [[row[0], *(f"{value:.6g}" for value in row[1:])] for row in rows])
+        print_table(
+            columns, [[row[0], *("" if value is None else f"{value:.6g}" for value in row[1:])] for row in rows]
+        )
     return 0
 
 

@@ -18,12 +18,12 @@ from typing import Any
 
 import torch
 
+from blockzoo.tasks.core.files import write_figure
 from blockzoo.tasks.core.output import print_table
 from blockzoo.tasks.series.anomaly import SeriesAnomaly
 from blockzoo.tasks.series.figures import draw_anomalies, draw_forecasts, draw_imputations, draw_periods, typical
 from blockzoo.tasks.series.imputation import SeriesImputation
 from blockzoo.tasks.series.metrics import grouped_scores, seasonal_naive, smape
-from blockzoo.tasks.series.plots import save_figure
 from blockzoo.tasks.series.short_term import SeriesShortTerm
 
 __all__ = ["m4_table", "add_arguments", "run"]
@@ -42,9 +42,9 @@ def _short_term(tasks: list[Any], data: Any, folder: Path) -> list[Path]:
     reference = [torch.from_numpy(seasonal_naive(series[i].history, data.pred_len, data.period)) for i in chosen]
     titles = [f"{series[i].name}, sMAPE {float(errors[i]):.1f} %" for i in chosen]
     figure = draw_forecasts(past, [future[i] for i in chosen], [stacked[:, i] for i in chosen], titles, reference)
-    save_figure(figure, folder / "forecasts.png")
+    write_figure(folder / "forecasts.png", figure)
     inputs = torch.cat([part["x"] for part in tasks[0].test_forecasts])[chosen[:3]]
-    save_figure(draw_periods(tasks[0].model.eval(), inputs, titles[:3]), folder / "periods.png")
+    write_figure(folder / "periods.png", draw_periods(tasks[0].model.eval(), inputs, titles[:3]))
     return [folder / "forecasts.png", folder / "periods.png"]
 
 
@@ -52,9 +52,9 @@ def _imputation(tasks: list[Any], data: Any, folder: Path) -> list[Path]:
     example = tasks[0].test_examples[-1]
     title = f"{float(example['rate']):.1%} hidden, window from row {int(example['index'])}"
     figure = draw_imputations(example["x"], example["hidden"], example["output"], data.table.columns[:6], title)
-    save_figure(figure, folder / "imputations.png")
+    write_figure(folder / "imputations.png", figure)
     shown = data.datasets["test"].values[int(example["index"]) :][: data.seq_len][None]
-    save_figure(draw_periods(tasks[0].model.eval(), shown, ["standardised channels 0 to 3"]), folder / "periods.png")
+    write_figure(folder / "periods.png", draw_periods(tasks[0].model.eval(), shown, ["standardised channels 0 to 3"]))
     return [folder / "imputations.png", folder / "periods.png"]
 
 
@@ -64,9 +64,9 @@ def _anomalies(tasks: list[Any], data: Any, folder: Path) -> list[Path]:
     limits = {f"{tasks[0].anomaly_ratio:g} % of all": ratio, f"{tasks[0].val_quantile:g} of validation": calm}
     values = data.datasets["test"].values[result["step"]]
     figure = draw_anomalies(result["step"], result["score"], result["label"], limits, values)
-    save_figure(figure, folder / "anomalies.png")
+    write_figure(folder / "anomalies.png", figure)
     shown = values[None, : data.seq_len]
-    save_figure(draw_periods(tasks[0].model.eval(), shown, ["first test window"]), folder / "periods.png")
+    write_figure(folder / "periods.png", draw_periods(tasks[0].model.eval(), shown, ["first test window"]))
     return [folder / "anomalies.png", folder / "periods.png"]
 
 

@@ -4,9 +4,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from matplotlib.figure import Figure
 from torchmetrics import MeanMetric
 
 from blockzoo.tasks.core.files import write_csv
+from blockzoo.tasks.series.baselines import Scores, many_series_baselines
+from blockzoo.tasks.series.figures import draw_forecasts
 from blockzoo.tasks.series.metrics import mase, owa, smape
 from blockzoo.tasks.series.task import SeriesTask
 
@@ -72,6 +75,22 @@ class SeriesShortTerm(SeriesTask):
             error = error / torch.where(scale > 0, scale, torch.inf)[:, None]
             error = error.square() if self.loss == "mse" else error
         return (error * mask).sum() / mask.sum()
+
+    def baselines(self, data: Any, period: int | None = None) -> Scores:
+        """See `SeriesTask.baselines`; the season is the data's unless one is given."""
+        return many_series_baselines(data, period=period)
+
+    def test_figures(self, data: Any, channel: int = -1) -> dict[str, Figure]:
+        """See `SeriesTask.test_figures`."""
+        if not self.test_forecasts:
+            return {}
+        first = self.test_forecasts[0]
+        count = min(4, len(first["x"]))
+        past = [first["x"][i, first["mask"][i, :, 0] > 0, 0] for i in range(count)]
+        titles = [f"test series {int(first['index'][i])}" for i in range(count)]
+        forecasts = [first["forecast"][i, :, 0][None] for i in range(count)]
+        drawn = draw_forecasts(past, list(first["y"][:count, :, 0]), forecasts, titles)
+        return {"forecast.png": drawn, **self.period_figures(first["x"][:2])}
 
     def on_test_epoch_start(self) -> None:
         """Forget the forecasts of an earlier test."""

@@ -3,8 +3,10 @@
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 
 from blockzoo.tasks.core.task import Task
+from blockzoo.tasks.series.figures import draw_periods
 
 __all__ = ["SeriesTask", "masked_mean"]
 
@@ -73,6 +75,34 @@ class SeriesTask(Task):
             inputs["mask"] = mask
         output: torch.Tensor = self.model(batch["x"], **inputs)
         return output
+
+    def baselines(self, data: Any, period: int | None = None) -> dict[str, dict[str, float]]:
+        """Metrics of simple methods on the test part, by method.
+
+        Args:
+            data: The data module, set up.
+            period: Steps of a season; by default that of the training part.
+
+        Raises:
+            ValueError: The task has no simple methods.
+        """
+        raise ValueError(f"{type(self).__name__} has no baselines")
+
+    def test_figures(self, data: Any, channel: int = -1) -> dict[str, Figure]:
+        """Figures of the last test by file name; by default there are none.
+
+        Args:
+            data: The data module, or None.
+            channel: Index of the channel to draw of a forecast, among those that count.
+        """
+        return {}
+
+    def period_figures(self, x: torch.Tensor) -> dict[str, Figure]:
+        """`periods.png`: what TimesNet makes of series (N, seq_len, C), folded by its periods; none of other models."""
+        if not hasattr(self.model, "embed"):
+            return {}
+        titles = [f"test series {i}" for i in range(len(x))]
+        return {"periods.png": draw_periods(self.model, x.to(self.device), titles)}
 
     def targets(self, values: torch.Tensor) -> torch.Tensor:
         """The channels that count, the last `num_targets` of (B, steps, C)."""

@@ -18,7 +18,7 @@ import torch
 from safetensors import safe_open
 
 from blockzoo.checkpoints import save_state_dict
-from blockzoo.tasks.series.table import named_text
+from blockzoo.tasks.series.table_files import named_text
 
 __all__ = ["SeriesSet", "read_series_set", "read_ts", "write_series_set"]
 

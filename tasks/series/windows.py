@@ -1,12 +1,15 @@
 """Windows over one long series: borders of its parts, standardisation, samples."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-__all__ = ["PARTS", "Split", "Windows", "channel_statistics", "part_rows"]
+from blockzoo.tasks.core.streams import stream
+
+__all__ = ["PARTS", "Split", "Windows", "channel_statistics", "hide", "part_rows", "stretches_of"]
 
 PARTS = ("train", "val", "test")
 
@@ -66,12 +69,45 @@ def channel_statistics(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean, np.where(constant, 1.0, std)
 
 
+def hide(shape: Sequence[int], rate: float, seed: int, index: int) -> torch.Tensor:
+    """Which cells of one sample are hidden in evaluation: random cells, by the sample and not by its batch.
+
+    Args:
+        shape: (steps, channels).
+        rate: Probability of each cell.
+        seed: Of the whole evaluation.
+        index: Of the sample, its first row.
+
+    Returns:
+        bool, of the shape.
+    """
+    drawn = stream(seed, round(rate * 1e6), index).random(tuple(shape), dtype=np.float32)
+    return torch.from_numpy(drawn < rate)
+
+
+def stretches_of(lines: np.ndarray) -> np.ndarray:
+    """The stretch without a gap that each step belongs to.
+
+    Args:
+        lines: Line that each step comes from, 0 for a step that the file leaves out, (steps,).
+
+    Returns:
+        Numbers of stretches from 0, -1 for a step that is left out, int64 (steps,).
+    """
+    there = lines > 0
+    first = there & ~np.r_[False, there[:-1]]
+    return np.where(there, first.cumsum() - 1, -1)
+
+
 class Windows(Dataset[dict[str, torch.Tensor]]):
     """Samples of `seq_len` steps, with the `pred_len` steps behind them, from some rows of a series.
 
     A sample has `x` (seq_len, C), `index` (the row of its first step), `y` (pred_len, C) if `pred_len` is not 0,
     `time_features` (seq_len, F) if there are any, and, if values are missing anywhere in the series, `mask` and
     `y_mask` of the shapes of `x` and `y`: 1 where a value is observed, 0 where it is missing and stands as 0.
+
+    With `stretches`, no sample looks across a gap: it shows one stretch only, all else counting as missing, and
+    `step_mask` (seq_len,) is 1 at the steps of that stretch. A stretch shorter than a sample has one by itself.
 
     Args:
         values: The whole series, standardised, (rows, C), NaN where a value is missing.
@@ -80,7 +116,9 @@ class Windows(Dataset[dict[str, torch.Tensor]]):
         seq_len: Steps of an input.
         pred_len: Steps of a target.
         stride: Rows from one sample to the next.
-        whole: Let a last sample end with the last row even if the stride would leave rows out.
+        whole: Let a last sample end with the last row even if the stride would leave rows out; of each stretch, if
+            there are any.
+        stretches: See `stretches_of`, (rows,); None where samples may look across gaps.
     """
 
     def __init__(
@@ -92,17 +130,28 @@ class Windows(Dataset[dict[str, torch.Tensor]]):
         pred_len: int = 0,
         stride: int = 1,
         whole: bool = False,
+        stretches: np.ndarray | None = None,
     ) -> None:
         seen = ~np.isnan(values)
         self.values = torch.from_numpy(np.where(seen, values, 0).astype(np.float32))
         self.mask = None if seen.all() else torch.from_numpy(seen.astype(np.float32))
         self.time_features = None if time_features is None else torch.from_numpy(time_features)
         self.seq_len, self.pred_len = seq_len, pred_len
-        last = rows.stop - seq_len - pred_len
-        starts = list(range(rows.start, last + 1, stride))
-        if whole and starts and starts[-1] != last:
-            starts.append(last)
+        self.stretches = None if stretches is None else torch.from_numpy(stretches)
+        if self.mask is None and stretches is not None and len(np.unique(stretches[rows.start : rows.stop])) > 1:
+            self.mask = torch.ones_like(self.values)
+        starts, owners = [], []
+        for number, part in enumerate([rows] if stretches is None else _parts(stretches, rows)):
+            last = part.stop - seq_len - pred_len
+            found = list(range(part.start, last + 1, stride))
+            if whole and found and found[-1] != last:
+                found.append(last)
+            if not found and stretches is not None and len(rows) >= seq_len:
+                found = [min(max(last, rows.start), rows.stop - seq_len)]
+            starts += found
+            owners += [number if stretches is None else int(stretches[part.start])] * len(found)
         self.starts = torch.tensor(starts, dtype=torch.long)
+        self.owners = torch.tensor(owners, dtype=torch.long)
 
     @property
     def observed(self) -> np.ndarray:
@@ -125,4 +174,17 @@ class Windows(Dataset[dict[str, torch.Tensor]]):
             sample["mask"] = self.mask[start:middle]
             if self.pred_len:
                 sample["y_mask"] = self.mask[middle:end]
+        if self.stretches is not None:
+            own = (self.stretches[start:middle] == self.owners[index]).to(sample["x"].dtype)
+            sample["step_mask"] = own
+            if self.mask is not None:
+                sample["mask"] = sample["mask"] * own[:, None]
+                sample["x"] = sample["x"] * own[:, None]
         return sample
+
+
+def _parts(stretches: np.ndarray, rows: range) -> list[range]:
+    """Rows of each stretch within some rows."""
+    inside = stretches[rows.start : rows.stop]
+    edges = np.flatnonzero(np.diff(inside, prepend=-2)).tolist() + [len(inside)]
+    return [range(rows.start + a, rows.start + b) for a, b in zip(edges[:-1], edges[1:], strict=True) if inside[a] >= 0]

@@ -46,6 +46,23 @@ def test_each_sample_can_have_its_own_periods():
     assert find_periods(x, 1, "sample")[0].tolist() == [[6], [20]]
 
 
+@pytest.mark.parametrize("steps", [24, 37])
+def test_periods_are_those_of_a_plain_definition(steps):
+    generator = torch.Generator().manual_seed(steps)
+    x = torch.randn(3, steps, 2, generator=generator, dtype=torch.float64)
+    time = torch.arange(steps, dtype=torch.float64)
+    table = torch.zeros(3, steps // 2, dtype=torch.float64)
+    for frequency in range(1, steps // 2 + 1):
+        angle = 2 * math.pi * frequency * time / steps
+        real, imaginary = ((x * wave[:, None]).sum(1) for wave in (angle.cos(), angle.sin()))
+        table[:, frequency - 1] = (real.square() + imaginary.square()).sqrt().mean(1)
+    for scope, score in (("sample", table), ("batch", table.mean(0).expand(3, -1))):
+        order = score.argsort(1, descending=True)[:, :4]
+        periods, amplitude = find_periods(x, 4, scope)
+        assert torch.equal(periods.expand(3, 4), steps // (order + 1))
+        torch.testing.assert_close(amplitude, table.gather(1, order))
+
+
 def test_bad_period_arguments_are_named():
     with pytest.raises(ValueError, match="top_k=4 must be from 1 to 3"):
         find_periods(torch.zeros(1, 7, 1), 4)

@@ -8,8 +8,7 @@ from blockzoo.tasks.core.packaged import pack_series, unpack_series
 from blockzoo.tasks.series.anomaly_files import AnomalyFiles, InternalBleeding
 from blockzoo.tasks.series.competition import M4, CSVShortSeries, M3Monthly, read_m4
 from blockzoo.tasks.series.csv_files import CSVSeries, Daphnet
-from blockzoo.tasks.series.imputation import hide
-from blockzoo.tasks.series.windows import channel_statistics, part_rows
+from blockzoo.tasks.series.windows import Windows, channel_statistics, hide, part_rows, stretches_of
 
 
 @pytest.fixture
@@ -301,4 +300,46 @@ def test_date_gaps_of_anomaly_files_are_missing_steps(tmp_path):
     data = AnomalyFiles(str(tmp_path / "train.csv"), str(tmp_path / "test.csv"), label_column="label", seq_len=4)
     data.setup("test")
     assert len(data.label) == 24 and data.label.nonzero().tolist() == [[20]]
-    assert data.datasets["test"].mask[:, 0].tolist() == [float(i not in (5, 6)) for i in range(24)]
+    test = data.datasets["test"]
+    assert test.mask[:, 0].tolist() == [float(i not in (5, 6)) for i in range(24)]
+    for i in range(len(test)):  # no window looks across the gap, and every row of the file is in one
+        sample = test[i]
+        steps = int(sample["index"]) + sample["step_mask"].nonzero()[:, 0]
+        assert steps.max() < 5 or steps.min() > 6
+        assert torch.equal(sample["mask"][:, 0], sample["step_mask"])
+    covered = {int(s["index"]) + j for s in map(test.__getitem__, range(len(test))) for j in range(4)
+               if s["step_mask"][j]}  # fmt: skip
+    assert covered == set(range(24)) - {5, 6}
+
+
+def test_a_stretch_shorter_than_a_window_has_one_by_itself():
+    lines = np.array([1, 2, 0, 3, 0, 0, 4, 5, 6, 7])
+    assert stretches_of(lines).tolist() == [0, 0, -1, 1, -1, -1, 2, 2, 2, 2]
+    values = np.where(lines[:, None] > 0, np.arange(10.0)[:, None] + 1, np.nan)
+    windows = Windows(values, None, range(10), 4, 0, 4, True, stretches_of(lines))
+    shown = [(int(s["index"]), (s["x"][:, 0] * s["step_mask"]).tolist()) for s in map(windows.__getitem__, range(3))]
+    assert len(windows) == 3
+    assert shown == [(0, [1, 2, 0, 0]), (0, [0, 0, 0, 4]), (6, [7, 8, 9, 10])]
+    without = Windows(np.ones((8, 1)), None, range(8), 4, 0, 4, True, np.zeros(8, dtype=np.int64))
+    assert without.starts.tolist() == [0, 4] and "mask" not in without[0]
+
+
+def test_anomaly_files_are_read_with_the_options_of_every_table(tmp_path):
+    lines = [f"{20 + i // 10:02}.01.2024;1.00{i % 3},5;{'-99' if i == 7 else i};{int(i == 4)}" for i in range(10)]
+    for name in ("train", "test"):
+        rows = [line.replace(line[:2], f"{i + 1:02}", 1) for i, line in enumerate(lines)]
+        text = "\n".join(["wann;größe;b;krank", *rows])
+        (tmp_path / f"{name}.csv").write_bytes(text.encode("latin-1"))
+    data = AnomalyFiles(
+        str(tmp_path / "train.csv"), str(tmp_path / "test.csv"), label_column="krank", ignore=["krank"], seq_len=2,
+        date_column="wann", delimiter=";", decimal=",", thousands=".", missing_values=["-99"], encoding="latin-1",
+    )  # fmt: skip
+    data.setup("fit")
+    assert data.table.columns == ("größe", "b") and data.table.values[:4, 0].tolist() == [
+        1000.5,
+        1001.5,
+        1002.5,
+        1000.5,
+    ]
+    assert data.table.missing == {"b": 1} and data.label.nonzero().tolist() == [[4]]
+    assert data.preprocessing["series"]["reading"]["encoding"] == "latin-1"

@@ -18,6 +18,7 @@ from blockzoo.tasks.series.metrics import (
     naive2,
     owa,
     point_adjust,
+    quantile,
     ranking_scores,
     seasonal_naive,
     smape,
@@ -116,6 +117,40 @@ def test_detection_scores_by_hand():
     found = detection_scores(bits("0111000"), bits("0010010"))
     assert found == {"precision": pytest.approx(1 / 3), "recall": 0.5, "f1": pytest.approx(0.4)}
     assert detection_scores(bits("000"), bits("010")) == {"precision": 0, "recall": 0, "f1": 0}
+
+
+def test_quantiles_are_those_of_numpy():
+    rng = np.random.default_rng(0)
+    for count in (1, 2, 7, 100):
+        values = rng.normal(size=count)
+        for q in (0.0, 0.01, 0.3, 0.5, 0.99, 1.0):
+            found = quantile(torch.from_numpy(values).float(), q)
+            assert found == pytest.approx(np.quantile(values.astype(np.float32).astype(float), q), rel=1e-12), (
+                count,
+                q,
+            )
+
+
+def test_detections_are_counted_as_a_plain_definition_counts_them():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        predicted, label = rng.random((2, 30)) < rng.random((2, 1))
+        hits = sum(1 for p, r in zip(predicted, label, strict=True) if p and r)
+        false = sum(1 for p, r in zip(predicted, label, strict=True) if p and not r)
+        missed = sum(1 for p, r in zip(predicted, label, strict=True) if r and not p)
+        expected = {
+            "precision": hits / (hits + false) if hits + false else 0,
+            "recall": hits / (hits + missed) if hits + missed else 0,
+            "f1": 2 * hits / (2 * hits + false + missed) if hits else 0,
+        }
+        found = detection_scores(torch.from_numpy(predicted), torch.from_numpy(label))
+        assert found == pytest.approx(expected)
+
+
+def test_steps_that_do_not_count_have_no_score():
+    counted = torch.tensor([[1.0, 1, 0], [0, 1, 1]])
+    steps, score = step_scores(torch.tensor([0, 4]), torch.tensor([[1.0, 2, 9], [9, 3, 4]]), counted)
+    assert steps.tolist() == [0, 1, 5, 6] and score.tolist() == [1, 2, 3, 4]
 
 
 def test_rankings_do_not_depend_on_the_scale_of_scores():

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 import blockzoo
 from blockzoo.__main__ import main
 from blockzoo.tasks.app.training import run
-from blockzoo.tasks.series.predict import model_inputs
+from blockzoo.tasks.series.predict import model_inputs, score
 from blockzoo.tasks.series.table import read_table
 
 QUIET = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
@@ -160,6 +161,10 @@ def test_an_anomaly_model_scores_every_row(folder, call, monkeypatch):
     rows = json.loads(out)
     assert status == 0 and len(rows) == 500 and list(rows[0]) == ["date", "score_load", "score_temp"]
     assert rows[100]["score_load"] == 0 < rows[100]["score_temp"]  # a missing value has no error
+    assert rows[200]["score_load"] is None and rows[201]["score_load"] > 0  # a step without a row has no score
+    table = read_table(folder / "load.csv", ["load"])
+    before = score(model, replace(table, values=table.values + np.where(np.arange(500) < 200, 1e3, 0)[:, None]))
+    np.testing.assert_array_equal(before[201:], score(model, table)[201:])  # no window looks across the gap
 
 
 def test_reports_and_baselines_of_packaged_sets(tmp_path, monkeypatch, capsys):
@@ -172,12 +177,56 @@ def test_reports_and_baselines_of_packaged_sets(tmp_path, monkeypatch, capsys):
     written = sorted(Path("figures").iterdir())
     assert [path.name for path in written] == ["forecasts.png", "periods.png"]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in written)
-    assert main(["series", "baselines", "--config", "smoke/timesnet_imputation", "--out", "base"]) == 0
+    assert main(["baselines", "--config", "smoke/timesnet_imputation", "--out", "base"]) == 0
     reports = {path.stem: json.loads(path.read_text()) for path in Path("base").glob("*.json")}
     assert reports["linear_interpolation"]["last"]["median"] < reports["mean"]["last"]["median"]
     report = reports["seasonal_naive"]
     assert report["last"]["median"] == report["metrics"]["test/mse"] and report["metric"] == "test/mse"
-    assert "season: " in capsys.readouterr().out
+    capsys.readouterr()
+    for words, said in (
+        (["smoke/timesnet_imputation", "--metric", "test/mae_9"], "--metric test/mae_9: must be one of test/mse"),
+        (["smoke/timesnet_imputation", "--period", "0"], "--period 0 must be at least 1"),
+        (["timesnet/japanese_vowels"], "SeriesClassification has no baselines; these have: InteratomicPotential"),
+    ):
+        assert main(["baselines", "--config", *words]) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_short_term_forecasts_of_a_file_of_ones_own(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PL_GLOBAL_SEED", "0")
+    monkeypatch.setenv("PL_SEED_WORKERS", "0")
+    months = np.datetime64("2000-01") + np.arange(72)
+    wave = 100 + 30 * np.sin(np.arange(72) / 6 * np.pi) + np.arange(72) / 20
+    rows = [f"{month};{'' if i < 12 else wave[i].round(2)};{(5 * wave[i]).round(2)}" for i, month in enumerate(months)]
+    (tmp_path / "my.csv").write_text("\n".join(["Month;shoes;hats", *rows]))
+    small = [f"--model.model_kwargs.{pair}" for pair in SMALL]
+    fit = ["fit", "--config", "timesnet/short_term", "--data.path=my.csv", "--data.pred_len=6", "--data.delimiter=;",
+           "--trainer.max_epochs=2", "--trainer.log_every_n_steps=1", *small, *QUIET]  # fmt: skip
+    found = run(fit).trainer.callback_metrics
+    assert 0 < float(found["test/smape"]) < 200 and float(found["test/owa"]) > 0
+    folder = "runs/timesnet_short_term/version_0"
+    assert (tmp_path / folder / "forecast.png").exists()
+    capsys.readouterr()
+    assert main(["predict", f"local-dir:{folder}", "my.csv", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["date"][:7] for row in rows] == [f"2006-{month:02}" for month in range(1, 7)]
+    assert list(rows[0]) == ["date", "shoes", "hats"] and all(np.isfinite(row["hats"]) for row in rows)
+    assert (
+        main(
+            [
+                "baselines",
+                "--config",
+                "timesnet/short_term",
+                "--data.path=my.csv",
+                "--data.delimiter=;",
+                "--data.pred_len=6",
+            ]
+        )
+        == 0
+    )
+    table = dict(line.split("\t", 1) for line in capsys.readouterr().out.splitlines())
+    assert float(table["seasonal naive"].split("\t")[0]) < 2 < float(table["naive"].split("\t")[0])
 
 
 def test_frequencies_of_m4_are_combined_as_in_the_competition(tmp_path, monkeypatch, capsys):

@@ -15,9 +15,10 @@ from blockzoo.tasks.series.baselines import anomaly_baselines, forecast_baseline
 from blockzoo.tasks.series.competition import M3Monthly
 from blockzoo.tasks.series.csv_files import CSVSeries, Daphnet
 from blockzoo.tasks.series.forecasting import SeriesForecasting
-from blockzoo.tasks.series.imputation import SeriesImputation, hide
+from blockzoo.tasks.series.imputation import SeriesImputation
 from blockzoo.tasks.series.metrics import detection_scores, mase, mase_scale, owa, point_adjust, smape
 from blockzoo.tasks.series.short_term import SeriesShortTerm
+from blockzoo.tasks.series.windows import hide
 
 TINY = {"d_model": 8, "d_ff": 8, "depth": 1, "num_kernels": 2, "top_k": 2, "period_scope": "sample"}
 ADAM = functools.partial(torch.optim.AdamW, lr=5e-3)

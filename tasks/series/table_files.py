@@ -1,0 +1,372 @@
+"""Files of tables: their columns as texts, numbers and dates, with the line that each row comes from.
+
+A million rows are read in the time that pandas takes, and in little more memory than its columns.
+"""
+
+import bz2
+import csv
+import gzip
+import lzma
+import re
+import warnings
+import zlib
+from array import array
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any, cast
+
+import numpy as np
+
+from blockzoo.tasks.series.cells import parse_cell
+from blockzoo.tasks.series.dates import parse_dates
+
+__all__ = ["Source", "named_text", "open_source", "open_text"]
+
+_PACKED: tuple[tuple[bytes, Callable[..., Any]], ...] = (
+    (b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ\x00", lzma.open),
+)  # fmt: skip
+_CHUNK = 1 << 24  # bytes in which lines are counted
+
+
+def open_source(
+    path: str | Path, delimiter: str = ",", decimal: str = ".", thousands: str | None = None,
+    encoding: str | None = None,
+) -> "Source":  # fmt: skip
+    """Open a table and read its header; see `blockzoo.tasks.series.table.read_table` for the arguments.
+
+    Raises:
+        ValueError: It is no table.
+        FileNotFoundError: There is no such file.
+    """
+    with Path(path).open("rb") as file:
+        start = file.read(4)
+    if start == b"PAR1":
+        return _Parquet(str(path), decimal, thousands)
+    return _Text(str(path), delimiter, decimal, thousands, encoding)
+
+
+class Source:
+    """A table's columns by name.
+
+    Attributes:
+        path: The file, for messages.
+        header: Names of the columns.
+        lines: Line that each row comes from, int64 (rows,).
+        delimiter: Between cells, of a text.
+    """
+
+    path: str
+    header: list[str]
+    lines: np.ndarray
+    delimiter = ","
+    decimal = "."
+    thousands: str | None = None
+
+    def load(self, numbers: list[str], texts: list[str], blank: set[str]) -> None:
+        """Read the columns that will be asked for at once, where that is faster.
+
+        Args:
+            numbers: Names of columns of numbers.
+            texts: Names of columns of texts and dates.
+            blank: Cells that stand for missing values, in lower case.
+        """
+
+    def cells(self, column: str) -> Any:
+        """A column as a pandas Series of texts."""
+        raise NotImplementedError
+
+    def numbers(self, columns: list[str], blank: set[str]) -> np.ndarray:
+        """Columns as numbers, float64 (rows, columns), NaN where a cell is one of `blank`.
+
+        Raises:
+            ValueError: A cell is neither a finite number nor missing; the message names its line and column.
+        """
+        raise NotImplementedError
+
+    def dates(self, column: str, date_format: str | None) -> tuple[np.ndarray, np.ndarray | None]:
+        """Dates and their offsets from UTC, see `parse_dates`."""
+        return parse_dates(self.path, column, self.cells(column), self.lines, date_format)
+
+    def _parsed(self, column: str, texts: list[str], blank: set[str]) -> list[float]:
+        """Numbers of texts, each by itself, so that the first wrong one is named."""
+        return [
+            parse_cell(self.path, line, column, text, blank, self.decimal, self.thousands)
+            for line, text in zip(self.lines.tolist(), texts, strict=True)
+        ]
+
+
+class _Text(Source):
+    def __init__(
+        self, path: str, delimiter: str, decimal: str, thousands: str | None, encoding: str | None
+    ) -> None:  # fmt: skip
+        self.path, self.delimiter, self.decimal, self.thousands = path, delimiter, decimal, thousands
+        self.encoding, self.skipped = encoding, 0
+        self._frame: Any = None
+        with self._reading() as file:
+            first = file.readline()
+            if match := re.fullmatch(r"sep=(.)\s*", first):
+                self.delimiter, self.skipped = match[1], 1
+            else:
+                file.seek(0)
+            reader = csv.reader(file, delimiter=self.delimiter)
+            self.header = [name.strip() for name in next(reader, [])]
+            self.head_lines = reader.line_num
+        if len(self.header) == 1 and any(other in self.header[0] for other in ";\t,|"):
+            raise ValueError(
+                f"{path}, line 1: one column {self.header[0]!r} with delimiter={self.delimiter!r}; is it another one?"
+            )
+        _refuse_twins(path, self.header)
+        self.lines = self._line_numbers()
+
+    def _reading(self) -> "named_text":
+        return named_text(self.path, self.encoding)
+
+    def _line_numbers(self) -> np.ndarray:
+        """Lines of the rows, after a check that all rows are as wide as the header."""
+        if not self.delimiter.isascii():
+            return self._quoted_line_numbers()
+        found, before = [], 0
+        for chunk in self._chunks():
+            if b'"' in chunk or chunk.count(b"\r") != chunk.count(b"\r\n"):
+                return self._quoted_line_numbers()  # a line break may stand within a cell
+            data = np.frombuffer(chunk, dtype=np.uint8)
+            ends = np.flatnonzero(data == 10)
+            starts = np.r_[0, ends[:-1] + 1]
+            counts = np.diff(np.searchsorted(np.flatnonzero(data == ord(self.delimiter)), ends), prepend=0)
+            width = ends - starts
+            full = (width > 1) | ((width == 1) & (data[starts] != 13))
+            line = before + 1 + np.arange(len(ends))
+            full &= line > self.skipped + self.head_lines
+            for i in np.flatnonzero(full & (counts != len(self.header) - 1))[:1]:
+                self._wrong_width(int(line[i]), int(counts[i]) + 1)
+            found.append(line[full])
+            before += len(ends)
+        return np.concatenate(found).astype(np.int64) if found else np.zeros(0, dtype=np.int64)
+
+    def _chunks(self) -> Iterator[bytes]:
+        """The file in UTF-8, in whole lines."""
+        rest = b""
+        with named_text(self.path, self.encoding, binary=True) as file:
+            while chunk := file.read(_CHUNK):
+                whole, newline, left = (rest + _bytes(chunk)).rpartition(b"\n")
+                rest = left
+                if newline:
+                    yield whole + newline
+        if rest:
+            yield rest + b"\n"
+
+    def _quoted_line_numbers(self) -> np.ndarray:
+        lines = array("q")
+        with self._reading() as file:
+            for _ in range(self.skipped):
+                file.readline()
+            reader = csv.reader(file, delimiter=self.delimiter)
+            next(reader, None)
+            for cells in reader:
+                if cells and len(cells) != len(self.header):
+                    self._wrong_width(reader.line_num + self.skipped, len(cells))
+                if cells:
+                    lines.append(reader.line_num + self.skipped)
+        return np.array(lines, dtype=np.int64)
+
+    def _wrong_width(self, line: int, found: int) -> None:
+        raise ValueError(f"{self.path}, line {line}: {found} cells, but the header has {len(self.header)}")
+
+    def _read(self, columns: list[str], **options: Any) -> Any:
+        """Columns as pandas reads them, by their places in the header."""
+        import pandas as pd  # slow to import
+
+        places = [self.header.index(name) for name in columns]
+        with named_text(self.path, self.encoding, binary=True) as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore", pd.errors.DtypeWarning)  # such columns are read once more, as texts
+            frame = pd.read_csv(
+                file, sep=self.delimiter, header=None, names=range(len(self.header)), usecols=places, index_col=False,
+                skiprows=self.skipped + self.head_lines, keep_default_na=False, decimal=self.decimal, **_exact(),
+                **options,
+            )  # fmt: skip
+        if len(frame) != len(self.lines):
+            raise ValueError(f"{self.path}: {len(self.lines)} rows, of which {len(self.lines) - len(frame)} are blank")
+        return frame
+
+    def load(self, numbers: list[str], texts: list[str], blank: set[str]) -> None:
+        if not len(self.lines):
+            return
+        forms = sorted({form for text in blank for form in (text, text.upper(), text.capitalize())} | {"NaN"})
+        missing = {} if self.thousands is not None else {self.header.index(name): forms for name in numbers}
+        as_text = texts if self.thousands is None else [*texts, *numbers]
+        # From pandas 3 on, texts are faster found than told; a column of numbers is then read once more.
+        kinds = {} if _pandas() >= (3,) else {self.header.index(name): object for name in as_text}
+        self._frame = self._read(list(dict.fromkeys([*numbers, *texts])), na_values=missing, dtype=kinds)
+
+    def _is_text(self, place: int) -> bool:
+        """Whether all that pandas found in a column are texts."""
+        kind = self._frame[place].dtype
+        return bool(kind.kind == "O" if _pandas() < (3,) else kind == "str")
+
+    def cells(self, column: str) -> Any:
+        place = self.header.index(column)
+        if self._frame is None or place not in self._frame or not self._is_text(place):
+            return self._read([column], dtype=_text_type())[place]
+        return self._frame[place]
+
+    def numbers(self, columns: list[str], blank: set[str]) -> np.ndarray:
+        values = np.full((len(self.lines), len(columns)), np.nan)
+        for i, name in enumerate(columns if len(self.lines) else []):
+            place = self.header.index(name)
+            if self._frame is None or place not in self._frame:
+                self.load([name], [], blank)
+            cells = self._frame[place]
+            if self.thousands is None and cells.dtype.kind in "iuf" and not np.isinf(cells.to_numpy(np.float64)).any():
+                values[:, i] = cells.to_numpy(np.float64)
+                continue
+            texts = self.cells(name) if self.thousands is not None else self._read([name], dtype=_text_type())[place]
+            values[:, i] = self._parsed(name, texts.tolist(), blank)
+        return values
+
+
+def _text_type() -> Any:
+    """The type of pandas' columns of texts: packed if pyarrow is there."""
+    from importlib.util import find_spec
+
+    return "string[pyarrow]" if find_spec("pyarrow") else object
+
+
+def _pandas() -> tuple[int, ...]:
+    """Version of pandas, its first two numbers."""
+    import pandas as pd  # slow to import
+
+    return tuple(map(int, pd.__version__.split(".")[:2]))
+
+
+def _exact() -> dict[str, Any]:
+    """The option by which pandas reads decimal numbers as Python does; from 3.1 on it is the only way."""
+    return {} if _pandas() >= (3, 1) else {"float_precision": "round_trip"}
+
+
+def _bytes(chunk: str | bytes) -> bytes:
+    return chunk if isinstance(chunk, bytes) else chunk.encode("utf-8")
+
+
+def open_text(path: str | Path, encoding: str | None = None, binary: bool = False) -> IO[Any]:
+    """Open a text, packed by gzip, bzip2 or xz or not, in UTF-8 or the encoding of its byte order mark.
+
+    Args:
+        path: The file.
+        encoding: Of the text, instead of these.
+        binary: Give the bytes of a text in UTF-8, which are read faster; texts in other encodings are decoded anyway.
+
+    Raises:
+        ValueError: `encoding` is unknown.
+    """
+    with Path(path).open("rb") as raw:
+        magic = raw.read(6)
+    packed = next((unpack for start, unpack in _PACKED if magic.startswith(start)), None)
+    with packed(path) if packed else Path(path).open("rb") as file:
+        start = file.read(2)
+    found = encoding or ("utf-16" if start in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+    if binary and found.lower().replace("_", "-") in ("utf-8", "utf8", "utf-8-sig"):
+        return cast("IO[Any]", packed(path) if packed else Path(path).open("rb"))
+    try:
+        if packed:
+            return cast("IO[Any]", packed(path, "rt", encoding=found, newline=""))
+        return Path(path).open(encoding=found, newline="")
+    except LookupError as error:
+        raise ValueError(f"encoding={encoding!r} is unknown; 'utf-8', 'utf-16' and 'latin-1' are the usual") from error
+
+
+class named_text:
+    """A text file whose troubles are told with its name; see `open_text` for the arguments."""
+
+    def __init__(self, path: str, encoding: str | None = None, binary: bool = False) -> None:
+        self.path = path
+        with _told(path):
+            self.file = open_text(path, encoding, binary)
+
+    def __enter__(self) -> Any:
+        return self.file
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        self.file.close()
+        _tell(self.path, error)
+
+
+class _told:
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        _tell(self.path, error)
+
+
+def _tell(path: str, error: BaseException | None) -> None:
+    """Raise a ValueError with the file's name for an error of decoding, unpacking or parsing."""
+    if isinstance(error, UnicodeError):
+        raise ValueError(
+            f"{path}: not text in this encoding ({error}); encoding names another, for example 'utf-16' or 'latin-1'"
+        ) from error
+    if isinstance(error, EOFError | gzip.BadGzipFile | zlib.error | lzma.LZMAError):
+        raise ValueError(f"{path}: a damaged compressed file ({error})") from error
+    if isinstance(error, csv.Error):
+        raise ValueError(f"{path}: not a table ({error})") from error
+
+
+class _Parquet(Source):
+    def __init__(self, path: str, decimal: str, thousands: str | None) -> None:
+        import pandas as pd  # slow to import
+
+        self.path, self.decimal, self.thousands = path, decimal, thousands
+        try:
+            frame = pd.read_parquet(path)
+        except ImportError as error:
+            raise ValueError(f"{path}: Parquet needs pyarrow: pip install 'blockzoo[tables]'") from error
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{path}: not a Parquet file that can be read ({error})") from error
+        if not isinstance(frame.index, pd.RangeIndex):
+            frame = frame.reset_index(names=frame.index.name or "date")
+        self.header = [str(name) for name in frame.columns]
+        frame.columns = self.header
+        _refuse_twins(path, self.header)
+        self.frame = frame
+        self.lines = np.arange(1, len(frame) + 1)
+
+    def cells(self, column: str) -> Any:
+        import pandas as pd  # slow to import
+
+        found = self.frame[column].tolist()
+        return pd.Series(["" if cell is None or cell != cell else str(cell) for cell in found], dtype=object)
+
+    def numbers(self, columns: list[str], blank: set[str]) -> np.ndarray:
+        values = np.full((len(self.frame), len(columns)), np.nan)
+        marks = [float(text) for text in blank if re.fullmatch(r"[+-]?\d+(\.\d*)?", text)]
+        for i, name in enumerate(columns):
+            cells = self.frame[name]
+            if cells.dtype.kind not in "iuf":
+                values[:, i] = self._parsed(name, self.cells(name).tolist(), blank)
+                continue
+            numbers = cells.to_numpy(np.float64, na_value=np.nan)
+            if np.isinf(numbers).any():
+                row = int(np.isinf(numbers).argmax())
+                raise ValueError(f"{self.path}, row {row + 1}, column {name!r}: {numbers[row]} is not finite")
+            values[:, i] = np.where(np.isin(numbers, marks), np.nan, numbers)
+        return values
+
+    def dates(self, column: str, date_format: str | None) -> tuple[np.ndarray, np.ndarray | None]:
+        cells = self.frame[column]
+        if cells.dtype.kind != "M":
+            return super().dates(column, date_format)
+        if cells.isna().any():
+            raise ValueError(f"{self.path}, row {int(cells.isna().argmax()) + 1}, column {column!r}: no date")
+        if cells.dt.tz is None:
+            return cells.to_numpy("datetime64[ms]"), None
+        local = cells.dt.tz_localize(None).to_numpy("datetime64[ms]")
+        dates = cells.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy("datetime64[ms]")
+        return dates, (local - dates).astype("timedelta64[m]").astype(np.int64)
+
+
+def _refuse_twins(path: str, header: list[str]) -> None:
+    for name in header:
+        if header.count(name) > 1:
+            raise ValueError(f"{path}, line 1: {header.count(name)} columns are named {name!r}")
