@@ -22,6 +22,7 @@ class ZooModel(nn.Module, abc.ABC):
         modality: What the inputs are: "image", "video", "series", "graph" or "field".
         any_size: Whether `x` may have other sizes behind its channels than those of `example_inputs`.
         trial_batches: Batch sizes that an exported program with a free batch is tried with.
+        excluded_arguments: Arguments of the base class that a constructor with `**kwargs` does not take.
         pretrained_cfg: The resolved configuration as a dictionary, set by the builder; `input_size` describes one input
             of this very model, without the batch axis, its axes named by `input_axes`.
         init_args: Arguments of the constructor that the builder passed, beside the defaults.
@@ -31,9 +32,8 @@ class ZooModel(nn.Module, abc.ABC):
     modality: ClassVar[str]
     any_size: ClassVar[bool] = False
     trial_batches: ClassVar[tuple[int, int]] = (5, 1)
-    pretrained_cfg: dict[str, Any]
     excluded_arguments: ClassVar[tuple[str, ...]] = ()
-    """Arguments of the base class that a constructor with `**kwargs` does not take."""
+    pretrained_cfg: dict[str, Any]
     init_args: dict[str, Any]
 
     @abc.abstractmethod
