@@ -451,8 +451,8 @@ class TDN(ElementModel):
         sizes = torch.randint(5, 10, (batch_size,), generator=generator)
         batch = torch.arange(batch_size).repeat_interleave(sizes)
         grid = torch.cartesian_prod(*[torch.arange(3.0)] * 3) * 1.3
-        places = [grid[torch.randperm(27, generator=generator)[:size]] for size in sizes.tolist()]
-        places = torch.cat([*places, grid[:0]])  # of an empty batch, no places
+        chosen = [grid[torch.randperm(27, generator=generator)[:size]] for size in sizes.tolist()]
+        places = torch.cat([*chosen, grid[:0]])  # of an empty batch, no places
         positions = places + 0.1 * torch.randn(places.shape, generator=generator)
         common = torch.tensor([1, 6, 7, 8])
         common = common[common < self.num_elements]
