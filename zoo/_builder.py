@@ -1,5 +1,6 @@
 """From a name to a model: sources, configurations, construction and weights, on timm's builder."""
 
+import difflib
 import json
 from dataclasses import fields, replace
 from functools import partial
@@ -88,6 +89,7 @@ def create_model(
     """
     if model_name.startswith("timm:"):
         kwargs = _without_none(kwargs)
+        _check_timms(model_name.removeprefix("timm:"))
         if pretrained and not (pretrained_cfg or pretrained_cfg_overlay or checkpoint_path):
             pretrained_cfg_overlay = _fetched(model_name.removeprefix("timm:"), cache_dir)
         return timm.create_model(
@@ -161,6 +163,16 @@ def from_pretrained(source: str | Path, **kwargs: Any) -> Any:
     if isinstance(source, Path) or (":" not in name and Path(name).is_dir()):
         name = f"local-dir:{name}"
     return create_model(name, pretrained=True, **kwargs)
+
+
+def _check_timms(name: str) -> None:
+    """Refuse a name that timm does not know, with near ones; sources such as "hf-hub:" are timm's to judge."""
+    source, found = parse_model_name(name)
+    arch = split_model_name_tag(found)[0]
+    if source is None and not timm.is_model(arch):
+        close = difflib.get_close_matches(arch, timm.list_models(), n=3)
+        hint = f"; did you mean {' or '.join(close)}?" if close else ""
+        raise ValueError(f"timm has no model {arch!r}{hint}")
 
 
 def _fetched(name: str, cache_dir: str | Path | None) -> dict[str, Any] | None:
