@@ -38,7 +38,7 @@ def one_line(error: BaseException) -> str:
 
     text = str(error).strip()
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        text = f"{os.fsdecode(error.filename)}: {error.strerror.lower()}"
+        text = f"{os.fsdecode(error.filename)}: {error.strerror}"
     if text and isinstance(error, ValueError | TypeError | OSError | ImportError | CheckpointError):
         return text
     said = " ".join(text.split())[:300]

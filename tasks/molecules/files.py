@@ -2,8 +2,10 @@
 'blockzoo[molecules]'`).
 """
 
+import contextlib
 import io
 import re
+import sqlite3
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -95,10 +97,21 @@ def _database(path: Path) -> Any:
     """
     import ase.db
 
+    if path.suffix == ".db" and not _has_systems(path):  # ASE would write its tables into such a file
+        raise ValueError(f"{path} is not a database of ASE's: it is no SQLite file with a table of systems")
     try:
         return ase.db.connect(str(path))
     except Exception as error:  # each kind of ASE's databases fails in its own way
         raise ValueError(f"{path} is not a database of ASE's ({type(error).__name__}: {error})") from error
+
+
+def _has_systems(path: Path) -> bool:
+    """Whether a file is a database in SQLite that has ASE's table."""
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+            return bool(database.execute("select 1 from sqlite_master where name = 'systems'").fetchall())
+    except sqlite3.DatabaseError:
+        return False
 
 
 def _rows(database: Any, path: Path) -> Iterator[Any]:
