@@ -75,8 +75,6 @@ class ZooCLI(LightningCLI):
             known = self._subcommand_parsers.get(expanded[0] if expanded else "")
             options = [action.dest for action in known._actions] if known else []
             raise UsageError(explain(error, expanded, options)) from error
-        except RecursionError as error:
-            raise UsageError("a config is nested too deeply") from error
         _check_seed(self.config)
 
     def _parse_ckpt_path(self) -> None:
@@ -407,6 +405,8 @@ def main(args: Sequence[str] | None = None) -> int:
         # What Lightning refuses is a mistake in the call; of errors from anywhere, the hint says how to see more.
         mistake = isinstance(error, UsageError | FileNotFoundError | MisconfigurationException)
         text = str(error) if mistake else one_line(error)
+        if isinstance(error, RecursionError):
+            text = f"a config is nested too deeply ({text})"
         hint = "" if mistake or "BLOCKZOO_DEBUG" in text else " (BLOCKZOO_DEBUG=1 shows the traceback)"
         print(f"blockzoo: {text}{hint}", file=sys.stderr)
         return 2
