@@ -34,10 +34,12 @@ def test_file_comes_before_packaged_config_of_the_same_name(tmp_path, monkeypatc
     assert config_path("timesnet/japanese_vowels.yaml") == "timesnet/japanese_vowels.yaml"
 
 
-def test_unknown_config_is_answered_with_near_names_and_the_list():
+def test_unknown_config_is_answered_in_one_line_with_near_names_and_where_the_list_is(capsys):
     with pytest.raises(FileNotFoundError, match="did you mean timesnet/japanese_vowels") as caught:
         config_path("timesnet/japanese_vowel")
-    assert all(name in str(caught.value) for name in list_configs())
+    assert "\n" not in str(caught.value) and str(caught.value).endswith("(see blockzoo list --configs)")
+    assert blockzoo_main(["list", "--configs"]) == 0
+    assert [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()[1:]] == list_configs()
 
 
 @pytest.mark.parametrize("name", list_configs())
