@@ -37,7 +37,9 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name in ("load_state_dict", "read_metadata", "save_state_dict"):  # these need torch, the others do not
-        return getattr(importlib.import_module("blockzoo.checkpoints.io"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not TYPE_CHECKING:  # a type checker would take any name for one that there is
+
+    def __getattr__(name: str) -> Any:
+        if name in ("load_state_dict", "read_metadata", "save_state_dict"):  # these need torch, the others do not
+            return getattr(importlib.import_module("blockzoo.checkpoints.io"), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

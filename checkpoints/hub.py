@@ -11,11 +11,14 @@ from pathlib import Path
 
 from blockzoo.checkpoints.download import file_text, is_offline
 from blockzoo.checkpoints.errors import CheckpointError, ChecksumError, DownloadError, OfflineError
+from blockzoo.checkpoints.transfer import UNSTATED_LIMIT, bounded_progress
 
 __all__ = ["WEIGHTS", "fetch_hub"]
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """Names of the file of weights in a repository, the first that is there."""
+LIMIT_OF_TEXT = 16 << 20
+"""Largest file in bytes that is fetched and is not weights, such as `config.json`."""
 
 
 def fetch_hub(repo: str, names: tuple[str, ...] = WEIGHTS, cache_dir: str | Path | None = None) -> Path:
@@ -40,9 +43,15 @@ def fetch_hub(repo: str, names: tuple[str, ...] = WEIGHTS, cache_dir: str | Path
     repo_id, _, revision = repo.partition("@")
     offline = is_offline()
     for name in names:
+        limit = LIMIT_OF_TEXT if name.endswith(".json") else UNSTATED_LIMIT
         try:
             path = hf_hub_download(
-                repo_id, name, revision=revision or None, cache_dir=cache_dir, local_files_only=offline
+                repo_id,
+                name,
+                revision=revision or None,
+                cache_dir=cache_dir,
+                local_files_only=offline,
+                tqdm_class=bounded_progress(limit),
             )
         except LocalEntryNotFoundError as error:
             if offline:

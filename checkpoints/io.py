@@ -4,6 +4,7 @@ import argparse
 import os
 import re
 import tempfile
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from blockzoo.checkpoints.errors import CheckpointError
 __all__ = ["load_state_dict", "read_metadata", "save_state_dict", "unwrap"]
 
 _WRAPPERS = ("model.", "module.", "_orig_mod.")
+_MOST_NESTED = 16
+_MOST_PACKED = 16
+"""How many times its size on the disk a torch file may unpack to; torch itself packs nothing."""
 _ENTRIES = ("state_dict_ema", "model_ema", "net_E", "state_dict", "model", "net")
 
 
@@ -52,16 +56,54 @@ def load_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
-    """The metadata that stands in a safetensors file."""
-    with safe_open(path, framework="pt") as file:
-        return dict(file.metadata() or {})
+    """The metadata that stands in a safetensors file.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        CheckpointError: The file is something else or is damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is not a safetensors file, or is damaged: {error}") from error
+
+
+def _check_unpacked(path: Path) -> None:
+    """Refuse a torch file whose parts were packed to a small share of what they take in memory."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        size = sum(entry.file_size for entry in archive.infolist())
+    if size > _MOST_PACKED * path.stat().st_size:
+        raise CheckpointError(f"{path} would unpack from {path.stat().st_size:,} to {size:,} bytes and is not read")
+
+
+def _check_tensor(path: Path, name: Any, value: Any) -> None:
+    """Refuse an entry of a state dict that is no named tensor in memory, or one much larger than the file."""
+    if not isinstance(name, str):
+        raise CheckpointError(f"{path}: an entry is named {name!r}, which is no text, so this is not a state dict")
+    if not isinstance(value, torch.Tensor):
+        if name.endswith("_extra_state"):
+            return
+        raise CheckpointError(f"{path}: entry {name!r} is a {type(value).__name__}, so this is not a state dict")
+    if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized:
+        kind = "a quantised tensor" if value.is_quantized else f"a {value.layout} tensor on {value.device}"
+        raise CheckpointError(f"{path}: entry {name!r} is {kind}; weights are dense tensors")
+    if value.numel() * value.element_size() > _MOST_PACKED * path.stat().st_size:
+        raise CheckpointError(
+            f"{path}: entry {name!r} of shape {tuple(value.shape)} is far larger than the file, so it is damaged"
+        )
 
 
 def _from_torch(path: Path) -> dict[str, torch.Tensor]:
     try:
+        _check_unpacked(path)
         # Training scripts store their arguments and scores beside the weights; these hold data only.
         with torch.serialization.safe_globals([argparse.Namespace, *_numpy_scalars()]):
             content = torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
     except Exception as error:  # a damaged file makes the reader fail in any way
         refused = re.search(r"GLOBAL \S+|TorchScript", str(error))
         if refused is None:
@@ -73,7 +115,9 @@ def _from_torch(path: Path) -> dict[str, torch.Tensor]:
             "and save model.state_dict() alone, best as safetensors."
         ) from error
     is_lightning = isinstance(content, dict) and "pytorch-lightning_version" in content
-    while isinstance(content, Mapping):
+    for _ in range(_MOST_NESTED):  # a dictionary may hold itself
+        if not isinstance(content, Mapping):
+            break
         inner = next((content[key] for key in _ENTRIES if isinstance(content.get(key), Mapping)), None)
         if inner is None:
             break
@@ -82,11 +126,11 @@ def _from_torch(path: Path) -> dict[str, torch.Tensor]:
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a state dict")
     state_dict = dict(content)
     if is_lightning:
-        state_dict = {name[6:]: value for name, value in state_dict.items() if name.startswith("model.")} or state_dict
+        own = {name[6:]: value for name, value in state_dict.items() if str(name).startswith("model.")}
+        state_dict = own or state_dict
     state_dict = unwrap(state_dict, _WRAPPERS[1:])
     for name, value in state_dict.items():
-        if not isinstance(value, torch.Tensor) and not str(name).endswith("_extra_state"):
-            raise CheckpointError(f"{path}: entry {name!r} is a {type(value).__name__}, so this is not a state dict")
+        _check_tensor(path, name, value)
     return state_dict
 
 

@@ -20,14 +20,16 @@ from blockzoo.checkpoints.manifest import Artifact, Source
 
 if TYPE_CHECKING:
     import httpx
+    from tqdm import tqdm
 
-__all__ = ["transfer"]
+__all__ = ["bounded_progress", "transfer"]
 
 TRIES = 5
 UNSTATED_LIMIT = 8 << 30
 """Largest file in bytes that is taken from a server when nobody has published its size."""
 _RETRIED = {408, 425, 429, 500, 502, 503, 504}
 _MAX_WAIT = 60.0
+_RANGE = r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18}|\*)"
 
 
 def transfer(source: Source, artifact: Artifact, part: Path) -> None:
@@ -43,7 +45,7 @@ def transfer(source: Source, artifact: Artifact, part: Path) -> None:
         DownloadError: The source did not deliver. What arrived stays in `part` for another try.
     """
     if source.hub_repo is not None:
-        return _from_hub(source, part)
+        return _from_hub(source, artifact, part)
     url = str(source.url)
     scheme = url.partition(":")[0].lower()
     if scheme == "file":
@@ -60,19 +62,47 @@ def _from_file(url: str, part: Path) -> None:
         raise DownloadError(f"{type(error).__name__}: {error}") from error
 
 
-def _from_hub(source: Source, part: Path) -> None:
+def _from_hub(source: Source, artifact: Artifact, part: Path) -> None:
     from huggingface_hub import hf_hub_download
 
     folder = part.with_name(f"{part.name}.hub")
     try:
         found = hf_hub_download(
-            str(source.hub_repo), str(source.hub_file), revision=source.hub_revision, local_dir=folder
+            str(source.hub_repo),
+            str(source.hub_file),
+            revision=source.hub_revision,
+            local_dir=folder,
+            tqdm_class=bounded_progress(artifact.size or UNSTATED_LIMIT),
         )
         os.replace(found, part)
+    except DownloadError:
+        raise
     except Exception as error:  # beside its own errors the hub raises those of whichever transport it uses
         raise DownloadError(f"{type(error).__name__}: {error}") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def bounded_progress(limit: int) -> type["tqdm[Any]"]:
+    """A progress bar for the hub's client that breaks a transfer off once it brings too many bytes.
+
+    The client trusts what the server says of a file's length; its progress bar is where it tells what has arrived.
+
+    Args:
+        limit: Most bytes of a file.
+    """
+    from huggingface_hub.utils import tqdm as hub_tqdm
+
+    class Bounded(hub_tqdm):
+        arrived = 0
+
+        def update(self, n: float | None = 1) -> bool | None:
+            self.arrived += int(n or 0)
+            if self.arrived > limit:
+                raise DownloadError(f"the file there is larger than the {limit:,} bytes that are taken")
+            return bool(super().update(n))
+
+    return Bounded
 
 
 class _Passing(Exception):
@@ -162,12 +192,14 @@ def _get(client: "httpx.Client", url: str, artifact: Artifact, part: Path, versi
             raise _Passing(f"HTTP {status}", _retry_after(response.headers.get("retry-after", "")))
         if status not in (200, 206):
             raise DownloadError(f"HTTP {status}")
+        if url.lower().startswith("https:") and response.url.scheme != "https":
+            raise DownloadError(f"the server passes on to {response.url}, which is not encrypted")
         _receive(response, artifact, part, have, version)
 
 
 def _retry_after(header: str) -> float:
     """Seconds from a Retry-After header, which is a number or a date; 0 without one."""
-    with contextlib.suppress(ValueError, TypeError):
+    with contextlib.suppress(ValueError, TypeError, OverflowError):
         if re.fullmatch(r"\d+(\.\d+)?", header):
             return min(float(header), _MAX_WAIT)
         return min(max((parsedate_to_datetime(header) - datetime.now(timezone.utc)).total_seconds(), 0.0), _MAX_WAIT)
@@ -183,7 +215,9 @@ def _receive(response: "httpx.Response", artifact: Artifact, part: Path, have: i
         raise DownloadError(f"the server sent the file in the encoding {encoding!r}, which was not asked for")
     start, total = 0, response.headers.get("content-length", "")
     if response.status_code == 206:
-        match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("content-range", ""))
+        match = re.fullmatch(
+            r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18}|\*)", response.headers.get("content-range", "")
+        )
         if match is None or int(match[1]) != have:
             part.unlink(missing_ok=True)
             raise _Passing("the server sent another range than asked for")

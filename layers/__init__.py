@@ -134,4 +134,5 @@ _FILES = {
 }
 """Public classes and functions by their file."""
 
-__all__, __getattr__, __dir__ = offer(__name__, _FILES)
+if not TYPE_CHECKING:  # a type checker would take any name for one that there is
+    __all__, __getattr__, __dir__ = offer(__name__, _FILES)

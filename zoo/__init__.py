@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     )
     from blockzoo._sharing import push_to_hub, save_pretrained
 
+    __version__: str
+
 _HOMES = {
     "convert_state_dict": "_builder",
     "create_model": "_builder",
@@ -62,15 +64,17 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        return importlib.import_module("importlib.metadata").version("blockzoo")
-    if name not in _HOMES:
-        raise AttributeError(f"module 'blockzoo' has no attribute {name!r}")
-    importlib.import_module("timm")  # before any module of ours, see _timm_bridge
-    value = getattr(importlib.import_module(f"blockzoo.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # a type checker would take any name for one that there is
+
+    def __getattr__(name: str) -> Any:
+        if name == "__version__":
+            return importlib.import_module("importlib.metadata").version("blockzoo")
+        if name not in _HOMES:
+            raise AttributeError(f"module 'blockzoo' has no attribute {name!r}")
+        importlib.import_module("timm")  # before any module of ours, see _timm_bridge
+        value = getattr(importlib.import_module(f"blockzoo.{_HOMES[name]}"), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

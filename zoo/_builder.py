@@ -1,7 +1,8 @@
 """From a name to a model: sources, configurations, construction and weights, on timm's builder."""
 
+import difflib
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +18,7 @@ from blockzoo import _registry, _timm_bridge, checkpoints
 from blockzoo._arguments import check_arguments
 from blockzoo._cfg import ZooCfg
 from blockzoo._model import ZooModel
+from blockzoo.checkpoints.folder import whole_folder
 from blockzoo.checkpoints.hub import WEIGHTS
 from blockzoo.checkpoints.io import unwrap
 
@@ -45,6 +47,11 @@ _OF_THE_CALLER = {
 """Arguments that a folder's own configuration may not set."""
 
 _MAX_DEPTH = 16
+_MAX_BYTES = 16 << 20
+"""Bounds of a folder's `config.json`; the names of 21,843 classes take 1 MB."""
+
+_OF_THE_ARCHITECTURE = ("task", "modality", "input_axes", "none_args")
+"""Entries of a configuration in which a folder's must be that of the model it names."""
 
 
 def create_model(
@@ -82,6 +89,7 @@ def create_model(
     """
     if model_name.startswith("timm:"):
         kwargs = _without_none(kwargs)
+        _check_timms(model_name.removeprefix("timm:"))
         if pretrained and not (pretrained_cfg or pretrained_cfg_overlay or checkpoint_path):
             pretrained_cfg_overlay = _fetched(model_name.removeprefix("timm:"), cache_dir)
         return timm.create_model(
@@ -102,7 +110,7 @@ def create_model(
         raise ValueError(f"pretrained_cfg={pretrained_cfg!r} cannot be given with {model_name!r}, which brings its own")
     else:
         if source == "local-dir":
-            folder, extra = Path(name), {"file": name, "source": "local-dir"}
+            folder, extra = whole_folder(Path(name)), {"file": name, "source": "local-dir"}
         else:
             folder = checkpoints.fetch_hub(name, ("config.json",), cache_dir).parent
             extra = {"hf_hub_id": name, "source": "hf-hub"}
@@ -157,6 +165,16 @@ def from_pretrained(source: str | Path, **kwargs: Any) -> Any:
     return create_model(name, pretrained=True, **kwargs)
 
 
+def _check_timms(name: str) -> None:
+    """Refuse a name that timm does not know, with near ones; sources such as "hf-hub:" are timm's to judge."""
+    source, found = parse_model_name(name)
+    arch = split_model_name_tag(found)[0]
+    if source is None and not timm.is_model(arch):
+        close = difflib.get_close_matches(arch, timm.list_models(), n=3)
+        hint = f"; did you mean {' or '.join(close)}?" if close else ""
+        raise ValueError(f"timm has no model {arch!r}{hint}")
+
+
 def _fetched(name: str, cache_dir: str | Path | None) -> dict[str, Any] | None:
     """Overlay with the verified file of timm's weights, where the manifest lists them."""
     name = name if split_model_name_tag(name)[1] else f"{name}.{getattr(timm.get_pretrained_cfg(name), 'tag', None)}"
@@ -182,11 +200,16 @@ def _described(folder: Path, extra: dict[str, Any]) -> tuple[dict[str, Any], str
     if not file.is_file():
         raise ValueError(f"{folder} has no config.json, so it is not a model's folder")
     try:
+        if file.stat().st_size > _MAX_BYTES:
+            raise ValueError(f"it has {file.stat().st_size:,} bytes, more than {_MAX_BYTES:,}")
         text = json.loads(file.read_text(encoding="utf-8"))
         if not isinstance(text, dict) or not isinstance(text.get("architecture"), str):
             raise ValueError("it names no architecture")
         if _depth(text) > _MAX_DEPTH:
             raise ValueError(f"it is nested more than {_MAX_DEPTH} levels deep")
+        for key in ("pretrained_cfg", "model_args"):
+            if not isinstance(text.get(key, {}), dict):
+                raise ValueError(f"{key} is {str(text[key])[:40]!r}, which must be an object")
         cfg, name, model_args = load_model_config_from_path(folder)
         model_args = dict(model_args or {})
         own = dict(cfg.get("model_args") or {})
@@ -196,7 +219,30 @@ def _described(folder: Path, extra: dict[str, Any]) -> tuple[dict[str, Any], str
         what = "it is nested too deeply" if isinstance(error, RecursionError) else error
         raise ValueError(f"{file} does not describe a model: {what}") from error
     kept = {key: value for key, value in cfg.items() if key not in _OF_THE_SOURCE}
+    _check_described(file, name, kept)
     return {**kept, **extra}, name, model_args
+
+
+def _check_described(file: Path, name: str, cfg: dict[str, Any]) -> None:
+    """Refuse a folder's configuration that the model it names cannot have.
+
+    Raises:
+        ValueError: An entry is unknown, of another type, or contradicts the model; the message names it.
+    """
+    known = [field.name for field in fields(ZooCfg)]
+    if unknown := sorted(set(cfg) - set(known)):
+        raise ValueError(f"{file}: unknown entries {', '.join(unknown)}; known are {', '.join(known)}")
+    classes = cfg.get("num_classes")
+    if not (classes is None or type(classes) is int and classes >= 0):
+        raise ValueError(f"{file}: num_classes is {str(classes)[:40]!r}, which must be a whole number, 0 or more")
+    name = name.removeprefix(_timm_bridge.PREFIX)
+    if not _registry.is_model(name):
+        return  # named as unknown where the model is looked up
+    own = _registry.get_pretrained_cfg(name)
+    for key in _OF_THE_ARCHITECTURE:
+        value, right = cfg.get(key), getattr(own, key)
+        if value is not None and value != (list(right) if isinstance(right, tuple) else right):
+            raise ValueError(f"{file}: {key} is {str(value)[:40]!r}, but {name} has {right!r}")
 
 
 def _depth(value: Any, limit: int = 64) -> int:

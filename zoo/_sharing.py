@@ -4,7 +4,6 @@ It holds `model.safetensors`, `config.json` in timm's format and a model card, `
 """
 
 import json
-import os
 import tempfile
 from dataclasses import fields
 from pathlib import Path
@@ -20,6 +19,7 @@ from blockzoo._builder import from_pretrained
 from blockzoo._cfg import ZooCfg
 from blockzoo._model import ZooModel
 from blockzoo._registry import is_model
+from blockzoo.checkpoints.folder import replace_files
 
 __all__ = ["push_to_hub", "save_pretrained"]
 
@@ -44,7 +44,8 @@ def save_pretrained(
 
     Args:
         model: A model that `create_model` made, not deployed.
-        folder: Where to write; a model that was there before stays whole until each new file is complete.
+        folder: Where to write. If anything breaks, a model that was there before stays whole, and `create_model` reads
+            that one.
         card: Text of the model card, Markdown; by default one that says what the model is, how to load it and under
             which licence, with `about` as metadata.
         name: "org/name", or "local-dir:path", by which the card loads the model; the folder by default.
@@ -68,8 +69,7 @@ def save_pretrained(
         (Path(held) / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         (Path(held) / "README.md").write_text(card or _card(model, config, name or str(folder)), encoding="utf-8")
         _read_back(model, Path(held))
-        for file in ("model.safetensors", "config.json", "README.md"):
-            os.replace(Path(held) / file, folder / file)
+        replace_files(Path(held), folder, ("README.md", "model.safetensors", "config.json"))
     return folder
 
 

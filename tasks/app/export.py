@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "name", nargs="?", help="name, name.tag, local-dir:FOLDER, hf-hub:OWNER/NAME, timm:NAME, or a run's folder"
     )
-    parser.add_argument("--format", choices=FORMATS)
+    parser.add_argument("--format", choices=FORMATS, help="what to write")
     parser.add_argument("--out", help="the file to write")
     parser.add_argument("--deploy", action="store_true", help="merge what can be merged first")
     parser.add_argument("--static-batch", type=int, metavar="N", help="fix the batch size instead of leaving it free")

@@ -42,8 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, help="name of a packaged config, or a path")
     parser.add_argument("--sizes", type=int, nargs="+", required=True, help="training structures")
     parser.add_argument("--steps", type=int, help="optimiser steps of every fit")
-    parser.add_argument("--metrics", nargs="+", default=["test/energy_mae", "test/force_mae"])
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--metrics", nargs="+", default=["test/energy_mae", "test/force_mae"], help="the test metrics to report"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of every fit (default: 0)")
     parser.add_argument("--out", required=True, help="JSON file of the result")
 
 

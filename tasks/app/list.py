@@ -25,7 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the list."""
+    """Print the list.
+
+    Raises:
+        ValueError: No model is like that; the message says what there is.
+    """
     if args.configs:
         root = Path(str(files("blockzoo.configs")))
         paths = sorted(root.rglob("*.yaml"))
@@ -38,6 +42,8 @@ def run(args: argparse.Namespace) -> int:
         from blockzoo._registry import family_of
 
         names = blockzoo.list_models(args.filter, args.family, args.task, args.modality, args.pretrained)
+        if not names:
+            raise ValueError(_nothing(args))
         cfgs = {name: blockzoo.get_pretrained_cfg(name) for name in names}
         columns = ("model", "family", "task", "input", "sizes")
         rows = [
@@ -49,6 +55,22 @@ def run(args: argparse.Namespace) -> int:
     else:
         print_table(columns, rows)
     return 0
+
+
+def _nothing(args: argparse.Namespace) -> str:
+    """Why no model was found: the first option whose value no model has, or all of them together."""
+    import blockzoo
+
+    cfgs = [blockzoo.get_pretrained_cfg(name) for name in blockzoo.list_models()]
+    known = {
+        "family": set(blockzoo.list_families()),
+        "task": {cfg.task for cfg in cfgs},
+        "modality": {cfg.modality for cfg in cfgs},
+    }
+    for option, values in known.items():
+        if (given := getattr(args, option)) and given not in values:
+            return f"--{option} {given}: there is none; choose from {', '.join(sorted(values))}"
+    return f"no model matches {args.filter!r} and the options" if args.filter else "no model has all these options"
 
 
 def _first_comment(path: Path) -> str:

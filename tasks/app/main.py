@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from blockzoo.tasks.core.names import is_run_folder
+from blockzoo.tasks.core.output import one_line
 from blockzoo.tasks.core.rooms import GROUPS, Command, commands
 
 __all__ = ["main", "parser_of", "usage"]
@@ -121,15 +122,13 @@ def _run(command: Command, rest: list[str]) -> int:
     except SystemExit as stop:
         return int(stop.code or 0)
     options.training = _training
-    from blockzoo.checkpoints import CheckpointError
-
     try:
         return int(module.run(options))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, TypeError, OSError, ImportError, CheckpointError) as error:
+    except Exception as error:
         if os.environ.get("BLOCKZOO_DEBUG"):
             raise
-        print(f"blockzoo {command.name}: {error}", file=sys.stderr)
+        print(f"blockzoo {command.name}: {one_line(error)}", file=sys.stderr)
         return 2

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu or cuda (default: cpu)")
     parser.add_argument("--batch-size", type=int, help="samples that are computed together")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--cache-dir", help="cache folder for downloads")
+    parser.add_argument("--cache-dir", help="cache folder instead of the default one")
     for place in (place for room in rooms.rooms().values() for place in room.reader_arguments):
         rooms.load(place)(parser)
 

@@ -124,19 +124,28 @@ def _measure(name: str, dataset: str, config: dict[str, Any], weights: Path) -> 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("run", help="folder of a finished fit")
-    parser.add_argument("--name", required=True, metavar="MODEL.TAG")
+    parser.add_argument("--name", required=True, metavar="MODEL.TAG", help="the name that the checkpoint gets")
     parser.add_argument("--seeds", required=True, help="JSON of `blockzoo seeds` for the same config")
-    parser.add_argument("--baseline", nargs=2, action="append", default=[], metavar=("NAME", "JSON"))
-    parser.add_argument("--metric", default="test/acc")
+    parser.add_argument(
+        "--baseline",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "JSON"),
+        help="another recipe and its report",
+    )
+    parser.add_argument("--metric", default="test/acc", help="the metric of the card (default: test/acc)")
     parser.add_argument("--unit", help="of the table's figures (default: %% for accuracy, none otherwise)")
     parser.add_argument("--factor", type=float, help="from the metric to the unit (default: 100 for %%, 1 otherwise)")
-    parser.add_argument("--figure", nargs=2, action="append", default=[], metavar=("FILE", "CAPTION"))
+    parser.add_argument(
+        "--figure", nargs=2, action="append", default=[], metavar=("FILE", "CAPTION"), help="a picture for the card"
+    )
     chosen = "the seed with the lowest validation loss"
     parser.add_argument("--chosen", default=chosen, help=f"how the shipped seed was chosen (default: {chosen})")
     parser.add_argument("--limit", action="append", default=[], metavar="TEXT", help="a paragraph under Limits")
-    parser.add_argument("--dataset", required=True)
+    parser.add_argument("--dataset", required=True, help="the data set that the metric is measured on")
     parser.add_argument("--sample", type=int, metavar="N", help="samples that are packaged, if those are not all")
-    parser.add_argument("--data-license", required=True)
+    parser.add_argument("--data-license", required=True, help="the licence of the training data")
     parser.add_argument("--commit", help="the commit that the run was made at (default: the checkout's)")
     parser.add_argument("--command", required=True, help="the command that made the run")
 

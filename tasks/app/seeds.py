@@ -41,7 +41,7 @@ FURTHER = True
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("--config", required=True, help="name of a packaged config, or a path")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="the seeds (default: 0 to 4)")
     parser.add_argument("--metric", default="test/acc", help="the test metric to report (default: test/acc)")
     parser.add_argument("--out", help="also write the result to this JSON file")
 

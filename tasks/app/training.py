@@ -27,6 +27,7 @@ from blockzoo.tasks.core import rooms
 from blockzoo.tasks.core.checkpoint_io import AtomicCheckpointIO
 from blockzoo.tasks.core.configs import config_path
 from blockzoo.tasks.core.data import ZooData
+from blockzoo.tasks.core.files import check_output
 from blockzoo.tasks.core.guards import (
     ExactResume,
     InterruptGuard,
@@ -34,12 +35,16 @@ from blockzoo.tasks.core.guards import (
     NonFiniteLossGuard,
     last_checkpoint,
 )
+from blockzoo.tasks.core.output import one_line
 from blockzoo.tasks.core.run_config import check_run_config
 from blockzoo.tasks.core.run_folder import RunFolder
 from blockzoo.tasks.core.save_config import SaveFitConfig
 from blockzoo.tasks.core.task import Task
 
 __all__ = ["ZooCLI", "build", "main", "run"]
+
+_CLUSTER = ("MASTER_ADDR", "SLURM_NTASKS", "LSB_JOBID", "OMPI_COMM_WORLD_SIZE", "KUBERNETES_PORT")
+"""Environment variables by which launchers tell a process that there are others."""
 
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 
@@ -70,17 +75,20 @@ class ZooCLI(LightningCLI):
             known = self._subcommand_parsers.get(expanded[0] if expanded else "")
             options = [action.dest for action in known._actions] if known else []
             raise UsageError(explain(error, expanded, options)) from error
+        _check_seed(self.config)
 
     def _parse_ckpt_path(self) -> None:
         # Lightning lets the checkpoint's hyper-parameters win always, without a word.
         given = _model_arguments(self.config)
         if self.config.get("subcommand") == "fit":
             path = self.config.fit.get("ckpt_path")
+            _check_is_no_folder(path)
             found = path and Path(path).is_file()
             stored = _checkpoint(path) if found else {}
             _print_differences(given, stored.get("hyper_parameters", {}), "the config's value is used")
         else:
             path = self.config.get(f"{self.config.get('subcommand')}.ckpt_path")
+            _check_is_no_folder(path)
             if path and Path(path).is_file():
                 _checkpoint(path)
             super()._parse_ckpt_path()
@@ -99,6 +107,7 @@ class ZooCLI(LightningCLI):
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> Trainer:
         _check_devices(config)
+        check_output(config.get("default_root_dir") or ".", folder=True)
         always = [NonFiniteLossGuard(), InterruptGuard(self.command), ExactResume()]
         trainer = super()._instantiate_trainer(config, [*callbacks, *always])
         # Plugins of the user, and strategies with their own way of saving, stay as they are.
@@ -150,17 +159,36 @@ class ZooCLI(LightningCLI):
 
 
 def _check_devices(config: dict[str, Any]) -> None:
-    """Refuse more processes on the CPU than it has cores: they would wait for each other for ever.
+    """Refuse more processes than can be there: they would wait for each other for ever.
 
     Raises:
-        ValueError: There are too many.
+        ValueError: There are more processes on the CPU than it has cores, or several machines without a launcher that
+            says where they are.
     """
+    nodes = config.get("num_nodes") or 1
+    if nodes > 1 and not any(name in os.environ for name in _CLUSTER):
+        raise ValueError(
+            f"trainer.num_nodes={nodes} needs a launcher such as torchrun or Slurm, which says where the machines are: "
+            "MASTER_ADDR is not set"
+        )
     devices, accelerator = config.get("devices"), str(config.get("accelerator"))
     on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available())
     count = int(str(devices)) if str(devices).isdigit() else 1
     cores = max(os.cpu_count() or 1, 2)
     if on_cpu and count > cores:
         raise ValueError(f"trainer.devices={count} asks for {count} processes on the CPU, which has {cores} cores")
+
+
+def _check_is_no_folder(path: Any) -> None:
+    if isinstance(path, str | Path) and Path(path).is_dir():
+        raise UsageError(f"--ckpt_path {path} is a folder; give one of its files, such as checkpoints/last.ckpt")
+
+
+def _check_seed(config: Namespace) -> None:
+    """Refuse a seed that NumPy does not take, before anything is built."""
+    seed = config.get(f"{config.get('subcommand')}.seed_everything", config.get("seed_everything"))
+    if isinstance(seed, int) and not 0 <= seed < 1 << 32:
+        raise UsageError(f"--seed_everything {seed} must be between 0 and {(1 << 32) - 1}")
 
 
 def _checkpoint(path: str) -> dict[str, Any]:
@@ -371,11 +399,16 @@ def main(args: Sequence[str] | None = None) -> int:
     except NonFiniteLossError as error:
         print(f"blockzoo: {error}", file=sys.stderr)
         return 1
-    except (ValueError, OSError, CheckpointError, MisconfigurationException) as error:
+    except (ValueError, OSError, CheckpointError, MisconfigurationException, RecursionError, MemoryError) as error:
         if os.environ.get("BLOCKZOO_DEBUG"):
             raise
-        hint = "" if isinstance(error, UsageError | FileNotFoundError) else "\n(BLOCKZOO_DEBUG=1 shows the traceback)"
-        print(f"blockzoo: {error}{hint}", file=sys.stderr)
+        # What Lightning refuses is a mistake in the call; of errors from anywhere, the hint says how to see more.
+        mistake = isinstance(error, UsageError | FileNotFoundError | MisconfigurationException)
+        text = str(error) if mistake else one_line(error)
+        if isinstance(error, RecursionError):
+            text = f"a config is nested too deeply ({text})"
+        hint = "" if mistake or "BLOCKZOO_DEBUG" in text else " (BLOCKZOO_DEBUG=1 shows the traceback)"
+        print(f"blockzoo: {text}{hint}", file=sys.stderr)
         return 2
     except SystemExit as error:
         # Lightning turns Ctrl-C into exit(1).

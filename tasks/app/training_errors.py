@@ -1,4 +1,4 @@
-"""What was wrong with a command or a config, in one line before the parser's own account of it."""
+"""What was wrong with a command or a config, in one line instead of the parser's own account of it."""
 
 import difflib
 import inspect
@@ -28,7 +28,7 @@ class UsageError(ValueError):
 
 
 def explain(error: BaseException, args: Sequence[str] = (), options: Iterable[str] = ()) -> str:
-    """Say what is wrong and where, with near names, and then what the parser said.
+    """Say in one line what is wrong and where, with near names.
 
     Args:
         error: What parsing or building raised.
@@ -37,7 +37,7 @@ def explain(error: BaseException, args: Sequence[str] = (), options: Iterable[st
     """
     text = str(error)
     first = _missing_module(error) or _unknown_key(text, args, options) or _unreadable(text, args) or _cause(text)
-    return first if first == text.strip() else f"{first}\n{text}"
+    return " ".join(first.split())
 
 
 def _missing_module(error: BaseException) -> str | None:
@@ -90,6 +90,11 @@ def _cause(text: str) -> str:
         stripped = line.strip().removeprefix("- ")
         if key := re.search(r'Parser key "([\w.+]+)"', stripped):
             keys.append(key[1])
+        kinds = re.findall(r"Expected a (?:<class '([\w.]+)'>|typing\.(Literal\[[^]]*\]))", text)
+        names = dict.fromkeys(word or choice for word, choice in kinds if word != "NoneType")
+        if stripped.startswith("Expected a ") and len(names) > 1:  # the alternatives of a union
+            got = re.search(r"Got value: .*", stripped)
+            stripped = f"expected {' or '.join(names)}" + (f". {got[0]}" if got else "")
         if stripped and not _FRAME.match(stripped):
             return f"{'.'.join(keys)}: {stripped}" if keys else stripped
     return text.strip()

@@ -1,6 +1,8 @@
 """Saving checkpoints so that nothing can damage an earlier one."""
 
 import os
+import socket
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes local checkpoints to a temporary file in the same folder, syncs it and renames it over the old one.
 
     A process that is killed in the middle leaves the earlier checkpoint whole, and a `*.writing` file that the next
-    save there removes. Reading accepts nothing but tensors and plain values.
+    save there removes. The name of such a file says which machine and process writes it, so that those of other
+    processes that still run, or run on other machines, are left alone. Reading accepts nothing but tensors and plain
+    values.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None) -> None:
@@ -27,9 +31,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             return
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        for stale in target.parent.glob(f"*{_SUFFIX}"):
-            stale.unlink(missing_ok=True)
-        temporary = target.with_name(f"{target.name}.{os.getpid()}{_SUFFIX}")
+        for found in target.parent.glob(f"*{_SUFFIX}"):
+            if _is_stale(found):
+                found.unlink(missing_ok=True)
+        temporary = target.with_name(f"{target.name}.{_host()}.{os.getpid()}.{uuid.uuid4().hex[:8]}{_SUFFIX}")
         try:
             with temporary.open("wb") as file:
                 torch.save(checkpoint, file)
@@ -44,3 +49,22 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     ) -> dict[str, Any]:
         """Read a checkpoint, never running code from it."""
         return super().load_checkpoint(path, map_location, weights_only=True)
+
+
+def _host() -> str:
+    """The machine's name as a part of a file's name."""
+    return "".join(letter if letter.isalnum() else "-" for letter in socket.gethostname())
+
+
+def _is_stale(file: Path) -> bool:
+    """Whether a temporary file is from a process of this machine that has ended."""
+    parts = file.name.removesuffix(_SUFFIX).split(".")[-3:]
+    if len(parts) != 3 or parts[0] != _host() or not parts[1].isdigit() or int(parts[1]) == os.getpid():
+        return False
+    try:
+        os.kill(int(parts[1]), 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except PermissionError:
+        return False
+    return False

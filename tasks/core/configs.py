@@ -17,7 +17,7 @@ def config_path(name: str) -> str:
     """The file of a config: a path that exists, or else the packaged config of that name, with or without `.yaml`.
 
     Raises:
-        FileNotFoundError: It is neither; the message suggests near names and lists all.
+        FileNotFoundError: It is neither; the message suggests near names.
     """
     if Path(name).is_file():
         return name
@@ -27,5 +27,5 @@ def config_path(name: str) -> str:
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
     hint = f"; did you mean {' or '.join(close)}?" if close else ""
     raise FileNotFoundError(
-        f"--config {name}: no such file, and no packaged config{hint}\nPackaged configs: {', '.join(known)}"
+        f"--config {name}: no such file, and no packaged config{hint} (see blockzoo list --configs)"
     )

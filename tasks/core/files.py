@@ -1,6 +1,7 @@
-"""Writing files so that they are never there in part."""
+"""Writing files so that they are never there in part, and reading packed ones within bounds."""
 
 import csv
+import gzip
 import io
 import os
 import tempfile
@@ -8,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["check_output", "replacing", "write_csv", "write_figure", "write_text"]
+__all__ = ["check_output", "replacing", "unzipped", "write_csv", "write_figure", "write_text"]
 
 
 def check_output(path: str | Path, inputs: Iterable[str | Path] = (), folder: bool = False) -> None:
@@ -80,3 +81,23 @@ def write_csv(path: str | Path, rows: Iterable[Sequence[Any]]) -> None:
 def write_figure(path: str | Path, figure: Any, dpi: int = 120) -> None:
     """Write a matplotlib figure as PNG, whole or not at all."""
     replacing(path, lambda temporary: figure.savefig(temporary, dpi=dpi, format="png"))
+
+
+def unzipped(packed: bytes, limit: int, where: str) -> bytes:
+    """Unpack gzip data, but no more of it than makes sense: a few kB can stand for terabytes.
+
+    Args:
+        packed: The data.
+        limit: The most bytes that they may unpack to.
+        where: What messages call them.
+
+    Raises:
+        ValueError: They unpack to more.
+        OSError: They are no gzip data (`gzip.BadGzipFile`).
+        EOFError: They are cut off.
+    """
+    with gzip.GzipFile(fileobj=io.BytesIO(packed)) as stream:
+        found = stream.read(limit + 1)
+    if len(found) > limit:
+        raise ValueError(f"{where} unpacks to more than {limit:,} bytes")
+    return found

@@ -3,11 +3,12 @@
 import argparse
 import ast
 import json
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["add_model_args", "parse_model_args", "print_json", "print_table"]
+__all__ = ["add_model_args", "one_line", "parse_model_args", "print_json", "print_table"]
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str | None = None) -> None:
@@ -25,6 +26,23 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: st
     for row in texts:
         table.add_row(*row)
     Console().print(table)
+
+
+def one_line(error: BaseException) -> str:
+    """What a command says of an error instead of a traceback.
+
+    Errors that say what is wrong with a call or a file speak for themselves. Any other is named by its kind, with how
+    to see where it arose.
+    """
+    from blockzoo.checkpoints import CheckpointError
+
+    text = str(error).strip()
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        text = f"{os.fsdecode(error.filename)}: {error.strerror}"
+    if text and isinstance(error, ValueError | TypeError | OSError | ImportError | CheckpointError):
+        return text
+    said = " ".join(text.split())[:300]
+    return f"{type(error).__name__}{f': {said}' if said else ''} (BLOCKZOO_DEBUG=1 shows the traceback)"
 
 
 def print_json(value: Any) -> None:
@@ -58,4 +76,6 @@ def parse_model_args(pairs: Sequence[str]) -> dict[str, Any]:
             parsed[name] = ast.literal_eval(text)
         except (ValueError, SyntaxError):
             parsed[name] = text
+        except (MemoryError, RecursionError) as error:  # Python's parser at its limits
+            raise ValueError(f"--arg {name}=... is nested too deeply") from error
     return parsed

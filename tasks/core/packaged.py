@@ -72,9 +72,9 @@ _MAKERS = {"m3": _m3, "daphnet": _daphnet, "internal_bleeding": _internal_bleedi
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("name", choices=sorted(_MAKERS))
-    parser.add_argument("source", type=Path)
-    parser.add_argument("out", type=Path)
+    parser.add_argument("name", choices=sorted(_MAKERS), help="the data set")
+    parser.add_argument("source", type=Path, help="folder of the published files")
+    parser.add_argument("out", type=Path, help="the .npz file to write")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,4 +1,7 @@
-"""The config of a run folder, which may come from anybody: it may name only classes known to be harmless."""
+"""The config of a run folder, which may come from anybody: it may name only classes known to be harmless.
+
+What is checked is the config after its interpolations are resolved, because `${a}.${b}` can spell any name.
+"""
 
 import importlib
 import importlib.util
@@ -8,12 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from blockzoo.tasks.core import rooms
 
 __all__ = ["MAX_DEPTH", "check_run_config"]
 
 MAX_DEPTH = 24
+MAX_BYTES = 1 << 20
+MAX_VALUES = 20_000
+"""Bounds of a run folder's config; the largest that a fit has written is far below them."""
 
 _CALLBACKS = (
     "BatchSizeFinder DeviceStatsMonitor EarlyStopping EMAWeightAveraging GradientAccumulationScheduler "
@@ -50,6 +58,7 @@ _PLAIN = ("", "auto", "ddp", "false", "none", "null", "simple", "advanced", "tru
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 _MODEL_NAMES = ("model_name", "teacher", "architecture")
 _WRITTEN = ("default_root_dir", "dirpath", "save_dir", "log_dir")
+_PARTS_OF_WRITTEN = ("filename", "name", "prefix", "sub_dir", "version", "filename_suffix")
 _NEVER = ("ckpt_path", "config", "__path__", "__default_config__")
 
 
@@ -63,16 +72,52 @@ def check_run_config(path: Path) -> None:
         ValueError: The config cannot be read, is nested too deeply, or names something else; the message says what,
             where, and what to do for a folder that one trusts.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is not readable as YAML: {type(error).__name__}") from error
+    content = _read(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path} is not a config: it holds no keys")
     known = set(rooms.components().values())
     classes = {place.replace(":", ".") for place in known}
     allowed = classes | {name.rpartition(".")[2] for name in classes} | set(_ALLOWED) | _aliases()
     _check(content, (), allowed, path, 0)
+    _check(_resolved(content, path), (), allowed, path, 0)
+
+
+def _read(path: Path) -> Any:
+    """The content of a YAML file, whose size is bounded before any of it is built.
+
+    Aliases let a few lines stand for billions of values; they are counted as often as they are used.
+    """
+    if path.stat().st_size > MAX_BYTES:
+        raise ValueError(f"{path} has {path.stat().st_size:,} bytes; the config of a run has at most {MAX_BYTES:,}")
+    try:
+        text = path.read_text(encoding="utf-8")
+        if _count(yaml.compose(text, yaml.SafeLoader), {}) > MAX_VALUES:
+            raise ValueError(f"{path} holds more than {MAX_VALUES:,} values; the config of a run has fewer")
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} is not readable as YAML: {type(error).__name__}") from error
+    except ValueError as error:  # a date that does not exist, a number of thousands of digits
+        raise error if str(path) in str(error) else ValueError(f"{path} is not readable as YAML: {error}") from error
+
+
+def _count(node: Any, known: dict[int, int]) -> int:
+    """How many values a YAML node stands for; one that holds itself counts as too many."""
+    if id(node) not in known:
+        known[id(node)] = MAX_VALUES + 1  # for whoever meets the node again inside itself
+        inner = node.value if isinstance(node, yaml.SequenceNode) else []
+        if isinstance(node, yaml.MappingNode):
+            inner = [part for pair in node.value for part in pair]
+        known[id(node)] = 1 + sum(_count(part, known) for part in inner)
+    return known[id(node)]
+
+
+def _resolved(content: dict[str, Any], path: Path) -> Any:
+    """The config with its interpolations replaced by what they stand for; none of them calls a resolver."""
+    try:
+        return OmegaConf.to_container(OmegaConf.create(content), resolve=True)
+    except (OmegaConfBaseException, ValueError, TypeError, RecursionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{path} has an interpolation that cannot be resolved: {reason}") from error
 
 
 def _aliases() -> set[str]:
@@ -89,6 +134,8 @@ def _check(value: Any, keys: tuple[str, ...], allowed: set[str], path: Path, dep
         raise ValueError(f"{path}, {'.'.join(keys[:6])}: nested more than {MAX_DEPTH} levels deep")
     if isinstance(value, dict):
         for key, item in value.items():
+            if "${" in str(key):
+                raise ValueError(f"{path}, {'.'.join((*keys, str(key)))}: a name of a key may not be an interpolation")
             if str(key).rstrip("+") in _NEVER and item is not None:
                 raise ValueError(
                     f"{path}, {'.'.join((*keys, str(key)))}: a run folder may not name another file to read"
@@ -119,8 +166,10 @@ def _check_text(value: str, keys: tuple[str, ...], allowed: set[str], path: Path
             f"{at}: {value!r} is not among the classes that a run folder may name (those of the zoo, and optimisers, "
             f"callbacks and loggers of torch and Lightning that run no code of others); {trust}"
         )
-    if last in _WRITTEN and not _is_near(Path(value), path.absolute().parent):
+    if last in _WRITTEN and "${" not in value and not _is_near(value, path.absolute().parent):
         raise ValueError(f"{at}: {value!r} lies outside of the folder and of what is around it; {trust}")
+    if last in _PARTS_OF_WRITTEN and (Path(value).is_absolute() or ".." in Path(value).parts or "://" in value):
+        raise ValueError(f"{at}: {value!r} leads out of the folder that is written; {trust}")
     if _holds_classes(Path(value)) or _holds_classes(path.parent / value):
         raise ValueError(f"{at}: {value!r} is another config, which a run folder may not name; {trust}")
 
@@ -133,11 +182,15 @@ def _is_code(value: str, key: str) -> bool:
     return first in sys.modules or importlib.util.find_spec(first) is not None
 
 
-def _is_near(written: Path, folder: Path) -> bool:
-    """Whether a place is relative without a way up, or above or inside the run's folder."""
-    if ".." in written.parts or str(written).startswith("~") or "://" in str(written):
+def _is_near(written: str, folder: Path) -> bool:
+    """Whether a place is inside the working directory, inside the run's folder, or one of the three around that.
+
+    Links count as what they lead to. Three folders lie around a run: of its version, its name and all runs.
+    """
+    if ".." in Path(written).parts or written.startswith("~") or ":" in written:
         return False
-    return not written.is_absolute() or folder.is_relative_to(written) or written.is_relative_to(folder)
+    place, folder = Path(written).resolve(), folder.resolve()
+    return place.is_relative_to(folder) or place.is_relative_to(Path.cwd()) or place in folder.parents[:3]
 
 
 def _holds_classes(file: Path) -> bool:

@@ -358,10 +358,13 @@ def _from_mat(path: Path, wanted: Sequence[str]) -> Found:
         from scipy import io
     except ImportError as error:
         raise ImportError(f"{path} needs the package scipy: pip install 'blockzoo[fields]'") from error
-    held = {name: shape for name, shape, _ in io.whosmat(path)}
-    for name in (name for name in wanted if name in held):
-        _check_size(name, 8 * math.prod(held[name]), path.stat().st_size)
-    content = io.loadmat(path, variable_names=list(wanted))
+    try:
+        held = {name: shape for name, shape, _ in io.whosmat(path)}
+        for name in (name for name in wanted if name in held):
+            _check_size(name, 8 * math.prod(held[name]), path.stat().st_size)
+        content = io.loadmat(path, variable_names=list(wanted))
+    except io.matlab.MatReadError as error:
+        raise ValueError(str(error)) from error
     return {name: _tensor(content[name]) for name in wanted if name in content}, list(held)
 
 

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from torchvision.datasets.utils import download_and_extract_archive
 
 from blockzoo.tasks.core.data import ZooData
+from blockzoo.tasks.core.files import unzipped
 from blockzoo.tasks.core.split import stratified_split
 from blockzoo.tasks.core.transforms import fit_channels
 
@@ -46,6 +47,10 @@ def random_crop_flip(images: torch.Tensor, padding: int, flip: bool = True) -> t
         columns = torch.where(mirrored, columns.flip(1), columns)
     which = torch.arange(batch).reshape(-1, 1, 1)
     return padded[which, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+MAX_UNPACKED = 256 << 20
+"""Most bytes that one file of images may unpack to; the largest has 47 MB."""
 
 
 class _Images(Dataset[dict[str, torch.Tensor]]):
@@ -348,7 +353,7 @@ class FashionMNIST(MemoryImages):
         if path is None:
             raise FileNotFoundError(self._missing())
         try:
-            data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+            data = unzipped(path.read_bytes(), MAX_UNPACKED, str(path)) if path.suffix == ".gz" else path.read_bytes()
         except (OSError, EOFError) as error:
             raise ValueError(f"{path} is damaged: {error}") from error
         shape = np.frombuffer(data[4 : 4 + 4 * ndim], dtype=">u4").astype(np.int64)

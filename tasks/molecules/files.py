@@ -2,8 +2,10 @@
 'blockzoo[molecules]'`).
 """
 
+import contextlib
 import io
 import re
+import sqlite3
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,10 +72,8 @@ def _frames(path: Path) -> Iterator[tuple[str, Any]]:
     if path.suffix in XYZ_SUFFIXES:
         yield from _xyz_frames(path)
     elif path.suffix in DATABASE_SUFFIXES:
-        import ase.db
-
-        with ase.db.connect(str(path)) as database:
-            for number, row in enumerate(database.select()):
+        with _database(path) as database:
+            for number, row in enumerate(_rows(database, path)):
                 atoms = row.toatoms()
                 atoms.info.update(row.key_value_pairs)
                 for key, value in row.data.items():  # arrays by atom, such as forces; anything else is of the frame
@@ -87,6 +87,41 @@ def _frames(path: Path) -> Iterator[tuple[str, Any]]:
         except Exception as error:  # every format of ASE fails in its own way
             raise ValueError(f"{path} could not be read ({type(error).__name__}: {error})") from error
         yield from ((f"{path}, frame {number}", atoms) for number, atoms in enumerate(frames))
+
+
+def _database(path: Path) -> Any:
+    """An ASE database in SQLite or JSON.
+
+    Raises:
+        ValueError: The file is something else.
+    """
+    import ase.db
+
+    if path.suffix == ".db" and not _has_systems(path):  # ASE would write its tables into such a file
+        raise ValueError(f"{path} is not a database of ASE's: it is no SQLite file with a table of systems")
+    try:
+        return ase.db.connect(str(path))
+    except Exception as error:  # each kind of ASE's databases fails in its own way
+        raise ValueError(f"{path} is not a database of ASE's ({type(error).__name__}: {error})") from error
+
+
+def _has_systems(path: Path) -> bool:
+    """Whether a file is a database in SQLite that has ASE's table."""
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+            return bool(database.execute("select 1 from sqlite_master where name = 'systems'").fetchall())
+    except sqlite3.DatabaseError:
+        return False
+
+
+def _rows(database: Any, path: Path) -> Iterator[Any]:
+    """The rows of an ASE database; of another SQLite file it turns out only now what it is."""
+    try:
+        yield from database.select()
+    except Exception as error:  # SQLite's errors, and those of ASE's decoding of a row
+        raise ValueError(
+            f"{path} is not a database of ASE's, or is damaged ({type(error).__name__}: {error})"
+        ) from error
 
 
 def _xyz_frames(path: Path) -> Iterator[tuple[str, Any]]:

@@ -12,7 +12,6 @@ Source: "A Benchmark for Quantum Chemistry Relaxations via Machine Learning Inte
 data's use in "Tensor Decomposition Networks for Fast Machine Learning Interatomic Potential Computations" (2025).
 """
 
-import gzip
 import hashlib
 import io
 import math
@@ -27,6 +26,7 @@ import torch
 from tqdm.auto import tqdm
 
 from blockzoo.checkpoints import cache_root, load_state_dict, save_state_dict
+from blockzoo.tasks.core.files import unzipped
 from blockzoo.tasks.molecules.elements import atomic_number
 from blockzoo.tasks.molecules.structures import MoleculeData, Structure
 
@@ -37,6 +37,10 @@ PER_BOHR = 1.8897
 """eV in a hartree and bohr in an Å, as rounded where the published figures come from."""
 
 STAGES = ("pm3", "hf", "DFT_1st", "DFT_2nd")
+
+
+MAX_RECORD = 256 << 20
+"""Most bytes of one entry; those of the data set have less than one hundredth of it."""
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -53,7 +57,7 @@ def read_record(payload: bytes, where: str) -> dict[str, Any]:
         ValueError: It is damaged, is something else, or would run code.
     """
     try:
-        record = _PlainUnpickler(io.BytesIO(gzip.decompress(payload))).load()
+        record = _PlainUnpickler(io.BytesIO(unzipped(payload, MAX_RECORD, where))).load()
     except (pickle.UnpicklingError, OSError, EOFError, zlib.error, ValueError, IndexError, AttributeError) as error:
         raise ValueError(
             f"{where} is not a gzipped pickle of plain values ({type(error).__name__}: {error}); only dictionaries, "

@@ -10,9 +10,11 @@ from dataclasses import replace
 from email.utils import formatdate
 from pathlib import Path
 
+import httpx
 import pytest
 
 from blockzoo.checkpoints import Artifact, ChecksumError, DownloadError, Source, cache_path, fetch, is_cached
+from blockzoo.checkpoints.transfer import _get, _Version
 
 BODY = bytes(range(256)) * 4000
 
@@ -194,3 +196,43 @@ def test_an_impossible_timeout_is_refused(server, cache, artifact, monkeypatch, 
     monkeypatch.setenv("BLOCKZOO_TIMEOUT", value)
     with pytest.raises(ValueError, match=f"BLOCKZOO_TIMEOUT is '{value}', expected a positive number"):
         fetch(artifact())
+
+
+@pytest.mark.parametrize("digits", [19, 5000])
+def test_a_length_of_thousands_of_digits_is_another_range(server, cache, artifact, monkeypatch, digits):
+    server.faults = ["truncate"]
+    handler = server.RequestHandlerClass
+    send = handler.send_header
+
+    def lying(self, name, value):
+        send(self, name, f"{value.partition('/')[0]}/{'9' * digits}" if name == "Content-Range" else value)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(handler, "send_header", lying)
+        assert fetch(artifact()).read_bytes() == BODY
+    assert [wanted is None for _, wanted in server.requests] == [True, False, True]
+
+
+def test_an_encrypted_address_is_not_left_for_a_plain_one(tmp_path, artifact, server):
+    def answer(request):
+        if request.url.scheme == "https":
+            return httpx.Response(302, headers={"Location": "http://elsewhere.example/w.bin"})
+        return httpx.Response(200, content=BODY)
+
+    with httpx.Client(transport=httpx.MockTransport(answer), follow_redirects=True) as client:
+        with pytest.raises(DownloadError, match="passes on to http://elsewhere.example/w.bin, which is not encrypted"):
+            _get(client, "https://example.org/w.bin", artifact(), tmp_path / "w.part", _Version())
+    assert not (tmp_path / "w.part").exists()
+
+
+@pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://127.0.0.1/w.bin", "data:,x"])
+def test_a_redirect_to_another_kind_of_address_is_not_followed(server, cache, artifact, debris, monkeypatch, target):
+    handler = server.RequestHandlerClass
+    send = handler.send_header
+    monkeypatch.setattr(
+        handler, "send_header", lambda self, name, value: send(self, name, target if name == "Location" else value)
+    )
+    server.faults = ["redirect"]
+    with pytest.raises(DownloadError, match=r"(UnsupportedProtocol|InvalidURL|HTTP 302|protocol)"):
+        fetch(artifact())
+    assert debris() == []

@@ -4,6 +4,8 @@ import argparse
 import contextlib
 import json
 import os
+import struct
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -197,3 +199,59 @@ def test_a_save_that_breaks_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         save_state_dict({"a": shared}, path)
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["w.safetensors"]
+
+
+def _holding_itself():
+    content = {"a": torch.zeros(1)}
+    content["state_dict"] = content
+    return content
+
+
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor")
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (_holding_itself(), "entry 'state_dict' is a dict"),
+        ({1: torch.zeros(1)}, "an entry is named 1, which is no text"),
+        ({"a": torch.zeros(1).expand(1 << 40)}, "far larger than the file"),
+        ({"a": torch.zeros(1, device="meta")}, "tensor on meta; weights are dense tensors"),
+        ({"a": torch.eye(3).to_sparse()}, "sparse_coo tensor on cpu; weights are dense"),
+    ],
+)
+def test_torch_files_that_are_no_weights_are_refused(tmp_path, content, message):
+    torch.save(content, tmp_path / "w.pt")
+    with pytest.raises(CheckpointError, match=message):
+        load_state_dict(tmp_path / "w.pt")
+
+
+def test_a_torch_file_that_unpacks_to_far_more_is_not_read(tmp_path):
+    torch.save({"a": torch.zeros(1 << 20)}, tmp_path / "plain.pt")
+    with zipfile.ZipFile(tmp_path / "plain.pt") as plain:
+        with zipfile.ZipFile(tmp_path / "packed.pt", "w", zipfile.ZIP_DEFLATED) as packed:
+            for name in plain.namelist():
+                packed.writestr(name, plain.read(name))
+    with pytest.raises(CheckpointError, match=r"packed.pt would unpack from [\d,]+ to 4,\d+,\d+ bytes"):
+        load_state_dict(tmp_path / "packed.pt")
+
+
+LYING_HEADERS = {
+    "longer than the file": struct.pack("<Q", 1 << 62) + b"{}",
+    "beyond its end": b'{"a":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}',
+    "of tensors on top of each other": b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},'
+    b'"b":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}',
+    "of a shape that overflows": b'{"a":{"dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,4]}}',
+    "nested deeply": b'{"a":' * 100_000,
+    "of no JSON": b"{]",
+}
+
+
+@pytest.mark.parametrize("kind", LYING_HEADERS)
+@pytest.mark.parametrize("read", [load_state_dict, read_metadata])
+def test_a_safetensors_header_that_lies_is_named(tmp_path, kind, read):
+    header = LYING_HEADERS[kind]
+    data = (
+        header if header.endswith(b"\0{}") or header[:1] != b"{" else struct.pack("<Q", len(header)) + header + b"abcd"
+    )
+    (tmp_path / "w.safetensors").write_bytes(data)
+    with pytest.raises(CheckpointError, match="w.safetensors is .*damaged"):
+        read(tmp_path / "w.safetensors")

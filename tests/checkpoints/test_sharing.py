@@ -43,7 +43,7 @@ class Hub(http.server.ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self):
-        self.files, self.fault, self.created = {}, None, []
+        self.files, self.fault, self.created, self.sent = {}, None, [], 0
         super().__init__(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
 
@@ -102,6 +102,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
             body = b"<!DOCTYPE html><html>log in</html>"
         if fault == "hash" and self.command == "GET":
             body = body[:-1] + b"!"
+        if self.command == "GET" and hub.fault == "endless":
+            self.send_response(200)
+            self.send_header("Connection", "close")
+            self.end_headers()
+            self.close_connection = True
+            for _ in range(256):  # 256 MB, unless the client hangs up
+                self.wfile.write(bytes(1 << 20))
+                hub.sent += 1 << 20
+            return
         if self.command == "HEAD" or fault not in ("truncated", "stall"):
             self._send(200, body, ETag=f'"{digest}"', X_Linked_Etag=f'"{digest}"', X_Linked_Size=len(body))
             return
@@ -136,6 +145,11 @@ def hub(monkeypatch, tmp_path):
     hub.shutdown()
     thread.join()
     hub.server_close()
+
+
+def spoilt(**entries):
+    """A folder's config with wrong entries."""
+    return json.dumps({"architecture": "nasnet_cifar", "pretrained_cfg": entries})
 
 
 def same(model, other):
@@ -189,6 +203,16 @@ def test_what_cannot_be_read_back_is_not_saved(tmp_path):
     ("config", "message"),
     [
         (None, "has no config.json"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"architecture": "nasnet_cifar", "x": ' + "[" * 900 + "]" * 900 + "}", "nested more than 16 levels"),
+        ('{"architecture": "nasnet_cifar", "num_classes": ' + "9" * 5000 + "}", "does not describe a model"),
+        (json.dumps({"architecture": "nasnet_cifar", "x": "a" * (16 << 20)}), "bytes, more than 16,777,216"),
+        (spoilt(num_classes="os.system"), "num_classes is 'os.system', which must be a whole number"),
+        (spoilt(task=5), "task is '5', but nasnet_cifar has 'classification'"),
+        (spoilt(modality="series"), "modality is 'series', but nasnet_cifar has 'image'"),
+        (spoilt(surprise=1), "unknown entries surprise"),
+        (json.dumps({"architecture": "nasnet_cifar", "pretrained_cfg": [1]}), "pretrained_cfg is '.1.', which must be"),
+        (json.dumps({"architecture": "nasnet_cifar", "pretrained_cfg": {}, "model_args": [1]}), "model_args is"),
         ("{", "does not describe a model"),
         ("[]", "does not describe a model: it names no architecture"),
         ('{"architecture": "resnet999", "pretrained_cfg": {}}', "unknown model 'resnet999'"),
@@ -230,6 +254,15 @@ def test_a_hub_that_fails_is_named_and_nothing_is_loaded(hub, tmp_path, fault, e
         blockzoo.create_model("hf-hub:org/name", pretrained=True, cache_dir=tmp_path)
     hub.fault = None
     assert blockzoo.create_model("hf-hub:org/name", pretrained=True, cache_dir=tmp_path).num_classes == 3
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_hub_that_never_ends_is_broken_off(hub, tmp_path, monkeypatch, name):
+    monkeypatch.setattr("blockzoo.checkpoints.hub.UNSTATED_LIMIT", 16 << 20)
+    hub.files, hub.fault = {name: b"{}"}, "endless"
+    with pytest.raises(DownloadError, match="is larger than the 16,777,216 bytes that are taken"):
+        fetch_hub("org/name", (name,), tmp_path)
+    assert hub.sent < 64 << 20
 
 
 def test_refusals_and_offline_mode(hub, tmp_path, monkeypatch):

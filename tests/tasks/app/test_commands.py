@@ -1,9 +1,12 @@
 """The `blockzoo` command, called in process."""
 
+import argparse
+import contextlib
 import csv
 import dataclasses
 import json
 import re
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +18,7 @@ from blockzoo.__main__ import main
 from blockzoo.checkpoints import load_manifest
 from blockzoo.layers.conv.deployed_conv import DeployedConv2d
 from blockzoo.tasks.app import bench, bench_kernels, demo
+from blockzoo.tasks.app.main import parser_of
 from blockzoo.tasks.core.output import parse_model_args
 from blockzoo.tasks.core.rooms import commands
 from blockzoo.tasks.core.timing import operations
@@ -57,6 +61,34 @@ def test_every_command_explains_itself(call, name):
 @pytest.mark.parametrize(
     ("args", "said"),
     [
+        (["info", "timm:nope"], "timm has no model 'nope'"),
+        (["info", "timm:resnet81"], "did you mean resnet"),
+        (["info", "timm:"], "timm has no model ''"),
+        (["info", "timesnet_forecast", "--arg", "d_model=" + "(" * 500], "must be a whole number"),
+        (["info", "timesnet_forecast", "--arg", "d_model=99999999999"], "it would not fit into memory"),
+        (["info", "nasnet_cifar", "--arg", "device=cuda:99"], "(BLOCKZOO_DEBUG=1 shows the traceback)"),
+        (["list", "nothing*"], "no model matches 'nothing*'"),
+        (["list", "--task", "nothing"], "--task nothing: there is none; choose from anomaly"),
+        (["list", "--modality", "sound"], "--modality sound: there is none; choose from field"),
+        (["bench", "kernels", "--threads", "-1"], "--threads"),
+        (["seeds", "--config", "nothing"], "--config nothing: no such file, and no packaged config"),
+        (
+            [
+                "publish",
+                "nothing",
+                "--name",
+                "a.b",
+                "--seeds",
+                "x",
+                "--dataset",
+                "x",
+                "--data-license",
+                "x",
+                "--command",
+                "x",
+            ],
+            "No such file",
+        ),
         (["lst"], "unknown command 'lst'; did you mean 'list'?"),
         (["info", "timesnet_forcast"], "did you mean timesnet_forecast"),
         (["download"], "name the weights to fetch, or use --all"),
@@ -76,7 +108,59 @@ def test_every_command_explains_itself(call, name):
 )
 def test_mistakes_are_one_line_and_status_two(call, args, said):
     status, _, error = call(*args)
-    assert status == 2 and said in error and "Traceback" not in error
+    lines = [line for line in error.splitlines() if not line.startswith(("usage:", " "))]
+    assert status == 2 and said in error and "Traceback" not in error and len(lines) == 1, error
+
+
+BROKEN = ("csv", "npz", "pt", "png", "jpg", "mp4", "ts", "safetensors", "parquet", "npy", "mat", "xyz", "db", "json")
+
+
+@pytest.mark.parametrize("suffix", BROKEN)
+@pytest.mark.parametrize("name", [SHIPPED, "nasnet_cifar.cifar10", "tfno2d.darcy", "tdn.gfn2"])
+@pytest.mark.parametrize("content", [b"", b"\x00\x91\xfe" * 999])
+def test_files_of_nothing_are_named_by_predict(call, tmp_path, suffix, name, content):
+    (tmp_path / f"x.{suffix}").write_bytes(content)
+    status, _, error = call("predict", name, f"x.{suffix}")
+    assert status in (1, 2) and f"x.{suffix}" in error and "Traceback" not in error, error
+
+
+def test_a_database_of_others_is_named_and_left_alone(call, tmp_path):
+    with contextlib.closing(sqlite3.connect(tmp_path / "x.db")) as database:
+        database.execute("create table songs (name text)")
+        database.commit()
+    before = (tmp_path / "x.db").read_bytes()
+    status, _, error = call("predict", "tdn.gfn2", "x.db")
+    assert (tmp_path / "x.db").read_bytes() == before
+    assert status == 2 and "x.db is not a database of ASE's" in error and error.count("\n") == 1
+
+
+def options():
+    """Every option of every command, with the command's name."""
+    todo = [(name, parser_of(command)) for name, command in commands().items()]
+    while todo:
+        name, parser = todo.pop()
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                todo += [(f"{name} {word}", inner) for word, inner in action.choices.items()]
+            elif action.dest != "help":
+                yield name, action
+
+
+def test_one_option_is_one_thing_in_every_command():
+    said = {}
+    for name, action in options():
+        for word in action.option_strings:
+            said.setdefault(word, {}).setdefault((action.help, action.type, action.nargs), []).append(name)
+    for word in ("--arg", "--compile", "--config", "--device", "--json", "--runs", "--threads"):
+        assert len(said[word]) == 1, said[word]
+    others = {word for word in said if re.fullmatch(r"--(output|dest|file|batch|bs|gpu|cuda|as-json|cfg)", word)}
+    assert not others, "--out, --batch-size, --device, --json and --config are what these are called"
+
+
+def test_every_option_of_the_app_has_words():
+    own = {name for name, command in commands().items() if command.module.startswith("blockzoo.tasks.app.")}
+    bare = [(name, action.dest) for name, action in options() if name in own and not action.help]
+    assert bare == []
 
 
 def test_listing_filters_and_speaks_json(call):

@@ -4,7 +4,10 @@ import os
 import re
 import shlex
 import signal
+import subprocess
+import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,7 @@ import torch
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
 
 from blockzoo.checkpoints import load_state_dict
-from blockzoo.tasks.core.checkpoint_io import AtomicCheckpointIO
+from blockzoo.tasks.core.checkpoint_io import AtomicCheckpointIO, _host
 from blockzoo.tasks.core.guards import NonFiniteLossError
 
 pytestmark = [
@@ -45,10 +48,33 @@ def test_failed_save_leaves_the_old_checkpoint_and_no_other_file(tmp_path):
     assert os.listdir(tmp_path) == ["a.ckpt"]
 
 
-def test_next_save_removes_what_a_killed_one_left(tmp_path):
-    (tmp_path / "a.ckpt.123.writing").write_bytes(b"half")
+def test_next_save_removes_what_a_killed_process_left(tmp_path):
+    code = """
+import os, torch
+from blockzoo.tasks.core.checkpoint_io import AtomicCheckpointIO
+torch.save = lambda *args: os._exit(9)
+AtomicCheckpointIO().save_checkpoint({"x": 1}, "a.ckpt")
+"""
+    assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False).returncode == 9
+    assert [name.endswith(".writing") for name in os.listdir(tmp_path)] == [True]
     AtomicCheckpointIO().save_checkpoint({"x": 1}, tmp_path / "b.ckpt")
     assert os.listdir(tmp_path) == ["b.ckpt"]
+
+
+@pytest.mark.parametrize("process", [f"{_host()}.{os.getppid()}", f"{_host()}.{os.getpid()}", "elsewhere.1", "notes"])
+def test_a_save_leaves_the_files_of_others_that_may_be_writing(tmp_path, process):
+    other = tmp_path / f"a.ckpt.{process}.0a1b2c3d.writing"
+    other.write_bytes(b"half")
+    AtomicCheckpointIO().save_checkpoint({"x": 1}, tmp_path / "a.ckpt")
+    assert sorted(os.listdir(tmp_path)) == ["a.ckpt", other.name]
+
+
+def test_threads_that_save_one_file_do_not_meet(tmp_path):
+    io, states = AtomicCheckpointIO(), [{"x": torch.full((1000,), float(i))} for i in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda state: io.save_checkpoint(state, tmp_path / "a.ckpt"), states))
+    assert io.load_checkpoint(tmp_path / "a.ckpt")["x"].unique().numel() == 1
+    assert os.listdir(tmp_path) == ["a.ckpt"]
 
 
 def test_checkpoint_with_code_is_refused_whatever_the_caller_asks(tmp_path):

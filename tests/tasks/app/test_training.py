@@ -34,10 +34,12 @@ def test_file_comes_before_packaged_config_of_the_same_name(tmp_path, monkeypatc
     assert config_path("timesnet/japanese_vowels.yaml") == "timesnet/japanese_vowels.yaml"
 
 
-def test_unknown_config_is_answered_with_near_names_and_the_list():
+def test_unknown_config_is_answered_in_one_line_with_near_names_and_where_the_list_is(capsys):
     with pytest.raises(FileNotFoundError, match="did you mean timesnet/japanese_vowels") as caught:
         config_path("timesnet/japanese_vowel")
-    assert all(name in str(caught.value) for name in list_configs())
+    assert "\n" not in str(caught.value) and str(caught.value).endswith("(see blockzoo list --configs)")
+    assert blockzoo_main(["list", "--configs"]) == 0
+    assert [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()[1:]] == list_configs()
 
 
 @pytest.mark.parametrize("name", list_configs())
@@ -240,3 +242,34 @@ def test_tensorboard_logs_beside_csv(zoo):
     zoo.fit("--trainer.max_epochs=1")
     assert list(Path("runs/toy").rglob("events.out.*"))
     assert (RUN / "metrics.csv").is_file()
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--trainer.devices=99", "trainer.devices=99 asks for 99 processes"),
+        ("--trainer.devices=-5", "devices"),
+        ("--trainer.num_nodes=3", "trainer.num_nodes=3 needs a launcher"),
+        ("--seed_everything=-1", "--seed_everything -1 must be between 0 and 4294967295"),
+        ("--ckpt_path=folder", "--ckpt_path folder is a folder"),
+        ("--ckpt_path=junk", "--ckpt_path junk is not a checkpoint of a run"),
+        ("--trainer.default_root_dir=junk", "junk is a file; a folder is written there"),
+        ("--trainer.accelerator=abacus", "abacus"),
+        ("--trainer.strategy=hope", "hope"),
+        ("--trainer.max_steps=many", "trainer.max_steps: Expected a <class 'int'>"),
+    ],
+)
+def test_a_call_that_cannot_run_ends_by_itself_with_one_line(zoo, capsys, monkeypatch, option, said):
+    for name in ("MASTER_ADDR", "SLURM_NTASKS", "KUBERNETES_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    Path("folder").mkdir()
+    Path("junk").write_bytes(b"\x00\x91junk" * 99)
+    assert zoo.main("fit", "--config", "toy.yaml", option) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("blockzoo")]
+    assert len(lines) == 1 and said in lines[0]
+
+
+def test_a_config_nested_too_deeply_is_one_line(zoo, capsys):
+    Path("deep.yaml").write_text("a: " + "[" * 3000 + "]" * 3000)
+    assert zoo.main("fit", "--config", "deep.yaml") == 2
+    assert "nested too deeply" in capsys.readouterr().err

@@ -12,6 +12,7 @@ from blockzoo.tasks.core.run_config import check_run_config
 LOAD = {"class_path": "torch.load", "init_args": {"f": "e.ckpt", "weights_only": False}}
 HARMLESS = {
     "seed_everything": 0,
+    "vars": {"a": "LambdaCallback", "b": "os", "c": "system", "d": "/srv"},
     "model": {"class_path": "SeriesClassification", "init_args": {"model_name": "timesnet_classifier.japanese_vowels"}},
     "data": {"class_path": "blockzoo.tasks.series.uea.JapaneseVowels", "init_args": {"batch_size": 16}},
     "trainer": {
@@ -50,12 +51,34 @@ ATTACKS = {
     "a section in a file of another name": (("model", "init_args", "optimizer"), "notes.txt"),
     "an argument in a file": (("data", "init_args", "anything"), "notes.txt"),
     "a folder to write to": (("trainer", "default_root_dir"), "/srv/elsewhere"),
+    "a class by interpolation": (("model", "class_path"), "${vars.a}"),
+    "a class in two parts": (("trainer", "callbacks"), [{"class_path": "${vars.b}.${vars.c}"}]),
+    "a function by interpolation": (("model", "init_args", "optimizer"), "${vars.b}.${vars.c}"),
+    "an interpolation of nothing": (("model", "init_args", "optimizer"), "${vars.none}"),
+    "an interpolation as a key": (("vars2",), {"${oc.env:HOME}": 1}),
+    "a resolver in parts": (("trainer", "max_steps"), "${oc.${vars.b}:HOME}"),
+    "another protocol": (("trainer", "default_root_dir"), "memory://x"),
+    "the root": (("trainer", "default_root_dir"), "/"),
+    "a link": (("trainer", "default_root_dir"), "link"),
+    "a place by interpolation": (("trainer", "default_root_dir"), "${vars.d}"),
+    "a name that leads up": (("trainer", "logger", "init_args", "name"), "../../x"),
+    "a version elsewhere": (("trainer", "logger", "init_args", "version"), "/tmp/x"),
+    "a file elsewhere": (
+        ("trainer", "profiler"),
+        {"class_path": "AdvancedProfiler", "init_args": {"filename": "../x"}},
+    ),
+    "a checkpoint elsewhere": (
+        ("trainer", "callbacks"),
+        [{"class_path": "ModelCheckpoint", "init_args": {"filename": "/tmp/x"}}],
+    ),
     "a way up": (("trainer", "logger", "init_args", "save_dir"), "../../elsewhere"),
 }
 
 
 @pytest.mark.parametrize("case", ATTACKS)
-def test_a_run_folder_runs_no_code_and_reaches_no_file(tmp_path, case):
+def test_a_run_folder_runs_no_code_and_reaches_no_file(tmp_path, monkeypatch, case):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to("/srv", target_is_directory=True)
     (tmp_path / "notes.txt").write_text("class_path: torch.load")
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(attack(*ATTACKS[case])))
     with pytest.raises(ValueError, match="config.yaml") as caught:
@@ -68,6 +91,30 @@ def test_what_is_no_config_is_named(tmp_path, text):
     (tmp_path / "config.yaml").write_bytes(text.encode("latin-1"))
     with pytest.raises(ValueError, match="config.yaml"):
         check_run_config(tmp_path / "config.yaml")
+
+
+LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{i + 1}: &a{i + 1} [{', '.join([f'*a{i}'] * 9)}]\n" for i in range(12)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (LAUGHS, "holds more than 20,000 values"),
+        ("a: &a [*a]", "holds more than 20,000 values"),
+        ("a: &a {b: *a}", "holds more than 20,000 values"),
+        ("a: " + "x" * (1 << 20), "bytes; the config of a run has at most"),
+        ("a: " + "[" * 5000 + "]" * 5000, "not readable as YAML: RecursionError"),
+        ("a: " + "9" * 10_000, "not readable as YAML: Exceeds the limit"),
+        ("a: 2020-99-99", "not readable as YAML: month must be"),
+    ],
+)
+def test_configs_that_would_fill_the_memory_are_refused_unread(tmp_path, text, message):
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(ValueError, match=message) as caught:
+        check_run_config(tmp_path / "config.yaml")
+    assert str(tmp_path / "config.yaml") in str(caught.value)
 
 
 def test_ordinary_run_folders_are_accepted(tmp_path):
