@@ -119,8 +119,10 @@ COMPUTED = {"speed": speed, "speed-short": speed_short}
 def filled(text: str) -> str:
     """A page's text with every marked block as the JSON gives it."""
     return BLOCK.sub(
-        lambda block: f"<!-- figures: {block[1]} -->\n"
-        f"{COMPUTED[block[1]]() if block[1] in COMPUTED else table(block[1])}\n<!-- /figures -->",
+        lambda block: (
+            f"<!-- figures: {block[1]} -->\n"
+            f"{COMPUTED[block[1]]() if block[1] in COMPUTED else table(block[1])}\n<!-- /figures -->"
+        ),
         text,
     )
 
@@ -137,7 +139,9 @@ def main() -> int:
             stale.append(page)
             if not check:
                 (ROOT / page).write_text(new, encoding="utf-8")
-    print("\n".join(f"{page}: {'differs from docs/measured' if check else 'written'}" for page in stale) or "up to date")
+    print(
+        "\n".join(f"{page}: {'differs from docs/measured' if check else 'written'}" for page in stale) or "up to date"
+    )
     return 1 if check and stale else 0
 
 
