@@ -154,9 +154,8 @@ def test_a_family_is_added_as_the_page_says(tmp_path):
             (tree / title).write_text(text, encoding="utf-8")
             files.append(title)
             if title.startswith("tests/"):
-                steps.append(
-                    f"import pytest\nassert pytest.main(['-q', '-p', 'no:cacheprovider', '-c', '/dev/null', {title!r}]) == 0\n"
-                )
+                words = ["-q", "-p", "no:cacheprovider", "-c", os.devnull, title]
+                steps.append(f"import pytest\nassert pytest.main({words!r}) == 0\n")
         elif title == "run":
             for line in text.replace("\\\n", " ").splitlines():
                 steps.append(f"assert main({shlex.split(line)[1:]!r}) == 0, {line!r}\n")
