@@ -22,22 +22,25 @@ def on_startup(command: str, dirty: bool) -> None:
 
 
 def on_config(config: Any) -> Any:
-    """Put the pages of families into the navigation."""
+    """Put the pages and tutorials of families into the navigation, behind the start page."""
     pages = [{family.about.title: f"families/{family.name}.md"} for family in _families()]
-    config["nav"] = [entry for item in config["nav"] for entry in (item, *_after(item, pages))]
+    tutorials = [{family.about.title: _tutorial(family)} for family in _families() if _tutorial(family)]
+    start, *others = config["nav"]
+    config["nav"] = [start, {"Families": pages}, {"Tutorials": tutorials}, *others]
     return config
 
 
-def _after(item: Any, pages: list[dict[str, str]]) -> list[dict[str, Any]]:
-    """The pages of families stand behind the start page."""
-    return [{"Families": pages}] if "Start" in item else []
+def _tutorial(family: Any) -> str:
+    """The family's tutorial, as a path in `docs/`, or nothing."""
+    page = f"tutorials/{family.name}.md"
+    return page if (ROOT / "docs" / page).is_file() else ""
 
 
 def on_files(files: Any, config: Any) -> Any:
     """Add a page for every family, and the figures of shipped checkpoints."""
     from mkdocs.structure.files import File
 
-    for path in sorted((ROOT / "checkpoints").glob("*.png")):
+    for path in sorted([*(ROOT / "checkpoints").glob("*.png"), *(ROOT / "docs" / "pictures").glob("*.png")]):
         files.append(File.generated(config, f"figures/{path.name}", abs_src_path=str(path)))
     for family in _families():
         files.append(File.generated(config, f"families/{family.name}.md", content=_family_page(family)))
@@ -58,11 +61,11 @@ def _shipped(family: Any, origin: str) -> list[Any]:
 
 
 def _figure(family: Any) -> str:
-    """The file of the first figure of a shipped checkpoint, or nothing."""
-    found = (
-        path for item in _shipped(family, "ours") for path in sorted((ROOT / "checkpoints").glob(f"{item.name}.*.png"))
-    )
-    return next((path.name for path in found), "")
+    """The file of the first figure of a shipped checkpoint, of its card or drawn for the site; or nothing."""
+    names = [item.name for item in _shipped(family, "ours")]
+    found = [path.name for name in names for path in sorted((ROOT / "checkpoints").glob(f"{name}.*.png"))]
+    found += [f"{name}.png" for name in names if (ROOT / "docs" / "pictures" / f"{name}.png").is_file()]
+    return found[0] if found else ""
 
 
 def _gallery() -> str:
@@ -75,12 +78,32 @@ def _gallery() -> str:
     return "\n".join(entries)
 
 
+def _tutorials() -> str:
+    """A table of the families' tutorials."""
+    lines = ["| family | tutorial | models for |", "| --- | --- | --- |"]
+    for family in _families():
+        if page := _tutorial(family):
+            title = (ROOT / "docs" / page).read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
+            kinds = ", ".join(sorted({_task(model) for model in family.models}))
+            lines.append(f"| [{family.about.title}](families/{family.name}.md) | [{title}]({page}) | {kinds} |")
+    return "\n".join(lines)
+
+
+def _task(model: str) -> str:
+    import blockzoo
+
+    cfg = blockzoo.get_pretrained_cfg(model)
+    return f"{cfg.task} ({cfg.modality})"
+
+
 def _family_page(family: Any) -> str:
     """Words, weights and measured speed of a family."""
     about = family.about
     lines = [f"# {about.title}", "", about.purpose, ""]
     if about.paper:
-        lines += [f"Source: {about.paper} ({about.year}). Tutorial and API: see [the tutorials](../index.md).", ""]
+        lines += [f"Source: {about.paper} ({about.year}).", ""]
+    if _tutorial(family):
+        lines += [f"[Tutorial](../{_tutorial(family)}), [API](../api/families.md#blockzoo.{family.name}).", ""]
     figure = _figure(family)
     if figure:
         lines += [f"![A figure of {about.title}](../figures/{figure})", ""]
@@ -128,6 +151,8 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     markdown = re.sub(r"<!-- modules: (\S+) -->", lambda mark: _modules(mark[1]), markdown)
     if "<!-- gallery -->" in markdown:
         markdown = markdown.replace("<!-- gallery -->", _gallery())
+    if "<!-- tutorials -->" in markdown:
+        markdown = markdown.replace("<!-- tutorials -->", _tutorials())
     return markdown.replace("<!-- commands -->", _commands()) if "<!-- commands -->" in markdown else markdown
 
 

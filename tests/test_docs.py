@@ -6,6 +6,7 @@ import inspect
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -24,7 +25,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md") if path.parent.name != "api")
 FAMILY_PAGE = "add_a_family.md"
-EXAMPLE_CONFIGS = {"convseries/japanese_vowels"}
+EXAMPLE_CONFIGS = {"pulsenet/pulses"}
 """Configs that a page makes itself."""
 
 pytestmark = pytest.mark.skipif(not DOCS.is_dir(), reason="the tests run outside of a checkout")
@@ -37,15 +38,27 @@ def blocks(page: str) -> list[tuple[str, str, str]]:
     return found
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.startswith("tutorials/") or page == "index.md"])
+@pytest.mark.parametrize("page", [*(p for p in PAGES if p.startswith("tutorials/")), "index.md", "using.md"])
 def test_code_of_pages_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    code = [text for language, _, text in blocks(page) if language == "python"]
+    if page == "using.md":
+        pytest.importorskip("ase", reason="needs blockzoo[molecules]")
+    code = [text for language, title, text in blocks(page) if language == "python" and not title]
     assert code and "assert" in "".join(code)
     names = {"__name__": page}
     for text in code:
         exec(compile(text, page, "exec"), names)  # one after the other, as a reader does
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == (["vowels"] if page == "using.md" else [])
+
+
+def test_code_of_the_readme_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 150
+    names = {}
+    (code,) = re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S)
+    exec(compile(code, "README.md", "exec"), names)
+    assert names["logits"].shape == (4, 9)
 
 
 def test_every_family_has_a_tutorial():
@@ -53,7 +66,7 @@ def test_every_family_has_a_tutorial():
     assert {Path(page).stem for page in PAGES if page.startswith("tutorials/")} == own
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [page for page in PAGES if page != FAMILY_PAGE])  # that page's commands are run
 def test_commands_of_pages_exist(page):
     """Every call of `blockzoo` names a command, and configs and checkpoints that there are."""
     for language, _, text in blocks(page):
@@ -99,38 +112,129 @@ def test_pages_of_families_show_their_measured_speed():
 DRIVER = """
 import sys
 from pathlib import Path
-import blockzoo
 from blockzoo.__main__ import main
-folder = Path(sys.argv[1])
-blockzoo.__path__.append(str(folder / "zoo"))
 names = {"main": main}
-for path in sorted(folder.glob("step*.py")):
-    exec(compile(path.read_text(), str(path), "exec"), names)
+for path in map(Path, sys.argv[1:]):
+    exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), names)
 """
 
 
+def _copy_of_the_tree(folder: Path) -> Path:
+    """The files of the checkout under version control's rules, and a package `site/blockzoo` of links to them."""
+    tree = folder / "tree"
+    for name in ("checkpoints", "configs", "kernels", "layers", "tasks", "zoo"):
+        shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tree)
+    (tree / ".gitignore").write_text("__pycache__/\n/runs/\n", encoding="utf-8")
+    for words in (["init", "-q"], ["add", "-A"], ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "."]):
+        subprocess.run(["git", *words], cwd=tree, check=True)
+    return tree
+
+
+def _links(tree: Path, site: Path) -> None:
+    """The tree as the package that its install would be."""
+    package = site / "blockzoo"
+    package.mkdir(parents=True)
+    for path in (tree / "zoo").iterdir():
+        (package / path.name).symlink_to(path)
+    for name in ("checkpoints", "configs", "kernels", "layers", "tasks"):
+        (package / name).symlink_to(tree / name)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="makes links")
 def test_a_family_is_added_as_the_page_says(tmp_path):
-    """Files of the page go where it says, in a package beside this one; then its steps run in order."""
-    steps = []
+    """The page's files go into a copy of the tree, its steps run in order, and no existing file changes."""
+    tree = _copy_of_the_tree(tmp_path)
+    steps, split, files = [], 0, []
     for language, title, text in blocks(FAMILY_PAGE):
         if title and title != "run":
-            assert not (ROOT / title).exists()  # a family brings files and edits none
-            (tmp_path / title).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / title).write_text(text)
+            assert not (tree / title).exists()  # a family brings files and edits none
+            (tree / title).parent.mkdir(parents=True, exist_ok=True)
+            (tree / title).write_text(text, encoding="utf-8")
+            files.append(title)
             if title.startswith("tests/"):
-                steps.append(f"import pytest\nassert pytest.main(['-q', '-p', 'no:cacheprovider', {title!r}]) == 0\n")
+                words = ["-q", "-p", "no:cacheprovider", "-c", os.devnull, title]
+                steps.append(f"import pytest\nassert pytest.main({words!r}) == 0\n")
         elif title == "run":
-            words = [f"{word}.yaml" if word in EXAMPLE_CONFIGS else word for word in shlex.split(text)[1:]]
-            words = [f"configs/{word}" if word.endswith(".yaml") else word for word in words]
-            steps.append(f"assert main({[*words, '--trainer.max_epochs=2']!r}) == 0\n")
+            for line in text.replace("\\\n", " ").splitlines():
+                steps.append(f"assert main({shlex.split(line)[1:]!r}) == 0, {line!r}\n")
+                if line.startswith("blockzoo publish"):
+                    split = len(steps)  # what is published is there from the next start on
         elif language == "python":
             steps.append(text)
-    assert len(steps) == 6
-    for i, step in enumerate(steps):
-        (tmp_path / f"step{i}.py").write_text(step)
-    command = [sys.executable, "-P" if sys.version_info >= (3, 11) else "-B", "-c", DRIVER, str(tmp_path)]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env={**os.environ})
-    assert result.returncode == 0, result.stdout + result.stderr
+    assert len(steps) == 14 and 0 < split < len(steps)
+    packages = (tree / "pyproject.toml").read_text(encoding="utf-8")
+    added = packages.replace(
+        '    "blockzoo.tasks.raptor",', '    "blockzoo.tasks.pulses",\n    "blockzoo.tasks.raptor",'
+    )
+    assert added != packages and '"blockzoo.tasks.pulses"' in (DOCS / FAMILY_PAGE).read_text(encoding="utf-8")
+    (tree / "pyproject.toml").write_text(added, encoding="utf-8")
+    _links(tree, tmp_path / "site")
+    paths = [tmp_path / f"step{i}.py" for i in range(len(steps))]
+    for path, step in zip(paths, steps, strict=True):
+        path.write_text(step, encoding="utf-8")
+    safe = "-P" if sys.version_info >= (3, 11) else "-B"
+    env = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "PYTHONDONTWRITEBYTECODE": "1"}
+    for part in (paths[:split], paths[split:]):
+        command = [sys.executable, safe, "-c", DRIVER, *map(str, part)]
+        result = subprocess.run(command, cwd=tree, capture_output=True, text=True, check=False, env=env, timeout=600)
+        assert result.returncode == 0, result.stdout + result.stderr
+    listed = subprocess.run(
+        ["git", "status", "--porcelain", "--untracked-files=all"], cwd=tree, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    assert [line for line in listed if not line.startswith("??")] == [" M pyproject.toml"]
+    weights = [f"checkpoints/pulsenet_small.pulses.{kind}" for kind in ("md", "safetensors")]
+    made = [*files, *weights, "checkpoints/manifest.pulsenet.json"]
+    results = ["seeds.json", "pulse.txt", "pulse.csv", "pulsenet.pt2", "demo.html"]
+    assert {line[3:] for line in listed if line.startswith("??")} == {*made, *results}
+
+
+def _script(name):
+    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_measured_tables_are_those_of_the_json():
+    figures = _script("figures")
+    used = set()
+    for page in figures.PAGES:
+        text = (ROOT / page).read_text(encoding="utf-8")
+        assert figures.filled(text) == text, f"{page}: run `python docs/figures.py`"
+        used |= {name for name, _ in figures.BLOCK.findall(text)}
+    stored = {path.stem for path in figures.MEASURED.glob("*.json")}
+    assert stored == used - set(figures.COMPUTED) and set(figures.COMPUTED) <= used
+    for name in stored:
+        table = figures.read(name)
+        assert {"command", "date", "commit", "machine"} <= set(table)
+        assert all(len(row) == len(table["columns"]) for row in table["rows"])
+
+
+def test_results_are_those_of_the_cards():
+    """The range in each row of a table that rests on cards stands in one of these cards, to the digits shown."""
+    figures = _script("figures")
+    compared = 0
+    for path in figures.MEASURED.glob("*.json"):
+        table = figures.read(path.stem)
+        cards = "".join((ROOT / "checkpoints" / f"{name}.md").read_text("utf-8") for name in table.get("cards", ()))
+        known = {tuple(map(float, pair)) for pair in re.findall(r"([\d.]+)(?: %| \S+)? to ([\d.]+\d)", cards)}
+        for row in table["rows"] if cards else ():
+            if shown := re.search(r"(\d+\.\d+) to (\d+\.\d+)", " ".join(row)):
+                units = [0.51 * 10.0 ** -len(number.partition(".")[2]) for number in shown.groups()]
+                low, high = map(float, shown.groups())
+                near = [pair for pair in known if abs(pair[0] - low) < units[0] and abs(pair[1] - high) < units[1]]
+                assert near or row[0].endswith("baseline"), (path.stem, row)
+                compared += 1
+    assert compared > 15
+
+
+def test_code_stays_in_its_box():
+    """Lines of code break at the edge of their box, on every page; nothing makes a page load another style."""
+    assert "extra_css: [extra.css]" in (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    rule = re.search(r"pre > code \{(.*?)\}", (DOCS / "extra.css").read_text(encoding="utf-8"), re.S)[1]
+    assert "white-space: pre-wrap" in rule and "overflow-wrap: anywhere" in rule
 
 
 def test_the_api_pages_name_all_public_modules():
@@ -154,7 +258,7 @@ def test_the_site_builds_without_a_warning(tmp_path, monkeypatch):
     pytest.importorskip("material", reason="needs blockzoo[docs]")
     pytest.importorskip("mkdocstrings", reason="needs blockzoo[docs]")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=600)
     assert result.returncode == 0 and "WARNING -" not in result.stderr, result.stdout + result.stderr
     pages = {path.relative_to(tmp_path / "site").as_posix(): path for path in (tmp_path / "site").rglob("*.html")}
     assert {page.replace(".md", ".html") for page in PAGES} <= set(pages)
