@@ -61,8 +61,9 @@ AtomicCheckpointIO().save_checkpoint({"x": 1}, "a.ckpt")
     assert os.listdir(tmp_path) == ["b.ckpt"]
 
 
-@pytest.mark.parametrize("process", [f"{_host()}.{os.getppid()}", f"{_host()}.{os.getpid()}", "elsewhere.1", "notes"])
+@pytest.mark.parametrize("process", ["{host}.{parent}", "{host}.{this}", "elsewhere.1", "notes"])
 def test_a_save_leaves_the_files_of_others_that_may_be_writing(tmp_path, process):
+    process = process.format(host=_host(), parent=os.getppid(), this=os.getpid())
     other = tmp_path / f"a.ckpt.{process}.0a1b2c3d.writing"
     other.write_bytes(b"half")
     AtomicCheckpointIO().save_checkpoint({"x": 1}, tmp_path / "a.ckpt")
