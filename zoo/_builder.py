@@ -18,6 +18,7 @@ from blockzoo import _registry, _timm_bridge, checkpoints
 from blockzoo._arguments import check_arguments
 from blockzoo._cfg import ZooCfg
 from blockzoo._model import ZooModel
+from blockzoo._size_limit import build_within_limits
 from blockzoo.checkpoints.folder import whole_folder
 from blockzoo.checkpoints.hub import WEIGHTS
 from blockzoo.checkpoints.io import unwrap
@@ -347,22 +348,28 @@ def build_model(
         overlay["file"] = str(checkpoints.fetch(checkpoints.load_manifest()[cfg.checkpoint], cache_dir=cache_dir))
     if cfg.modality != "image":
         overlay["input_size"] = None  # timm's builder takes every size for that of an image
+    given = {name: str(value) for name, value in kwargs.items() if name not in ("device", "dtype")}
+    sizes = ", ".join(f"{name}={text[:40]}{'..' if len(text) > 40 else ''}" for name, text in given.items())
+    refusal = f"{variant} cannot be built" + (f" with {sizes}" if sizes else "")
+    build = partial(
+        build_model_with_cfg,
+        cls,
+        variant,
+        pretrained_cfg=replace(cfg, **overlay),  # type: ignore[arg-type]  # timm takes its dataclass too
+        pretrained_filter_fn=filter_fn,
+        feature_cfg=feature_cfg,
+        cache_dir=cache_dir,
+        **kwargs,
+    )
+    on_meta = {"device": torch.device("meta")} if "device" in kwargs else {}
     try:
-        model: Any = build_model_with_cfg(
-            cls,
-            variant,
-            pretrained,
-            pretrained_cfg=replace(cfg, **overlay),  # type: ignore[arg-type]  # timm takes its dataclass too
-            pretrained_filter_fn=filter_fn,
-            feature_cfg=feature_cfg,
-            cache_dir=cache_dir,
-            **kwargs,
+        model: Any = build_within_limits(
+            refusal, partial(build, pretrained=pretrained), partial(build, pretrained=False, **on_meta)
         )
     except (RuntimeError, MemoryError, OverflowError) as error:
         if not _is_too_large(error):
             raise
-        sizes = ", ".join(f"{name}={value}" for name, value in kwargs.items() if name not in ("device", "dtype"))
-        raise ValueError(f"{variant} cannot be built with {sizes}: it would not fit into memory") from error
+        raise ValueError(f"{refusal}: it would not fit into memory") from error
     built = getattr(model, "model", model) if kwargs.get("features_only") else model
     described: dict[str, Any] = {**model.pretrained_cfg, "file": cfg.file, "source": cfg.source, "state_dict": None}
     if cfg.modality != "image":
