@@ -23,7 +23,7 @@ from typing import Any
 from blockzoo.tasks.core import names
 from blockzoo.tasks.core.evaluation import measure
 from blockzoo.tasks.core.files import check_output
-from blockzoo.tasks.core.output import add_model_args, parse_model_args
+from blockzoo.tasks.core.output import add_model_args, add_out, parse_model_args
 from blockzoo.tasks.deploy.checking import TOLERANCE, liven
 
 FORMATS = ("safetensors", "torch-export", "onnx", "aoti")
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "name", nargs="?", help="name, name.tag, local-dir:FOLDER, hf-hub:OWNER/NAME, timm:NAME, or a run's folder"
     )
     parser.add_argument("--format", choices=FORMATS, help="what to write")
-    parser.add_argument("--out", help="the file to write")
+    add_out(parser, "the file to write")
     parser.add_argument("--deploy", action="store_true", help="merge what can be merged first")
     parser.add_argument("--static-batch", type=int, metavar="N", help="fix the batch size instead of leaving it free")
     parser.add_argument("--size", metavar="H,W", help="sizes behind the channels, instead of the model's own")

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from blockzoo.tasks.core.files import write_figure
-from blockzoo.tasks.core.output import print_table
+from blockzoo.tasks.core.output import add_out, print_table
 from blockzoo.tasks.series.anomaly import SeriesAnomaly
 from blockzoo.tasks.series.figures import draw_anomalies, draw_forecasts, draw_imputations, draw_periods, typical
 from blockzoo.tasks.series.imputation import SeriesImputation
@@ -85,7 +85,7 @@ def m4_table(finished: list[Any]) -> list[list[str]]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("runs", nargs="+", help="folders of finished fits")
-    parser.add_argument("--out", default="figures", help="folder for the figures")
+    add_out(parser, "folder for the figures (default: figures)", folder=True, default="figures")
 
 
 def run(args: argparse.Namespace) -> int:
