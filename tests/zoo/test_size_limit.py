@@ -7,6 +7,7 @@ import torch
 
 import blockzoo
 from blockzoo import _size_limit
+from blockzoo.layers.equivariant.coupling import clebsch_gordan_tensor, gaunt_tensor, paths
 
 
 @pytest.mark.parametrize(
@@ -22,6 +23,19 @@ def test_sizes_that_cannot_be_meant_name_the_limit_and_the_argument(name, sizes,
         blockzoo.create_model(name, **sizes)
     first, value = next(iter(sizes.items()))
     assert f"{name} cannot be built with {first}={value}" in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["tdn", "gaunt_l2", "cgnet_l2", "tdn_tensor"])
+def test_degrees_beyond_all_tables_are_refused(name):
+    with pytest.raises(ValueError, match="l_max=99999 must be from 1 to 11"):
+        blockzoo.create_model(name, l_max=99999)
+
+
+@pytest.mark.parametrize(("couple", "highest"), [(clebsch_gordan_tensor, 11), (gaunt_tensor, 16), (paths, 16)])
+def test_couplings_are_bounded_by_degree(couple, highest):
+    with pytest.raises(ValueError, match=f"l_max_in2={highest + 1} must be from 0 to {highest}"):
+        couple(0, highest + 1, 0)
+    assert len(couple(0, 0, 0)) == 1
 
 
 def test_the_limits_are_the_users(monkeypatch):
