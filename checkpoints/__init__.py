@@ -6,10 +6,12 @@ if __name__ != "blockzoo.checkpoints":
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from blockzoo.checkpoints.download import adopt, cache_path, cache_root, fetch, is_cached, is_offline, verify_file
+from blockzoo.checkpoints.cache import cache_path, cache_root
+from blockzoo.checkpoints.download import adopt, fetch, is_cached, is_offline
 from blockzoo.checkpoints.errors import CheckpointError, ChecksumError, DownloadError, OfflineError
 from blockzoo.checkpoints.hub import fetch_hub
 from blockzoo.checkpoints.manifest import Artifact, Source, load_manifest, read_card
+from blockzoo.checkpoints.verification import verify_file
 
 if TYPE_CHECKING:
     from blockzoo.checkpoints.io import load_state_dict, read_metadata, save_state_dict

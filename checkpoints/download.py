@@ -14,65 +14,43 @@ cache folder, and every later download must match it; eight digits at the end of
 them, are checked against the hash the first time too. A file that was fetched by hand is adopted by `blockzoo convert`:
 what is made of it lies beside, and the record names both.
 
+`fetch` looks in this order, and stops at the first file that is intact:
+
+1. what `blockzoo convert` adopted (`_adopted`),
+2. the package (`_packaged`),
+3. the cache (`blockzoo.checkpoints.cache` says where, `verification` whether it is good),
+4. mirrors, then the manifest's sources (`_from_any`, whose bytes `blockzoo.checkpoints.transfer` moves).
+
 A file gets its name only after its size and SHA-256 are checked. Until then it is `<file>.part`, which a later call, in
 this process or another, resumes. A lock lets one process fetch while others wait for the same file.
 """
 
-import contextlib
-import hashlib
-import json
 import os
-import re
-import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock
 
+from blockzoo.checkpoints.cache import cache_path, cache_root, record, recorded_entry, with_recorded_hash
 from blockzoo.checkpoints.errors import CheckpointError, ChecksumError, DownloadError, OfflineError
 from blockzoo.checkpoints.manifest import Artifact, Source
 from blockzoo.checkpoints.transfer import transfer
+from blockzoo.checkpoints.verification import (
+    digest_of,
+    file_text,
+    is_intact,
+    refuse_text,
+    set_stamp,
+    stamp_of,
+    stated_digest,
+    verify_file,
+)
 
-__all__ = ["adopt", "cache_path", "cache_root", "fetch", "file_text", "is_cached", "is_offline", "verify_file"]
-
-LOCK_FILE = "published.lock.json"
+__all__ = ["adopt", "fetch", "is_cached", "is_offline"]
 
 _Failures = list[tuple[Source, CheckpointError]]
-
-
-def cache_root(cache_dir: str | Path | None = None) -> Path:
-    """The cache folder: the argument, or the environment's, or the default."""
-    if cache_dir is not None:
-        return Path(cache_dir).expanduser()
-    if os.environ.get("BLOCKZOO_CACHE"):
-        return Path(os.environ["BLOCKZOO_CACHE"]).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "blockzoo"
-
-
-def cache_path(artifact: Artifact, cache_dir: str | Path | None = None) -> Path:
-    """Where an artifact's file lies in the cache, there or not."""
-    artifact = _locked(artifact, cache_dir)
-    folder = artifact.sha256[:16] if artifact.sha256 else f"published-{artifact.name}"
-    return cache_root(cache_dir) / "checkpoints" / folder / artifact.file
-
-
-def is_offline() -> bool:
-    """Whether the environment forbids network access."""
-    values = (os.environ.get(name, "") for name in ("BLOCKZOO_OFFLINE", "HF_HUB_OFFLINE"))
-    return any(value.strip().lower() in ("1", "true", "yes", "on") for value in values)
-
-
-def is_cached(artifact: Artifact, cache_dir: str | Path | None = None) -> bool:
-    """Whether `fetch` would return without a transfer; hashes a file that has changed since it was checked."""
-    if _adopted(artifact, cache_dir) is not None:
-        return True
-    artifact = _locked(artifact, cache_dir)
-    if artifact.sha256 is None:
-        return False
-    return _packaged(artifact)[0] is not None or _intact(artifact, cache_path(artifact, cache_dir))
 
 
 def fetch(artifact: Artifact, cache_dir: str | Path | None = None) -> Path:
@@ -94,16 +72,16 @@ def fetch(artifact: Artifact, cache_dir: str | Path | None = None) -> Path:
     adopted = _adopted(artifact, cache_dir)
     if adopted is not None:
         return adopted
-    artifact = _locked(artifact, cache_dir)
+    artifact = with_recorded_hash(artifact, cache_dir)
     packaged, failures = _packaged(artifact)
     if packaged is not None:
         return packaged
     path = cache_path(artifact, cache_dir)
-    if _intact(artifact, path):
+    if is_intact(artifact, path):
         return path
     if artifact.sha256 is None and path.is_file():  # put there by the user, as the offline message asks
         with FileLock(f"{path}.lock"):
-            return _lock(artifact, path, cache_dir)
+            return _place_first(artifact, path, cache_dir)
     sources = [source for source in (*_mirrors(artifact), *artifact.sources) if source.package is None]
     if not sources:
         raise _failure(artifact, failures)
@@ -115,200 +93,29 @@ def fetch(artifact: Artifact, cache_dir: str | Path | None = None) -> Path:
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
-        artifact = _locked(artifact, cache_dir)
+        artifact = with_recorded_hash(artifact, cache_dir)
         path = cache_path(artifact, cache_dir)
-        if not _intact(artifact, path):  # another process may have fetched it meanwhile
+        if not is_intact(artifact, path):  # another process may have fetched it meanwhile
             path.unlink(missing_ok=True)
             path.parent.mkdir(parents=True, exist_ok=True)
             _from_any(artifact, sources, path, failures)
-        return path if artifact.sha256 else _lock(artifact, path, cache_dir)
+        return path if artifact.sha256 else _place_first(artifact, path, cache_dir)
 
 
-def _locked(artifact: Artifact, cache_dir: str | Path | None) -> Artifact:
-    """The artifact with the hash that its first download had, where the manifest has none."""
-    if artifact.sha256 is not None:
-        return artifact
-    entry = _entry(artifact, cache_dir)
-    return replace(artifact, sha256=entry["sha256"], size=entry["size"]) if entry else artifact
-
-
-def _entry(artifact: Artifact, cache_dir: str | Path | None) -> dict[str, Any]:
-    """What the lock file says about an artifact; empty when it says nothing."""
-    file = cache_root(cache_dir) / LOCK_FILE
-    if artifact.origin != "official" or not file.is_file():
-        return {}
-    try:
-        entry = json.loads(file.read_text(encoding="utf-8")).get(artifact.name, {})
-        made = entry.get("adopted") or {"file": "", "sha256": "", "size": 0}
-        for part, keys in ((entry, ("sha256", "size")), (made, ("file", "sha256", "size"))):
-            for key in keys if part else ():
-                part[key]
-        return dict(entry)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{file} is damaged ({error}); delete it to record hashes anew") from error
-
-
-def _lock(artifact: Artifact, path: Path, cache_dir: str | Path | None) -> Path:
-    """Record the hash of a first download, and give the file its place."""
-    try:
-        _refuse_text(path)
-        digest = _stated(artifact, path)
-        _parse(path)
-    except CheckpointError:
-        path.unlink()
-        raise
-    _record(artifact, {"sha256": digest, "size": path.stat().st_size}, cache_dir)
-    final = cache_path(artifact, cache_dir)
-    final.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(path, final)
-    _stamp(path).unlink(missing_ok=True)
-    return final
-
-
-def _parse(path: Path) -> None:
-    """Read the whole file as weights, so that nothing else is ever recorded as the published one."""
-    from blockzoo.checkpoints.io import load_state_dict
-
-    load_state_dict(path)
-
-
-def _stated(artifact: Artifact, path: Path) -> str:
-    """The hash of a file, which must begin as the artifact's file name says, if that ends in eight digits."""
-    digest, stated = _digest(path), re.search(r"-([0-9a-f]{8})\.\w+$", artifact.file)
-    if stated and not digest.startswith(stated[1]):
-        raise ChecksumError(f"{artifact.name}: the file has sha256 {digest}, its name says {stated[1]}..")
-    return digest
-
-
-def _record(artifact: Artifact, entry: dict[str, Any], cache_dir: str | Path | None) -> None:
-    """Write an artifact's entry into the lock file."""
-    root = cache_root(cache_dir)
-    root.mkdir(parents=True, exist_ok=True)
-    with FileLock(str(root / f"{LOCK_FILE}.lock")):
-        file = root / LOCK_FILE
-        known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        known[artifact.name] = entry
-        _write_whole(file, json.dumps(known, indent=2) + "\n")
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Write a small text file under a name of its own, then give it its name."""
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-
-
-def adopt(
-    artifact: Artifact, original: Path, write: Callable[[Path], None], cache_dir: str | Path | None = None
-) -> Path:
-    """Put what was made of a file that a user fetched by hand into the cache, where `fetch` finds it.
-
-    Args:
-        artifact: Official weights of the manifest.
-        original: The file as published. Its hash is recorded, or must be the one that was recorded or is published.
-        write: Writes the weights as safetensors to the path that it is given.
-        cache_dir: Cache folder instead of the default one.
-
-    Returns:
-        Path of the adopted file.
-
-    Raises:
-        ChecksumError: The original is not the file that was published, or that an earlier download recorded.
-        CheckpointError: It is text, for example a web page.
-    """
-    _refuse_text(original)
-    locked = _locked(artifact, cache_dir)
-    verify_file(original, locked)
-    digest = _stated(artifact, original)
-    folder = cache_root(cache_dir) / "checkpoints" / digest[:16]
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{artifact.name}.safetensors"
-    with FileLock(f"{path}.lock"):
-        part = path.with_name(f"{path.name}.part")
-        try:
-            write(part)
-            made = {"file": path.name, "sha256": _digest(part), "size": part.stat().st_size}
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
-        _record(artifact, {"sha256": digest, "size": original.stat().st_size, "adopted": made}, cache_dir)
-        _stamp(path).unlink(missing_ok=True)
-    return path
-
-
-def _adopted(artifact: Artifact, cache_dir: str | Path | None) -> Path | None:
-    """The intact file that `adopt` put into the cache, if there is one."""
-    entry = _entry(artifact, cache_dir)
-    made = entry.get("adopted")
-    if made is None:
-        return None
-    path = cache_root(cache_dir) / "checkpoints" / entry["sha256"][:16] / made["file"]
-    return path if _intact(replace(artifact, sha256=made["sha256"], size=made["size"]), path) else None
-
-
-def file_text(path: Path) -> str | None:
-    """What a file is that holds text where weights should be; None for anything that may be weights."""
-    with path.open("rb") as file:
-        head = file.read(512)
-    start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if head[8:9] == b"{" and head[4:8] == bytes(4):  # a safetensors file: the length of its header comes first
-        return None
-    if start.startswith((b"<!doctype", b"<html", b"<head", b"<body", b"<script", b"<?xml", b"<!--")):
-        return "a web page"
-    if start.startswith(b"version https://git-lfs"):
-        return "a Git LFS pointer"
-    printable = head and all(byte >= 32 or byte in b"\t\r\n" for byte in head)
-    with contextlib.suppress(UnicodeDecodeError):
-        return f"text ({head[:60].decode(errors='strict')!r}..)" if printable and head.decode() else None
-    return None
-
-
-def _refuse_text(path: Path) -> None:
-    what = file_text(path)
-    if what is not None:
-        raise DownloadError(f"{path.name} is {what} instead of the file")
-
-
-def _by_hand(artifact: Artifact) -> str:
-    """How to get official weights when the sources do not deliver, for the end of a message."""
-    if artifact.origin != "official":
-        return ""
-    pages = [str(source.url) for source in artifact.sources if source.url]
-    pages += [f"https://huggingface.co/{source.hub_repo}" for source in artifact.sources if source.hub_repo]
-    return (
-        f"\nTo fetch it by hand: open {pages[0] if pages else 'its source'} in a browser, save {artifact.file}, run\n"
-        f"  blockzoo convert {artifact.file} --as {artifact.name}"
-    )
-
-
-def verify_file(path: Path, artifact: Artifact) -> None:
-    """Check a file against the manifest.
-
-    Raises:
-        ChecksumError: Size or hash differ; the message names both.
-    """
-    size = path.stat().st_size
+def is_cached(artifact: Artifact, cache_dir: str | Path | None = None) -> bool:
+    """Whether `fetch` would return without a transfer; hashes a file that has changed since it was checked."""
+    if _adopted(artifact, cache_dir) is not None:
+        return True
+    artifact = with_recorded_hash(artifact, cache_dir)
     if artifact.sha256 is None:
-        return
-    if size != artifact.size:
-        raise ChecksumError(f"{path} has {size} bytes, expected {artifact.size}")
-    digest = _digest(path)
-    if digest != artifact.sha256:
-        raise ChecksumError(f"{path} has sha256 {digest}, expected {artifact.sha256}")
+        return False
+    return _packaged(artifact)[0] is not None or is_intact(artifact, cache_path(artifact, cache_dir))
 
 
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+def is_offline() -> bool:
+    """Whether the environment forbids network access."""
+    values = (os.environ.get(name, "") for name in ("BLOCKZOO_OFFLINE", "HF_HUB_OFFLINE"))
+    return any(value.strip().lower() in ("1", "true", "yes", "on") for value in values)
 
 
 def _packaged(artifact: Artifact) -> tuple[Path | None, _Failures]:
@@ -336,32 +143,6 @@ def _mirrors(artifact: Artifact) -> list[Source]:
     return [Source(url=f"{base}/{artifact.sha256[:16]}/{artifact.file}") for base in bases if base]
 
 
-def _intact(artifact: Artifact, path: Path) -> bool:
-    """Whether the cached file is good; a stamp spares hashing one that has not changed since."""
-    if artifact.sha256 is None:
-        return False
-    try:
-        identity = _identity(artifact, path)
-        with contextlib.suppress(OSError):
-            if _stamp(path).read_text(encoding="utf-8") == identity:
-                return True
-        verify_file(path, artifact)
-    except (FileNotFoundError, ChecksumError):
-        return False
-    with contextlib.suppress(OSError):  # a shared cache may be read-only: then the file is hashed each time
-        _write_whole(_stamp(path), identity)
-    return True
-
-
-def _stamp(path: Path) -> Path:
-    return path.with_name(f"{path.name}.verified")
-
-
-def _identity(artifact: Artifact, path: Path) -> str:
-    stat = path.stat()
-    return json.dumps([artifact.sha256, stat.st_size, stat.st_mtime_ns])
-
-
 def _from_any(artifact: Artifact, sources: list[Source], path: Path, failures: _Failures) -> None:
     """Put the artifact at `path` from the first source that has it."""
     part = path.with_name(f"{path.name}.part")
@@ -372,7 +153,7 @@ def _from_any(artifact: Artifact, sources: list[Source], path: Path, failures: _
             failures.append((source, error))
         else:
             os.replace(part, path)
-            _write_whole(_stamp(path), _identity(artifact, path))
+            set_stamp(artifact, path)
             return
     raise _failure(artifact, failures)
 
@@ -406,3 +187,87 @@ def _failure(artifact: Artifact, failures: _Failures) -> CheckpointError:
     failure = type(cause)(f"{artifact.name} could not be fetched:\n{said or cause}{_by_hand(artifact)}")
     failure.__cause__ = cause
     return failure
+
+
+def _by_hand(artifact: Artifact) -> str:
+    """How to get official weights when the sources do not deliver, for the end of a message."""
+    if artifact.origin != "official":
+        return ""
+    pages = [str(source.url) for source in artifact.sources if source.url]
+    pages += [f"https://huggingface.co/{source.hub_repo}" for source in artifact.sources if source.hub_repo]
+    return (
+        f"\nTo fetch it by hand: open {pages[0] if pages else 'its source'} in a browser, save {artifact.file}, run\n"
+        f"  blockzoo convert {artifact.file} --as {artifact.name}"
+    )
+
+
+def _place_first(artifact: Artifact, path: Path, cache_dir: str | Path | None) -> Path:
+    """Record the hash of a first download, and give the file its place."""
+    try:
+        refuse_text(path)
+        digest = stated_digest(artifact, path)
+        _read_whole(path)
+    except CheckpointError:
+        path.unlink()
+        raise
+    record(artifact, {"sha256": digest, "size": path.stat().st_size}, cache_dir)
+    final = cache_path(artifact, cache_dir)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(path, final)
+    stamp_of(path).unlink(missing_ok=True)
+    return final
+
+
+def _read_whole(path: Path) -> None:
+    """Read the whole file as weights, so that nothing else is ever recorded as the published one."""
+    from blockzoo.checkpoints.io import load_state_dict  # which needs torch
+
+    load_state_dict(path)
+
+
+def adopt(
+    artifact: Artifact, original: Path, write: Callable[[Path], None], cache_dir: str | Path | None = None
+) -> Path:
+    """Put what was made of a file that a user fetched by hand into the cache, where `fetch` finds it.
+
+    Args:
+        artifact: Official weights of the manifest.
+        original: The file as published. Its hash is recorded, or must be the one that was recorded or is published.
+        write: Writes the weights as safetensors to the path that it is given.
+        cache_dir: Cache folder instead of the default one.
+
+    Returns:
+        Path of the adopted file.
+
+    Raises:
+        ChecksumError: The original is not the file that was published, or that an earlier download recorded.
+        CheckpointError: It is text, for example a web page.
+    """
+    refuse_text(original)
+    locked = with_recorded_hash(artifact, cache_dir)
+    verify_file(original, locked)
+    digest = stated_digest(artifact, original)
+    folder = cache_root(cache_dir) / "checkpoints" / digest[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{artifact.name}.safetensors"
+    with FileLock(f"{path}.lock"):
+        part = path.with_name(f"{path.name}.part")
+        try:
+            write(part)
+            made = {"file": path.name, "sha256": digest_of(part), "size": part.stat().st_size}
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+        record(artifact, {"sha256": digest, "size": original.stat().st_size, "adopted": made}, cache_dir)
+        stamp_of(path).unlink(missing_ok=True)
+    return path
+
+
+def _adopted(artifact: Artifact, cache_dir: str | Path | None) -> Path | None:
+    """The intact file that `adopt` put into the cache, if there is one."""
+    entry = recorded_entry(artifact, cache_dir)
+    made = entry.get("adopted")
+    if made is None:
+        return None
+    path = cache_root(cache_dir) / "checkpoints" / entry["sha256"][:16] / made["file"]
+    return path if is_intact(replace(artifact, sha256=made["sha256"], size=made["size"]), path) else None

@@ -9,9 +9,10 @@ import hashlib
 import re
 from pathlib import Path
 
-from blockzoo.checkpoints.download import file_text, is_offline
+from blockzoo.checkpoints.download import is_offline
 from blockzoo.checkpoints.errors import CheckpointError, ChecksumError, DownloadError, OfflineError
 from blockzoo.checkpoints.transfer import UNSTATED_LIMIT, bounded_progress
+from blockzoo.checkpoints.verification import file_text
 
 __all__ = ["WEIGHTS", "fetch_hub"]
 

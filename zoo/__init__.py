@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from blockzoo import _timm_bridge
 
 if TYPE_CHECKING:
-    from blockzoo._builder import convert_state_dict, create_model, from_pretrained
+    from blockzoo._builder import create_model, from_pretrained
     from blockzoo._model import ZooModel
     from blockzoo._registry import (
         get_pretrained_cfg,
@@ -27,11 +27,12 @@ if TYPE_CHECKING:
         register_model,
     )
     from blockzoo._sharing import push_to_hub, save_pretrained
+    from blockzoo._weights_file import convert_state_dict
 
     __version__: str
 
 _HOMES = {
-    "convert_state_dict": "_builder",
+    "convert_state_dict": "_weights_file",
     "create_model": "_builder",
     "from_pretrained": "_builder",
     "ZooModel": "_model",

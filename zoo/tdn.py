@@ -32,7 +32,7 @@ from blockzoo._registry import register_model
 from blockzoo._tdn_layout import from_official
 from blockzoo.kernels._dispatch import use_kernel
 from blockzoo.kernels.edge_product import make_segments
-from blockzoo.layers.equivariant.coupling import Parity, clebsch_gordan_tensor, gaunt_tensor
+from blockzoo.layers.equivariant.coupling import MAX_WIGNER, Parity, clebsch_gordan_tensor, gaunt_tensor
 from blockzoo.layers.equivariant.cp_factors import cp_factors
 from blockzoo.layers.equivariant.derivatives import value_and_slope
 from blockzoo.layers.equivariant.edge_attention import EdgeAttention, EdgeDegree, EdgeParts, Edges, split_edges
@@ -84,6 +84,8 @@ _PART = 2**22
 
 def edge_product(l_max: int, product: Product, rank: int | str, parity: Parity, **dd: Any) -> EdgeProduct:
     """The product with an edge's harmonics that a model's arguments describe; see `TDN`."""
+    if l_max > MAX_WIGNER:
+        raise ValueError(f"l_max={l_max} must be from 1 to {MAX_WIGNER}")
     exact = clebsch_gordan_tensor(l_max, l_max, l_max, parity=parity)
     if product == "exact":
         return EdgeProduct(exact, **dd)

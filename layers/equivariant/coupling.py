@@ -19,6 +19,12 @@ __all__ = ["Parity", "clebsch_gordan_tensor", "gaunt_tensor", "paths", "sphere_g
 
 Parity = Literal["so3", "o3"]
 
+MAX_DEGREE = 16
+"""Highest degree of a coupling: at three of these, the Gaunt tensor takes 200 MB."""
+
+MAX_WIGNER = 11
+"""Highest degree of e3nn's Wigner symbols, of which Clebsch-Gordan tensors are made."""
+
 
 def paths(l_max_in1: int, l_max_in2: int, l_max_out: int, parity: Parity = "so3") -> list[tuple[int, int, int]]:
     """All (l1, l2, l3) with |l1 - l2| <= l3 <= l1 + l2 within the limits, in lexicographic order.
@@ -30,11 +36,11 @@ def paths(l_max_in1: int, l_max_in2: int, l_max_out: int, parity: Parity = "so3"
         parity: "o3" leaves out odd l1 + l2 + l3: for features of parity (-1)^l these would make pseudo-tensors.
 
     Raises:
-        ValueError: A degree is negative, or the parity unknown.
+        ValueError: A degree is negative or above `MAX_DEGREE`, or the parity unknown.
     """
     for name, value in (("l_max_in1", l_max_in1), ("l_max_in2", l_max_in2), ("l_max_out", l_max_out)):
-        if value < 0:
-            raise ValueError(f"{name}={value} must not be negative")
+        if not 0 <= value <= MAX_DEGREE:
+            raise ValueError(f"{name}={value} must be from 0 to {MAX_DEGREE}")
     if parity not in get_args(Parity):
         raise ValueError(f"parity={parity!r} must be one of {', '.join(get_args(Parity))}")
     return [
@@ -80,10 +86,13 @@ def clebsch_gordan_tensor(
         ((l_max_in1 + 1)², (l_max_in2 + 1)², (l_max_out + 1)²), float64, on the CPU.
 
     Raises:
-        ValueError: An option is unknown or a degree negative.
+        ValueError: An option is unknown, or a degree negative or above `MAX_WIGNER`.
     """
     if normalization not in ("norm", "component"):
         raise ValueError(f"normalization={normalization!r} must be 'norm' or 'component'")
+    for name, value in (("l_max_in1", l_max_in1), ("l_max_in2", l_max_in2), ("l_max_out", l_max_out)):
+        if value > MAX_WIGNER:
+            raise ValueError(f"{name}={value} must be from 0 to {MAX_WIGNER}")
     paths(l_max_in1, l_max_in2, l_max_out, parity)
     return _clebsch_gordan(l_max_in1, l_max_in2, l_max_out, normalization == "component", parity).clone()
 
@@ -128,7 +137,7 @@ def gaunt_tensor(l_max_in1: int, l_max_in2: int, l_max_out: int) -> torch.Tensor
         ((l_max_in1 + 1)², (l_max_in2 + 1)², (l_max_out + 1)²), float64, on the CPU.
 
     Raises:
-        ValueError: A degree is negative.
+        ValueError: A degree is negative or above `MAX_DEGREE`.
     """
     kept = paths(l_max_in1, l_max_in2, l_max_out, "o3")
     points, weights = sphere_grid(l_max_in1 + l_max_in2 + l_max_out)

@@ -54,7 +54,34 @@ class IrrepsLinear(nn.Module):
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"
 
 
-class IrrepsLayerNorm(nn.Module):
+class _IrrepsNorm(nn.Module):
+    """What the norms share: a weight for each degree and channel, and a bias and a mean for l = 0 alone."""
+
+    def __init__(self, num_features: int, l_max: int, eps: float = 1e-5, **dd: Any) -> None:
+        super().__init__()
+        self.l_max, self.eps = l_max, eps
+        self.weight = nn.Parameter(torch.ones(l_max + 1, num_features, **dd))
+        self.bias = nn.Parameter(torch.zeros(num_features, **dd))
+
+    def _by_degree(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """The degrees of `x`, each (N, 2 l + 1, C), in float32 at least, l = 0 without its mean over channels."""
+        l_max = math.isqrt(x.shape[1]) - 1
+        x = x.to(self.weight.dtype if x.dtype in (torch.float16, torch.bfloat16) else x.dtype)
+        scalars = x[:, :1]
+        parts = [scalars - scalars.mean(2, keepdim=True)]
+        return parts + [x[:, degree**2 : (degree + 1) ** 2] for degree in range(1, l_max + 1)]
+
+    def _joined(self, parts: list[torch.Tensor]) -> torch.Tensor:
+        """The degrees as one tensor (N, (l_max + 1)², C), with the bias on l = 0."""
+        parts = [parts[0] + self.bias.to(parts[0].dtype), *parts[1:]]
+        return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+
+    def extra_repr(self) -> str:
+        """Sizes."""
+        return f"{self.weight.shape[1]}, l_max={self.l_max}, eps={self.eps}"
+
+
+class IrrepsLayerNorm(_IrrepsNorm):
     """Divide each degree by its own root mean square over components and channels; l = 0 is centred first.
 
     Warning:
@@ -73,32 +100,15 @@ class IrrepsLayerNorm(nn.Module):
         (N, (l_max + 1)², C), or its leading degrees alone -> the same.
     """
 
-    def __init__(self, num_features: int, l_max: int, eps: float = 1e-5, **dd: Any) -> None:
-        super().__init__()
-        self.l_max, self.eps = l_max, eps
-        self.weight = nn.Parameter(torch.ones(l_max + 1, num_features, **dd))
-        self.bias = nn.Parameter(torch.zeros(num_features, **dd))
-
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The normalised features."""
-        l_max = math.isqrt(x.shape[1]) - 1
-        dtype = self.weight.dtype if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
-        x = x.to(dtype)
-        x0 = x[:, :1]
-        x0 = x0 - x0.mean(2, keepdim=True)
-        parts = [self._scaled(x0, 0) + self.bias.to(dtype)]
-        parts += [self._scaled(x[:, degree**2 : (degree + 1) ** 2], degree) for degree in range(1, l_max + 1)]
-        return torch.cat(parts, 1) if l_max else parts[0]
+        return self._joined([self._scaled(part, degree) for degree, part in enumerate(self._by_degree(x))])
 
     def _scaled(self, x: torch.Tensor, degree: int) -> torch.Tensor:
         return x * ((x.square().mean((1, 2), keepdim=True) + self.eps).rsqrt() * self.weight[degree].to(x.dtype))
 
-    def extra_repr(self) -> str:
-        """Sizes."""
-        return f"{self.weight.shape[1]}, l_max={self.l_max}, eps={self.eps}"
 
-
-class IrrepsRMSNorm(nn.Module):
+class IrrepsRMSNorm(_IrrepsNorm):
     """Divide all degrees by one root mean square; l = 0 is centred first.
 
     The mean square is the average over degrees of the mean over components and channels. Scalars don't vanish by
@@ -115,30 +125,13 @@ class IrrepsRMSNorm(nn.Module):
         (N, (l_max + 1)², C), or its leading degrees alone -> the same.
     """
 
-    def __init__(self, num_features: int, l_max: int, eps: float = 1e-5, **dd: Any) -> None:
-        super().__init__()
-        self.l_max, self.eps = l_max, eps
-        self.weight = nn.Parameter(torch.ones(l_max + 1, num_features, **dd))
-        self.bias = nn.Parameter(torch.zeros(num_features, **dd))
-
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The normalised features."""
-        l_max = math.isqrt(x.shape[1]) - 1
-        dtype = self.weight.dtype if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
-        x = x.to(dtype)
-        scalars = x[:, :1]
-        parts = [scalars - scalars.mean(2, keepdim=True)]
-        parts += [x[:, degree**2 : (degree + 1) ** 2] for degree in range(1, l_max + 1)]
+        parts = self._by_degree(x)
         # (N, 1, 1) for each degree, averaged with equal weight: higher degrees have more components.
         square = torch.stack([part.square().mean((1, 2), keepdim=True) for part in parts]).mean(0)
         scale = (square + self.eps).rsqrt()
-        parts = [part * (scale * self.weight[degree].to(dtype)) for degree, part in enumerate(parts)]
-        parts[0] = parts[0] + self.bias.to(dtype)
-        return torch.cat(parts, 1) if l_max else parts[0]
-
-    def extra_repr(self) -> str:
-        """Sizes."""
-        return f"{self.weight.shape[1]}, l_max={self.l_max}, eps={self.eps}"
+        return self._joined([part * (scale * self.weight[degree].to(part.dtype)) for degree, part in enumerate(parts)])
 
 
 class Gate(nn.Module):

@@ -13,8 +13,8 @@ import json
 from pathlib import Path
 
 from blockzoo.tasks.core.configs import config_path
-from blockzoo.tasks.core.files import check_output, write_text
-from blockzoo.tasks.core.output import print_table
+from blockzoo.tasks.core.files import write_text
+from blockzoo.tasks.core.output import add_out, print_table
 from blockzoo.tasks.core.rooms import declared, load, rooms
 from blockzoo.tasks.core.spread import summarize
 
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("--config", required=True, help="name of a packaged config, or a path")
     parser.add_argument("--metric", help="metric of the JSON reports (default: the first)")
-    parser.add_argument("--out", help="folder for a JSON report of each method")
+    add_out(parser, "folder for a JSON report of each method", folder=True)
     for room in rooms().values():
         for place in room.baseline_arguments:
             load(place)(parser)
@@ -36,8 +36,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure the methods, print and write their scores."""
-    if args.out:
-        check_output(args.out, folder=True)
     built = args.training(["--config", config_path(args.config), *args.more], execute=False)
     task, data = built.model, built.datamodule
     known = declared("baselines")

@@ -19,8 +19,8 @@ import torch
 
 import blockzoo
 from blockzoo.tasks.app import bench_kernels, bench_models
-from blockzoo.tasks.core import rooms
-from blockzoo.tasks.core.output import add_model_args, parse_model_args, print_json, print_table
+from blockzoo.tasks.core import names, rooms
+from blockzoo.tasks.core.output import add_batch_size, add_model_args, parse_model_args, print_json, print_table
 from blockzoo.tasks.core.suites import Rows, Suite, deployed_copy
 from blockzoo.tasks.core.timing import checked_device, interleaved, operations, timed_rows
 
@@ -34,7 +34,7 @@ def suites() -> dict[str, Suite]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare a sub-command for each suite, with its own options only."""
-    kinds = parser.add_subparsers(dest="name", metavar="SUITE or MODEL", required=True)
+    kinds = parser.add_subparsers(dest="suite", metavar="SUITE or MODEL", required=True)
     for name, suite in suites().items():
         own = kinds.add_parser(name, help=suite.text, description=suite.text)
         _add_shared(own, suite.options)
@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         module.add_arguments(own)
         own.set_defaults(command=module.run)
     model = kinds.add_parser("model", help="any model by its name; the word `model` may be left out")
-    model.add_argument("model", help="name of a model")
+    model.add_argument("name", help="name, name.tag, local-dir:FOLDER, hf-hub:OWNER/NAME, or a run's folder")
     _add_shared(model, ("batch_size", "compile", "device", "model_args"))
     model.set_defaults(rows=_model_rows)
 
@@ -70,7 +70,7 @@ def _add_shared(parser: argparse.ArgumentParser, options: tuple[str, ...]) -> No
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's own choice)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     if "batch_size" in options:
-        parser.add_argument("--batch-size", type=int, help="samples in a batch (default: the suite's own)")
+        add_batch_size(parser)
     if "compile" in options:
         parser.add_argument("--compile", action="store_true", help="also time the model under torch.compile")
     if "device" in options:
@@ -112,7 +112,7 @@ def measure(name: str, batch: int, kwargs: dict[str, Any], runs: int, compiled: 
 
 def _model_rows(args: argparse.Namespace) -> Rows:
     extra = parse_model_args(args.arg)
-    return measure(args.model, args.batch_size or 8, extra, args.runs, args.compile, args.device)
+    return measure(names.resolve(args.name), args.batch_size or 8, extra, args.runs, args.compile, args.device)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -36,7 +36,7 @@ from blockzoo.kernels._dispatch import config_trial, kernels_as, triton
 from blockzoo.tasks.core import rooms
 from blockzoo.tasks.core.files import write_text
 from blockzoo.tasks.core.kernel_case import Case, Cases, Peer
-from blockzoo.tasks.core.output import print_json, print_table
+from blockzoo.tasks.core.output import add_out, print_json, print_table
 from blockzoo.tasks.core.timing import Clock, ceilings, environment, picture
 
 __all__ = ["add_arguments", "kernel_cases", "markdown_table", "run"]
@@ -181,7 +181,7 @@ def kernel_cases() -> dict[str, Cases]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("--kernel", help="this kernel only")
-    parser.add_argument("--out", metavar="DIR", help="write results and a picture there")
+    add_out(parser, "folder for the results and a picture", folder=True)
     parser.add_argument(
         "--table",
         nargs="?",

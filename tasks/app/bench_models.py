@@ -18,7 +18,7 @@ from typing import Any
 
 from blockzoo.tasks.core import rooms
 from blockzoo.tasks.core.files import write_text
-from blockzoo.tasks.core.output import print_json, print_table
+from blockzoo.tasks.core.output import add_out, print_json, print_table
 from blockzoo.tasks.core.suites import Rows, Suite
 from blockzoo.tasks.core.timing import Clock, ceilings, environment, picture
 
@@ -29,8 +29,8 @@ _MEASURED = ("phase", "variant", "ms", "min", "max", "speedup", "GFLOP/s")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("--family", metavar="SUITE", help="this suite only")
-    parser.add_argument("--out", metavar="DIR", help="write results and a picture there")
+    parser.add_argument("--family", metavar="SUITE", help="only this family")
+    add_out(parser, "folder for the results and a picture", folder=True)
 
 
 def _suites() -> dict[str, Suite]:

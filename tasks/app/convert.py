@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from blockzoo.checkpoints import CheckpointError, adopt, load_manifest
-from blockzoo.tasks.core.output import add_model_args, parse_model_args
+from blockzoo.tasks.core.output import add_cache_dir, add_model_args, add_out, parse_model_args
 
 __all__ = ["add_arguments", "read_as", "run"]
 
@@ -26,8 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("path", help="a safetensors file, or a torch file without code")
     parser.add_argument("--as", dest="name", required=True, metavar="NAME", help="MODEL.TAG; with --out also a MODEL")
-    parser.add_argument("--out", help="write the converted weights to this file, and leave the cache alone")
-    parser.add_argument("--cache-dir", help="cache folder instead of the default one")
+    add_out(parser, "write the converted weights to this file, and leave the cache alone")
+    add_cache_dir(parser)
     add_model_args(parser)
 
 

@@ -24,14 +24,14 @@ from blockzoo.tasks.app.demo_results import Chapter, Result
 from blockzoo.tasks.app.demo_speed import case_of, measure_speed
 from blockzoo.tasks.core.evaluation import measure
 from blockzoo.tasks.core.files import check_output, write_text
-from blockzoo.tasks.core.output import print_json, print_table
+from blockzoo.tasks.core.output import add_out, print_json, print_table
 
 __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("--out", default="demo.html", help="the page to write (default: demo.html)")
+    add_out(parser, "the page to write (default: demo.html)", default="demo.html")
     parser.add_argument("--only", metavar="MODEL.TAG", help="only this checkpoint, and its family")
     parser.add_argument("--no-speed", action="store_true", help="leave the comparison of speed out")
     parser.add_argument("--json", action="store_true", help="print JSON")

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from blockzoo.checkpoints import Artifact, CheckpointError, fetch, is_cached, load_manifest, verify_file
-from blockzoo.tasks.core.output import print_table
+from blockzoo.tasks.core.output import add_cache_dir, print_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(*both, action="store_true", help="all weights, ours and official, under whatever licence")
     parser.add_argument("--list", action="store_true", help="only say what would be fetched, from where, which licence")
     parser.add_argument("--to", metavar="DIR", help="also copy the files into this folder")
-    parser.add_argument("--cache-dir", help="cache folder instead of the default one")
+    add_cache_dir(parser)
     parser.add_argument("--verify", action="store_true", help="hash the files again, cached ones included")
 
 

@@ -20,10 +20,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from blockzoo.tasks.core import names
+from blockzoo.tasks.core import names, rooms
 from blockzoo.tasks.core.evaluation import measure
 from blockzoo.tasks.core.files import check_output
-from blockzoo.tasks.core.output import add_model_args, parse_model_args
+from blockzoo.tasks.core.output import add_model_args, add_out, parse_model_args
 from blockzoo.tasks.deploy.checking import TOLERANCE, liven
 
 FORMATS = ("safetensors", "torch-export", "onnx", "aoti")
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "name", nargs="?", help="name, name.tag, local-dir:FOLDER, hf-hub:OWNER/NAME, timm:NAME, or a run's folder"
     )
     parser.add_argument("--format", choices=FORMATS, help="what to write")
-    parser.add_argument("--out", help="the file to write")
+    add_out(parser, "the file to write")
     parser.add_argument("--deploy", action="store_true", help="merge what can be merged first")
     parser.add_argument("--static-batch", type=int, metavar="N", help="fix the batch size instead of leaving it free")
     parser.add_argument("--size", metavar="H,W", help="sizes behind the channels, instead of the model's own")
@@ -106,7 +106,7 @@ def _export(args: argparse.Namespace, model: Any, weights: str) -> int:
     finally:
         temporary.unlink(missing_ok=True)
     tried = ", ".join("x".join(map(str, next(iter(inputs.values())).shape)) for inputs in fresh)
-    free = "" if model.modality == "graph" or args.static_batch else ", any batch"
+    free = "" if model.modality in rooms.declared("exporters") or args.static_batch else ", any batch"
     if args.dynamic_size:
         steps = "x".join(map(str, model.size_steps()))
         free += f", sizes in steps of {steps}, two steps or more"
@@ -135,12 +135,15 @@ def _quantize(args: argparse.Namespace, model: Any) -> int:
     from blockzoo.tasks.deploy import export as model_export
     from blockzoo.tasks.deploy import quantize
 
-    if model.modality not in ("image", "video", "series"):
-        raise ValueError(f"--quantize is for images, videos and series; {args.name} is a model of {model.modality}s")
+    able = rooms.declared("int8")
+    if model.modality not in able:
+        kinds = ", ".join(f"{modality}s" if modality[-1] != "s" else modality for modality in able)
+        raise ValueError(f"--quantize is for {kinds}; {args.name} is a model of {model.modality}s")
+    int8 = able[model.modality]
     artifact = load_manifest().get(args.name)
     dataset = artifact.metric["dataset"] if artifact is not None else None
     samples = None
-    if args.quantize == "static" or model.modality == "series":
+    if args.quantize == "static" or int8.real_inputs:
         try:
             own = _own_data(args.name) if artifact is None and args.calibration is None else None
             samples = quantize.calibration_samples(model, dataset, args.calibration, own)

@@ -14,6 +14,7 @@ from typing import Any
 from blockzoo._about import Small
 from blockzoo._registry import small_models
 from blockzoo.tasks.core.files import write_text
+from blockzoo.tasks.core.rooms import declared
 
 __all__ = ["RESULTS", "measure_row", "render", "row_of", "rows", "write_table"]
 
@@ -56,7 +57,7 @@ def measure_row(row: Small, formats: tuple[str, ...] = tuple(COLUMNS)) -> dict[s
             steps = model.size_steps()
             dynamic, found["size"] = True, "steps of " + " x ".join(map(str, steps))
         except ValueError:
-            found["size"] = "atoms, edges, graphs" if model.modality == "graph" else "fixed"
+            found["size"] = "atoms, edges, graphs" if model.modality in declared("exporters") else "fixed"
         if COLUMNS[form]:
             model.deploy()
         with tempfile.TemporaryDirectory() as folder:

@@ -14,6 +14,7 @@ from typing import Any
 
 from blockzoo.tasks.app import training
 from blockzoo.tasks.core.files import check_output, write_figure, write_text
+from blockzoo.tasks.core.output import add_out
 
 __all__ = ["draw", "add_arguments", "run"]
 
@@ -46,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--metrics", nargs="+", default=["test/energy_mae", "test/force_mae"], help="the test metrics to report"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of every fit (default: 0)")
-    parser.add_argument("--out", required=True, help="JSON file of the result")
+    add_out(parser, "JSON file of the result; its picture lies beside", required=True)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from blockzoo.tasks.core.names import is_run_folder
-from blockzoo.tasks.core.output import one_line
+from blockzoo.tasks.core.output import check_outputs, one_line
 from blockzoo.tasks.core.rooms import GROUPS, Command, commands
 
 __all__ = ["main", "parser_of", "usage"]
@@ -123,6 +123,7 @@ def _run(command: Command, rest: list[str]) -> int:
         return int(stop.code or 0)
     options.training = _training
     try:
+        check_outputs(options)
         return int(module.run(options))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -15,6 +15,7 @@ import argparse
 from pathlib import Path
 
 from blockzoo.tasks.core import names, rooms
+from blockzoo.tasks.core.output import add_batch_size, add_cache_dir, add_out
 from blockzoo.tasks.core.timing import checked_device
 
 __all__ = ["add_arguments", "run"]
@@ -24,11 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("name", help="name.tag, local-dir:FOLDER, hf-hub:OWNER/NAME, or a run's folder")
     parser.add_argument("file", nargs="+", help="images, videos or folders; or one file of series, fields, structures")
-    parser.add_argument("--out", help="write the result there; its ending says how")
+    add_out(parser, "write the result there; its ending says how")
     parser.add_argument("--device", help="cpu or cuda (default: cpu)")
-    parser.add_argument("--batch-size", type=int, help="samples that are computed together")
+    add_batch_size(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--cache-dir", help="cache folder instead of the default one")
+    add_cache_dir(parser)
     for place in (place for room in rooms.rooms().values() for place in room.reader_arguments):
         rooms.load(place)(parser)
 

@@ -13,7 +13,8 @@ from typing import Any
 
 from blockzoo.checkpoints import load_state_dict
 from blockzoo.tasks.app import training
-from blockzoo.tasks.core.files import check_output, write_text
+from blockzoo.tasks.core.files import write_text
+from blockzoo.tasks.core.output import add_out
 from blockzoo.tasks.core.spread import summarize
 
 __all__ = ["add_arguments", "run"]
@@ -43,13 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, help="name of a packaged config, or a path")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="the seeds (default: 0 to 4)")
     parser.add_argument("--metric", default="test/acc", help="the test metric to report (default: test/acc)")
-    parser.add_argument("--out", help="also write the result to this JSON file")
+    add_out(parser, "also write the result to this JSON file")
 
 
 def run(args: argparse.Namespace) -> int:
     """Train with every seed, print and write the spread."""
-    if args.out:
-        check_output(args.out)
     rows = [_one(args.config, seed, args.metric, args.more) for seed in args.seeds]
     report = {"metric": args.metric, "runs": rows}
     for key, name in (("last", "last epoch"), ("chosen", "best by validation")):

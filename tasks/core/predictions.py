@@ -127,11 +127,14 @@ def classify_files(
         check_output(args.out, files)
     labels = list(model.pretrained_cfg.get("label_names") or map(str, range(model.num_classes)))
     device, rows, broken = next(model.parameters()).device, [], 0
-    for file in files_below(files, kind, suffixes):
+    found = files_below(files, kind, suffixes)
+    for file in found:
         try:
             views = read(file)
         except (ValueError, OSError) as error:
             named = str(error) if str(file) in str(error) else f"{file}: {error}"
+            if len(found) == 1:
+                raise ValueError(f"not read: {named}") from error
             print(f"not read: {named}", file=sys.stderr)
             broken += 1
             continue

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["GROUPS", "Calibration", "Command", "Room", "commands", "components", "declared", "load", "rooms"]
+__all__ = ["GROUPS", "Calibration", "Command", "Int8", "Room", "commands", "components", "declared", "load", "rooms"]
 
 GROUPS = ("models", "training", "evaluation", "science tools", "maintenance")
 """The groups of `blockzoo --help`, in order."""
@@ -50,6 +50,18 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class Int8:
+    """How models of a modality become programs in int8.
+
+    Attributes:
+        real_inputs: Whether programs are traced and compared on real samples wherever there are some, since what such a
+            model computes depends on its input's values; otherwise they are used for static scales alone.
+    """
+
+    real_inputs: bool = False
+
+
+@dataclass(frozen=True)
 class Room:
     """What a room of `blockzoo.tasks` offers to the commands.
 
@@ -67,6 +79,7 @@ class Room:
         calibration: By data set, the data whose training part sets the scales of int8 programs.
         calibration_files: By "modality/task", a function `(model, path, count)` from a user's files to forward
             arguments that set the scales of int8 programs.
+        int8: By modality, how its models become programs in int8; those of other modalities do not.
         exporters: By modality, a function `(model, form, path)` that writes models whose sizes are free by nature.
         metrics: By name in a card, what a metric is called for people.
         baselines: By a task's class name, the function `(task, data, args) -> scores` behind `blockzoo baselines`:
@@ -84,6 +97,7 @@ class Room:
     speed: Mapping[str, str] = field(default_factory=dict)
     calibration: Mapping[str, Calibration] = field(default_factory=dict)
     calibration_files: Mapping[str, str] = field(default_factory=dict)
+    int8: Mapping[str, Int8] = field(default_factory=dict)
     exporters: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, str] = field(default_factory=dict)
     baselines: Mapping[str, str] = field(default_factory=dict)

@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from lightning.pytorch import seed_everything
 
-from blockzoo.tasks.core.files import check_output, write_text
+from blockzoo.tasks.core.files import write_text
+from blockzoo.tasks.core.output import add_out
 from blockzoo.tasks.core.spread import summarize
 from blockzoo.tasks.fields.darcy import read_darcy
 from blockzoo.tasks.fields.losses import LpLoss
@@ -101,12 +102,12 @@ def train_reference(
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="seeds (default: 0 1 2 3 4)")
+    parser.add_argument("--epochs", type=int, default=30, help="epochs of every fit (default: 30)")
     parser.add_argument(
         "--val-size", type=int, default=0, help="training samples to hold out and evaluate (default: 0)"
     )
-    parser.add_argument("--out", help="also write the result to this JSON file")
+    add_out(parser, "also write the result to this JSON file")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -116,8 +117,6 @@ def run(args: argparse.Namespace) -> int:
         ImportError: neuraloperator is not installed.
         ValueError: `out` cannot be written, or `val_size` leaves nothing to train on.
     """
-    if args.out:
-        check_output(args.out)
     if not 0 <= args.val_size < 1000:
         raise ValueError(f"--val-size {args.val_size} must be from 0 to 999")
     rows = []

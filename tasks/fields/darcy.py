@@ -1,6 +1,6 @@
 """Darcy flow, as neuraloperator 0.3.0 ships it.
 
-    blockzoo package darcy neuraloperator-0.3.0-py3-none-any.whl darcy.safetensors
+    blockzoo package darcy neuraloperator-0.3.0-py3-none-any.whl --out darcy.safetensors
 
 writes the compact form of the set, which is how `darcy.safetensors` beside this file was made.
 """
@@ -16,6 +16,7 @@ import torch
 
 from blockzoo.checkpoints import load_state_dict, save_state_dict
 from blockzoo.tasks.core.files import check_output
+from blockzoo.tasks.core.output import add_out
 from blockzoo.tasks.fields.pairs import FieldData, FieldPairs
 
 __all__ = ["DarcyFlow", "add_arguments", "read_darcy", "run"]
@@ -98,7 +99,7 @@ def _convert_darcy(wheel: str, out: str) -> None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("wheel", help="the wheel of neuraloperator 0.3.0, a zip file")
-    parser.add_argument("out", help="the .safetensors file to write")
+    add_out(parser, "the .safetensors file to write", required=True)
 
 
 def run(args: argparse.Namespace) -> int:

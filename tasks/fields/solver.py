@@ -29,7 +29,7 @@ from filelock import FileLock
 from tqdm.auto import tqdm
 
 from blockzoo.checkpoints import cache_root, load_state_dict, save_state_dict
-from blockzoo.tasks.core.files import check_output
+from blockzoo.tasks.core.output import add_cache_dir, add_out
 from blockzoo.tasks.core.streams import stream
 
 __all__ = ["NavierStokesSettings", "add_arguments", "generate", "random_forcing", "run", "solve_vorticity"]
@@ -284,6 +284,20 @@ def generate(
     return {key: torch.cat([part[key] for part in parts])[:count] for key in ("forcing", "vorticity")}
 
 
+_WORDS = {
+    "size": "points along each axis",
+    "reynolds": "Reynolds number",
+    "final_time": "time of the last record",
+    "steps": "recorded times, evenly spaced up to the final one",
+    "amplitude": "scale of the random forcing",
+    "seed": "seed of the random forcing",
+    "cfl": "Courant number, which sets the time step",
+    "dtype": "floating point type",
+    "streams": "1 repeats the data of blockzoo 0.1, see random_forcing",
+}
+"""What each setting is, for `--help`."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("--count", type=int, required=True, help="samples")
@@ -292,12 +306,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name, default in NavierStokesSettings().items():
         kind: Any = type(default)
         option = f"--{name.replace('_', '-')}"
-        parser.add_argument(option, type=kind, default=default, choices=choices.get(name), help=f"default: {default}")
-    parser.add_argument("--cache-dir", help="folder of what has been solved (default: in the user's cache)")
+        text = f"{_WORDS[name]} (default: {default})"
+        parser.add_argument(option, type=kind, default=default, choices=choices.get(name), help=text)
+    add_cache_dir(parser)
     parser.add_argument("--half", action="store_true", help="write float16, at half the size")
-    parser.add_argument(
-        "--out", help="also write all samples to this .safetensors file, as x (forcing) and y (vorticity)"
-    )
+    add_out(parser, "also write all samples to this .safetensors file, as x (forcing) and y (vorticity)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -305,9 +318,8 @@ def run(args: argparse.Namespace) -> int:
     if args.out:
         if Path(args.out).suffix != ".safetensors":
             raise ValueError(f"--out {args.out} must end in .safetensors")
-        check_output(args.out)
     settings = NavierStokesSettings(**{name: getattr(args, name) for name in NavierStokesSettings()})
-    solved = generate(args.count, settings, args.first, args.cache_dir)
+    solved = generate(args.count, settings, args.first, cache_root(args.cache_dir) / "navier_stokes")
     if args.out:
         dtype = torch.float16 if args.half else torch.float32
         tensors = {"x": solved["forcing"].unsqueeze(1).to(dtype), "y": solved["vorticity"].to(dtype)}

@@ -1,6 +1,6 @@
 """The room of images: what it offers to the commands."""
 
-from blockzoo.tasks.core.rooms import Calibration, Room
+from blockzoo.tasks.core.rooms import Calibration, Int8, Room
 
 __all__ = ["room"]
 
@@ -20,6 +20,7 @@ room = Room(
     suites=dict.fromkeys(("nextvit", "nasnet", "emov2", "conv_norm"), f"{HERE}.bench:SUITES"),
     kernels={"separable_conv": f"{HERE}.kernel_cases:CASES"},
     speed={family: f"{HERE}.speed:{family}" for family in ("nextvit", "nasnet", "emov2")},
+    int8={"image": Int8()},
     calibration={"CIFAR-10": Calibration(f"{HERE}.small_sets:CIFAR10")},
     metrics={"accuracy": "accuracy"},
 )

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from torchvision.datasets.utils import download_and_extract_archive
 
 from blockzoo.tasks.core.data import ZooData
-from blockzoo.tasks.core.files import unzipped
+from blockzoo.tasks.core.files import read_bounded, unzipped
 from blockzoo.tasks.core.split import stratified_split
 from blockzoo.tasks.core.transforms import fit_channels
 
@@ -259,7 +259,8 @@ class CIFAR10(MemoryImages):
             try:
                 with tarfile.open(self.root / archive) as tar:
                     member = tar.extractfile(f"{folder}/{name}")
-                    return member.read() if member else None
+                    where = f"{folder}/{name} in {self.root / archive}"
+                    return read_bounded(member, MAX_UNPACKED, where) if member else None
             except (tarfile.TarError, KeyError, EOFError, gzip.BadGzipFile) as error:
                 raise ValueError(f"{self.root / archive} is damaged or lacks {folder}/{name}: {error}") from error
         return None

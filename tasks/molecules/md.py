@@ -21,6 +21,7 @@ import torch
 from tqdm.auto import tqdm
 
 from blockzoo.tasks.core.files import check_output
+from blockzoo.tasks.core.output import add_out
 from blockzoo.tasks.molecules.xtb import set_thermal_momenta
 
 __all__ = ["draw", "add_arguments", "run", "nve", "relax", "summarize"]
@@ -141,18 +142,20 @@ def _structure(molecule: str | None, structure: str | None) -> Any:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("name", help="model.tag")
+    parser.add_argument("name", help="name.tag, local-dir:FOLDER, hf-hub:OWNER/NAME, or a run's folder")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--molecule", default="CH3CH2OH", help="name in ASE's G2 set (default: CH3CH2OH, ethanol)")
     what.add_argument("--structure", metavar="FILE", help="a structure that ASE reads")
-    parser.add_argument("--steps", type=int, default=10_000)
+    parser.add_argument("--steps", type=int, default=10_000, help="time steps (default: 10000)")
     parser.add_argument("--timestep", type=float, default=0.5, help="in fs (default: 0.5)")
     parser.add_argument("--temperature", type=float, default=300.0, help="of the first velocities, in K (default: 300)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--dtype", choices=("float32", "float64"), default="float64", help="(default: float64)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first velocities (default: 0)")
+    parser.add_argument(
+        "--dtype", choices=("float32", "float64"), default="float64", help="floating point type (default: float64)"
+    )
     parser.add_argument("--fmax", type=float, default=0.02, help="relax down to this force first, in eV/Å; 0 for not")
     parser.add_argument("--limit", type=float, help="fail if the energy deviates by more, in meV/atom")
-    parser.add_argument("--out", help="image of the energies over time")
+    add_out(parser, "image of the energies over time")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 

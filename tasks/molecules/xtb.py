@@ -27,6 +27,7 @@ from filelock import FileLock
 from tqdm.auto import tqdm
 
 from blockzoo.checkpoints import cache_root, load_state_dict, save_state_dict
+from blockzoo.tasks.core.output import add_cache_dir, add_out
 
 __all__ = ["PARTS", "XTBSettings", "generate", "add_arguments", "run", "set_thermal_momenta"]
 
@@ -192,8 +193,8 @@ def generate(
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("--out", required=True, help="the .safetensors file to write")
-    parser.add_argument("--cache-dir", help="folder of finished trajectories (default: in the user's cache)")
+    add_out(parser, "the .safetensors file to write", required=True)
+    add_cache_dir(parser)
     parser.add_argument("--molecules", nargs="+", default=list(MOLECULES), help="names in ASE's G2 set")
     parser.add_argument("--temperatures", nargs="+", type=float, default=list(XTBSettings.temperatures), help="in K")
     for part in PARTS:
@@ -201,7 +202,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{part}", nargs=2, type=int, default=list(getattr(XTBSettings, part)), help=help_)
     parser.add_argument("--interval", type=int, default=XTBSettings.interval, help="steps of 0.5 fs between frames")
     parser.add_argument("--equilibration", type=int, default=XTBSettings.equilibration, help="steps before the first")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="seed of all random numbers (default: 0)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -215,7 +216,7 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         **counts,
     )
-    frames = generate(settings, args.cache_dir)
+    frames = generate(settings, cache_root(args.cache_dir) / "xtb")
     metadata = {"method": "GFN2-xTB (tblite)", "settings": json.dumps(asdict(settings))}
     save_state_dict(frames, args.out, metadata)
     print(f"{args.out}: {len(frames['energy'])} frames, {Path(args.out).stat().st_size:,} bytes")

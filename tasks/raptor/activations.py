@@ -14,7 +14,8 @@ from timm.models import VisionTransformer
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from blockzoo import checkpoints, create_model
-from blockzoo.raptor import load_whole, teacher_trajectory
+from blockzoo._teacher import load_whole
+from blockzoo.raptor import teacher_trajectory
 from blockzoo.tasks.core.data import ZooData
 from blockzoo.tasks.core.files import write_text
 from blockzoo.tasks.core.transforms import wanted_inputs

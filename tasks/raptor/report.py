@@ -27,6 +27,7 @@ from blockzoo.raptor import Raptor, teacher_trajectory
 from blockzoo.tasks.core.files import check_output, write_figure, write_text
 from blockzoo.tasks.core.image_files import IMAGE_SUFFIXES, load_image
 from blockzoo.tasks.core.labelled_files import class_folders
+from blockzoo.tasks.core.output import add_out
 from blockzoo.tasks.core.small_images import cifar10_images
 from blockzoo.tasks.raptor import dynamics, figures
 from blockzoo.tasks.raptor.activations import load_vit
@@ -203,7 +204,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--phases", type=int, default=2, help="number of phases, without a student (default: 2)")
     parser.add_argument("--method", default="dp", choices=("dp", "bisect"), help="of the segmentation (default: dp)")
     parser.add_argument("--strength", type=float, default=0.1, help="of the perturbation (default: 0.1)")
-    parser.add_argument("--out", default="raptor_report", help="folder to write (default: raptor_report)")
+    add_out(parser, "folder to write (default: raptor_report)", folder=True, default="raptor_report")
 
 
 def _report(args: argparse.Namespace) -> Path:

@@ -27,6 +27,7 @@ import blockzoo
 from blockzoo.raptor import Raptor
 from blockzoo.tasks.core.configs import config_path
 from blockzoo.tasks.core.files import write_text
+from blockzoo.tasks.core.output import add_out
 from blockzoo.tasks.core.spread import summarize
 from blockzoo.tasks.raptor.activations import TeacherActivations
 from blockzoo.tasks.raptor.segmentation import layer_distance, segment_layers
@@ -215,12 +216,16 @@ FURTHER = True
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("--out", type=Path, required=True, help="folder of the results")
-    parser.add_argument("--blocks", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
-    parser.add_argument("--first", default="raptor/cifar10_blocks", help="config of the first stage")
-    parser.add_argument("--joint", default="raptor/cifar10_joint", help="config of the second")
+    add_out(parser, "folder of the results, in which an earlier call goes on", folder=True, required=True)
+    parser.add_argument("--blocks", type=int, nargs="+", default=[1, 2, 3], help="numbers of blocks (default: 1 2 3)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="seeds (default: 0 1 2 3 4)")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="what to train (default: all)")
+    parser.add_argument(
+        "--first", default="raptor/cifar10_blocks", help="config of the first stage (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--joint", default="raptor/cifar10_joint", help="config of the second stage (default: %(default)s)"
+    )
     parser.add_argument("--images", type=int, default=5000, help="training and test images of a probe (default: 5000)")
 
 
@@ -228,6 +233,7 @@ def run(args: argparse.Namespace) -> int:
     """Train what is not trained yet, then print and write the summary."""
     if args.images < 1 or min(args.blocks) < 1:
         raise ValueError(f"--images {args.images} and --blocks {args.blocks} must be positive")
+    args.out = Path(args.out)
     (args.out / "runs").mkdir(parents=True, exist_ok=True)
     context = _context(args, [item for item in args.more if item.startswith("--data")])
     for seed in args.seeds:

@@ -12,7 +12,8 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from blockzoo import checkpoints
-from blockzoo.raptor import Raptor, load_whole
+from blockzoo._teacher import load_whole
+from blockzoo.raptor import Raptor
 from blockzoo.tasks.core.classification import Classification
 from blockzoo.tasks.core.task import Task
 from blockzoo.tasks.raptor.losses import (

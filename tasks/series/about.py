@@ -1,6 +1,6 @@
 """The room of time series: what it offers to the commands."""
 
-from blockzoo.tasks.core.rooms import Calibration, Command, Room
+from blockzoo.tasks.core.rooms import Calibration, Command, Int8, Room
 
 __all__ = ["room"]
 
@@ -38,6 +38,7 @@ room = Room(
     suites={"timesnet": f"{HERE}.bench:SUITES"},
     kernels={"fold_conv": f"{HERE}.kernel_cases:CASES"},
     speed={"timesnet": f"{HERE}.speed:timesnet"},
+    int8={"series": Int8(real_inputs=True)},
     calibration={
         "Daphnet S06R02E0": Calibration(f"{HERE}.csv_files:Daphnet", packaged=True),
         "InternalBleeding16": Calibration(f"{HERE}.anomaly_files:InternalBleeding", packaged=True),

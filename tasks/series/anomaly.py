@@ -1,5 +1,6 @@
 """Finding anomalies in multivariate series by how badly they are reconstructed."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from matplotlib.figure import Figure
 
 from blockzoo.tasks.series.baselines import Scores, anomaly_baselines, season_of
-from blockzoo.tasks.series.figures import draw_anomalies
+from blockzoo.tasks.series.figures import draw_anomalies, draw_periods
 from blockzoo.tasks.series.metrics import detection_scores, point_adjust, quantile, ranking_scores, step_scores
 from blockzoo.tasks.series.task import SeriesTask, masked_mean
 
@@ -87,6 +88,17 @@ class SeriesAnomaly(SeriesTask):
         drawn = draw_anomalies(result["step"], result["score"], result["label"], limits, values)
         long = len(values) >= self.model.seq_len
         return {"anomaly.png": drawn, **(self.period_figures(values[None, : self.model.seq_len]) if long else {})}
+
+    @classmethod
+    def report_figures(cls, runs: Sequence[Any], data: Any) -> dict[str, Figure]:
+        """The scores of the first run."""
+        result = runs[0].test_result
+        ratio, calm = result["threshold"].tolist()
+        limits = {f"{runs[0].anomaly_ratio:g} % of all": ratio, f"{runs[0].val_quantile:g} of validation": calm}
+        values = data.datasets["test"].values[result["step"]]
+        drawn = draw_anomalies(result["step"], result["score"], result["label"], limits, values)
+        periods = draw_periods(runs[0].model.eval(), values[None, : data.seq_len], ["first test window"])
+        return {"anomalies.png": drawn, "periods.png": periods}
 
     def on_test_epoch_start(self) -> None:
         """Forget the scores of an earlier test."""

@@ -1,12 +1,13 @@
 """Filling gaps in multivariate series."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from matplotlib.figure import Figure
 
 from blockzoo.tasks.series.baselines import Scores, imputation_baselines, season_of
-from blockzoo.tasks.series.figures import draw_imputations, with_gaps
+from blockzoo.tasks.series.figures import draw_imputations, draw_periods, with_gaps
 from blockzoo.tasks.series.task import SeriesTask, masked_mean
 from blockzoo.tasks.series.windows import hide
 
@@ -92,6 +93,16 @@ class SeriesImputation(SeriesTask):
         title = f"{example['rate']:.1%} hidden, window from row {int(example['index'])}"
         drawn = draw_imputations(x, example["hidden"], example["output"], columns[:4], title)
         return {"imputation.png": drawn, **self.period_figures(example["x"][None])}
+
+    @classmethod
+    def report_figures(cls, runs: Sequence[Any], data: Any) -> dict[str, Figure]:
+        """What the first run fills into gaps."""
+        example = runs[0].test_examples[-1]
+        title = f"{float(example['rate']):.1%} hidden, window from row {int(example['index'])}"
+        drawn = draw_imputations(example["x"], example["hidden"], example["output"], data.table.columns[:6], title)
+        shown = data.datasets["test"].values[int(example["index"]) :][: data.seq_len][None]
+        periods = draw_periods(runs[0].model.eval(), shown, ["standardised channels 0 to 3"])
+        return {"imputations.png": drawn, "periods.png": periods}
 
     def on_test_epoch_start(self) -> None:
         """Forget the examples of an earlier test."""

@@ -12,62 +12,17 @@ For runs on different frequencies of M4, their scores are combined as in the com
 """
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from blockzoo.tasks.core.files import write_figure
-from blockzoo.tasks.core.output import print_table
-from blockzoo.tasks.series.anomaly import SeriesAnomaly
-from blockzoo.tasks.series.figures import draw_anomalies, draw_forecasts, draw_imputations, draw_periods, typical
-from blockzoo.tasks.series.imputation import SeriesImputation
-from blockzoo.tasks.series.metrics import grouped_scores, seasonal_naive, smape
-from blockzoo.tasks.series.short_term import SeriesShortTerm
+from blockzoo.tasks.core.output import add_out, print_table
+from blockzoo.tasks.series.metrics import grouped_scores
+from blockzoo.tasks.series.task import SeriesTask
 
 __all__ = ["m4_table", "add_arguments", "run"]
 
 QUIET = ("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false")
-
-
-def _short_term(tasks: list[Any], data: Any, folder: Path) -> list[Path]:
-    forecasts = [torch.cat([part["forecast"][..., 0] for part in task.test_forecasts]) for task in tasks]
-    stacked = torch.stack(forecasts)
-    series = data.read()
-    future = torch.stack([torch.from_numpy(item.future) for item in series])
-    errors = smape(stacked.median(0).values.double(), future)
-    chosen = typical(errors, 6)
-    past = [torch.from_numpy(series[i].history[-3 * data.pred_len :]) for i in chosen]
-    reference = [torch.from_numpy(seasonal_naive(series[i].history, data.pred_len, data.period)) for i in chosen]
-    titles = [f"{series[i].name}, sMAPE {float(errors[i]):.1f} %" for i in chosen]
-    figure = draw_forecasts(past, [future[i] for i in chosen], [stacked[:, i] for i in chosen], titles, reference)
-    write_figure(folder / "forecasts.png", figure)
-    inputs = torch.cat([part["x"] for part in tasks[0].test_forecasts])[chosen[:3]]
-    write_figure(folder / "periods.png", draw_periods(tasks[0].model.eval(), inputs, titles[:3]))
-    return [folder / "forecasts.png", folder / "periods.png"]
-
-
-def _imputation(tasks: list[Any], data: Any, folder: Path) -> list[Path]:
-    example = tasks[0].test_examples[-1]
-    title = f"{float(example['rate']):.1%} hidden, window from row {int(example['index'])}"
-    figure = draw_imputations(example["x"], example["hidden"], example["output"], data.table.columns[:6], title)
-    write_figure(folder / "imputations.png", figure)
-    shown = data.datasets["test"].values[int(example["index"]) :][: data.seq_len][None]
-    write_figure(folder / "periods.png", draw_periods(tasks[0].model.eval(), shown, ["standardised channels 0 to 3"]))
-    return [folder / "imputations.png", folder / "periods.png"]
-
-
-def _anomalies(tasks: list[Any], data: Any, folder: Path) -> list[Path]:
-    result = tasks[0].test_result
-    ratio, calm = result["threshold"].tolist()
-    limits = {f"{tasks[0].anomaly_ratio:g} % of all": ratio, f"{tasks[0].val_quantile:g} of validation": calm}
-    values = data.datasets["test"].values[result["step"]]
-    figure = draw_anomalies(result["step"], result["score"], result["label"], limits, values)
-    write_figure(folder / "anomalies.png", figure)
-    shown = values[None, : data.seq_len]
-    write_figure(folder / "periods.png", draw_periods(tasks[0].model.eval(), shown, ["first test window"]))
-    return [folder / "anomalies.png", folder / "periods.png"]
 
 
 def m4_table(finished: list[Any]) -> list[list[str]]:
@@ -85,7 +40,7 @@ def m4_table(finished: list[Any]) -> list[list[str]]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("runs", nargs="+", help="folders of finished fits")
-    parser.add_argument("--out", default="figures", help="folder for the figures")
+    add_out(parser, "folder for the figures (default: figures)", folder=True, default="figures")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -97,10 +52,9 @@ def run(args: argparse.Namespace) -> int:
         print_table(["series", "sMAPE", "MASE", "OWA"], m4_table(finished))
         return 0
     tasks, data = [one.model for one in finished], finished[0].datamodule
-    kinds: dict[type, Callable[[list[Any], Any, Path], list[Path]]]
-    kinds = {SeriesShortTerm: _short_term, SeriesImputation: _imputation, SeriesAnomaly: _anomalies}
-    if type(tasks[0]) not in kinds:
-        raise ValueError(f"{args.runs[0]}: no figures for a {type(tasks[0]).__name__}; its run folder has its own")
-    written = kinds[type(tasks[0])](tasks, data, folder)
-    print("\n".join(map(str, written)))
+    if not isinstance(tasks[0], SeriesTask):
+        raise ValueError(f"{args.runs[0]}: no figures for a {type(tasks[0]).__name__}, which is no task on series")
+    for name, figure in tasks[0].report_figures(tasks, data).items():
+        write_figure(folder / name, figure)
+        print(folder / name)
     return 0

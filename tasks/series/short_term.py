@@ -1,5 +1,6 @@
 """Short-term forecasting of many series, scored as in the M4 competition."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,8 +10,8 @@ from torchmetrics import MeanMetric
 
 from blockzoo.tasks.core.files import write_csv
 from blockzoo.tasks.series.baselines import Scores, many_series_baselines
-from blockzoo.tasks.series.figures import draw_forecasts
-from blockzoo.tasks.series.metrics import mase, owa, smape
+from blockzoo.tasks.series.figures import draw_forecasts, draw_periods, typical
+from blockzoo.tasks.series.metrics import mase, owa, seasonal_naive, smape
 from blockzoo.tasks.series.task import SeriesTask
 
 __all__ = ["SeriesShortTerm"]
@@ -91,6 +92,23 @@ class SeriesShortTerm(SeriesTask):
         forecasts = [first["forecast"][i, :, 0][None] for i in range(count)]
         drawn = draw_forecasts(past, list(first["y"][:count, :, 0]), forecasts, titles)
         return {"forecast.png": drawn, **self.period_figures(first["x"][:2])}
+
+    @classmethod
+    def report_figures(cls, runs: Sequence[Any], data: Any) -> dict[str, Figure]:
+        """Forecasts of all runs, for the series at the quantiles 0.1 to 0.9 of the error of their median."""
+        forecasts = [torch.cat([part["forecast"][..., 0] for part in task.test_forecasts]) for task in runs]
+        stacked = torch.stack(forecasts)
+        series = data.read()
+        future = torch.stack([torch.from_numpy(item.future) for item in series])
+        errors = smape(stacked.median(0).values.double(), future)
+        chosen = typical(errors, 6)
+        past = [torch.from_numpy(series[i].history[-3 * data.pred_len :]) for i in chosen]
+        reference = [torch.from_numpy(seasonal_naive(series[i].history, data.pred_len, data.period)) for i in chosen]
+        titles = [f"{series[i].name}, sMAPE {float(errors[i]):.1f} %" for i in chosen]
+        drawn = draw_forecasts(past, [future[i] for i in chosen], [stacked[:, i] for i in chosen], titles, reference)
+        inputs = torch.cat([part["x"] for part in runs[0].test_forecasts])[chosen[:3]]
+        periods = draw_periods(runs[0].model.eval(), inputs, titles[:3])
+        return {"forecasts.png": drawn, "periods.png": periods}
 
     def on_test_epoch_start(self) -> None:
         """Forget the forecasts of an earlier test."""

@@ -1,5 +1,6 @@
 """What the tasks on series share: calls of the model, masked errors, checks against the data."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -96,6 +97,19 @@ class SeriesTask(Task):
             channel: Index of the channel to draw of a forecast, among those that count.
         """
         return {}
+
+    @classmethod
+    def report_figures(cls, runs: Sequence[Any], data: Any) -> dict[str, Figure]:
+        """Figures of several tested runs of one config by file name, for `blockzoo series report`.
+
+        Args:
+            runs: Tasks of this class, each with the results of its test.
+            data: The data module that they share.
+
+        Raises:
+            ValueError: There are none for tasks of this class.
+        """
+        raise ValueError(f"no figures for a {cls.__name__}; its run folder has its own")
 
     def period_figures(self, x: torch.Tensor) -> dict[str, Figure]:
         """`periods.png`: what TimesNet makes of series (N, seq_len, C), folded by its periods; none of other models."""

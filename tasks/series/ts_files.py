@@ -3,7 +3,7 @@
 The archive: Bagnall et al., "The UEA multivariate time series classification archive, 2018" (2018). A `.ts` file has
 `@key value` headers and one series a line, channels separated by `:`, steps by `,`, the class label last.
 
-    blockzoo package uea NAME_TRAIN.ts NAME_TEST.ts NAME.safetensors
+    blockzoo package uea NAME_TRAIN.ts NAME_TEST.ts --out NAME.safetensors
 
 writes the compact form of a set, which is how `japanese_vowels.safetensors` beside this file was made.
 """
@@ -18,6 +18,7 @@ import torch
 from safetensors import safe_open
 
 from blockzoo.checkpoints import save_state_dict
+from blockzoo.tasks.core.output import add_out
 from blockzoo.tasks.series.table_files import named_text
 
 __all__ = ["SeriesSet", "read_series_set", "read_ts", "write_series_set"]
@@ -170,7 +171,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("train", help="the training part, a .ts file")
     parser.add_argument("test", help="the test part, a .ts file")
-    parser.add_argument("out", help="the safetensors file to write")
+    add_out(parser, "the .safetensors file to write", required=True)
 
 
 def run(args: argparse.Namespace) -> int:

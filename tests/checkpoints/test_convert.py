@@ -19,7 +19,7 @@ from blockzoo.checkpoints import (
     load_manifest,
     save_state_dict,
 )
-from blockzoo.checkpoints.download import file_text
+from blockzoo.checkpoints.verification import file_text
 from blockzoo.tasks.app.convert import read_as
 
 NAME = "p3d199.kinetics_rgb"

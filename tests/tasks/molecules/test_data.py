@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from blockzoo.tasks.molecules import pubchemqcr
 from blockzoo.tasks.molecules.elements import SYMBOLS, atomic_number
 from blockzoo.tasks.molecules.pubchemqcr import HARTREE, PER_BOHR, PubChemQCR, read_record, structures_of
 from blockzoo.tasks.molecules.structures import Structure, StructureSet, XTBMolecules, collate, composition, read_frames
@@ -141,6 +142,14 @@ def test_a_record_that_would_run_code_is_refused(content, tmp_path, monkeypatch)
     assert not Path("it_ran").exists()
     with pytest.raises(ValueError, match="not a gzipped pickle"):
         read_record(b"plain bytes", "entry 8")
+
+
+def test_a_gzip_bomb_among_the_records_is_refused(monkeypatch):
+    payload = gzip.compress(pickle.dumps({"pm3": [bytes(1 << 20)]}))
+    assert read_record(payload, "entry 7")["pm3"] == [bytes(1 << 20)]
+    monkeypatch.setattr(pubchemqcr, "MAX_RECORD", 1 << 16)
+    with pytest.raises(ValueError, match="entry 7 unpacks to more than 65,536 bytes"):
+        read_record(payload, "entry 7")
 
 
 @pytest.fixture
