@@ -53,7 +53,7 @@ def as_clip(x: torch.Tensor, steps: int) -> torch.Tensor:
 
 
 def as_courses(x: torch.Tensor) -> torch.Tensor:
-    """View a clip (B, C, T, H, W) as pixels' courses over time, (B, C, T, H * W)."""
+    """View a clip (B, C, T, H, W) as the courses of its pixels over time, (B, C, T, H * W)."""
     batch, chans, steps, height, width = x.shape
     return x.permute(0, 2, 3, 4, 1).reshape(batch, steps, height * width, chans).permute(0, 3, 1, 2)
 
@@ -66,7 +66,7 @@ def from_courses(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 @register_notrace_function
 def pool_time(x: torch.Tensor, round_up: bool) -> torch.Tensor:
-    """Maximum over pairs of frames; a single frame stays.
+    """Take the maximum over pairs of frames; a single frame stays as it is.
 
     Args:
         x: (B, C, T, H, W).
@@ -81,12 +81,12 @@ def pool_time(x: torch.Tensor, round_up: bool) -> torch.Tensor:
 
 
 def add_relu(layer: ConvNormAct, x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """relu(layer(x) + other), in one pass where the layer is deployed.
+    """relu(layer(x) + other), in one pass if the layer is deployed.
 
     Args:
         layer: A layer without activation.
         x: Its input.
-        other: Like its output.
+        other: Tensor of the shape of the layer's output.
     """
     if isinstance(layer.conv, DeployedConv2d):
         return layer.conv.add_relu(x, other)
@@ -128,7 +128,7 @@ class FrameConv(nn.Module):
         return as_clip(self.layer(as_frames(x)), x.shape[2])
 
     def add_relu(self, x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-        """Relu of the layer's output, which must have no activation, plus a clip like it."""
+        """Apply ReLU to the sum of the layer's output and a clip of the same shape; the layer must have no activation."""
         return as_clip(add_relu(self.layer, as_frames(x), as_frames(other)), x.shape[2])
 
 
@@ -163,7 +163,7 @@ class TimeConv(nn.Module):
         return from_courses(self.layer(as_courses(x)), (x.shape[3], x.shape[4]))
 
     def add_relu(self, x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-        """Relu of the layer's output, which must have no activation, plus a clip like it."""
+        """Apply ReLU to the sum of the layer's output and a clip of the same shape; the layer must have no activation."""
         return from_courses(add_relu(self.layer, as_courses(x), as_courses(other)), (x.shape[3], x.shape[4]))
 
 
@@ -229,7 +229,7 @@ class PseudoConv3d(nn.Module):
 
     @torch.no_grad()
     def absorb_scale(self, after: nn.Module) -> None:
-        """Move the factor of the mean into the weights of the layer behind, a convolution."""
+        """Move the factor of the mean into the weights of the convolution after this layer."""
         conv: Any = after
         replace_parameters(conv, conv.weight * self.scale, conv.bias)
         self.scale = 1.0

@@ -1,8 +1,8 @@
 """Time series of shape (B, T, C).
 
-| file | what is there |
+| file | contents |
 | --- | --- |
 | `embed` | embedding of values, positions and calendar features |
-| `norm` | standardisation of each series by its own mean and deviation, and the way back |
+| `norm` | standardisation of each series by its own mean and deviation, and its inverse |
 | `period` | search for the strongest periods, and the block that convolves a series folded by them |
 """
