@@ -177,7 +177,10 @@ def outside_autocast(kernel: Callable[..., Launched]) -> Callable[..., Launched]
 
 
 def dot_precision(x: torch.Tensor) -> str:
-    """Choose how kernels multiply float32 matrices: by three TF32 products, about as exact as float32, or by one, if `torch.set_float32_matmul_precision` allows it. The interpreter does not support bfloat16 products.
+    """Choose how kernels multiply float32 matrices.
+
+    They use three TF32 products, about as exact as float32, or one, if `torch.set_float32_matmul_precision` allows it.
+    The interpreter does not support bfloat16 products.
     """
     if INTERPRETED and x.dtype == torch.bfloat16:
         return "upcast"

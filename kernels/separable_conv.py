@@ -57,7 +57,9 @@ def separable_conv_ref(
     x: torch.Tensor, dw: torch.Tensor, dw_bias: Optional, pw: torch.Tensor, bias: Optional, residual: Optional,
     stride: int, top: int, left: int, height: int, width: int, act_in: str, act_mid: str, act_out: str, skip: bool,
 ) -> torch.Tensor:  # fmt: skip
-    """The definition in plain torch; differentiable. See `separable_conv`; the rows and columns of zeros before x, and the size of the result, are numbers.
+    """The definition in plain torch; differentiable. See `separable_conv`.
+
+    The rows and columns of zeros before x, and the size of the result, are numbers.
     """
     a = _act(x, act_in)
     size, (rows, columns) = dw.shape[-1], x.shape[2:]

@@ -128,7 +128,7 @@ class FrameConv(nn.Module):
         return as_clip(self.layer(as_frames(x)), x.shape[2])
 
     def add_relu(self, x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-        """Apply ReLU to the sum of the layer's output and a clip of the same shape; the layer must have no activation."""
+        """ReLU of the sum of the layer's output and a clip of the same shape; the layer must have no activation."""
         return as_clip(add_relu(self.layer, as_frames(x), as_frames(other)), x.shape[2])
 
 
@@ -163,7 +163,7 @@ class TimeConv(nn.Module):
         return from_courses(self.layer(as_courses(x)), (x.shape[3], x.shape[4]))
 
     def add_relu(self, x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-        """Apply ReLU to the sum of the layer's output and a clip of the same shape; the layer must have no activation."""
+        """ReLU of the sum of the layer's output and a clip of the same shape; the layer must have no activation."""
         return from_courses(add_relu(self.layer, as_courses(x), as_courses(other)), (x.shape[3], x.shape[4]))
 
 

@@ -36,7 +36,9 @@ def pad_domain(x: torch.Tensor, amounts: Sequence[int], one_sided: bool = False)
 
 
 class Relay:
-    """Coefficients along the last axis that a layer passes to the next one together with its field. It computes them from pieces of the field that are still in the cache.
+    """Coefficients along the last axis that a layer passes on with its field.
+
+    It computes them from pieces of the field that are still in the cache.
 
     Attributes:
         wanted: The next layer's analysis, (K, n); None if it does not need any.
@@ -224,7 +226,9 @@ class FieldNorm(nn.Module):
 
 
 class ComplexPair(nn.Module):
-    """Complex map from two real ones, for fields (..., 2, C) with real and imaginary parts on the second-to-last axis: (a + ib)(x + iy) = a(x) - b(y) + i (a(y) + b(x)).
+    """Complex map from two real ones: (a + ib)(x + iy) = a(x) - b(y) + i (a(y) + b(x)).
+
+    Fields are (..., 2, C), with real and imaginary parts on the second-to-last axis.
 
     Args:
         make: Makes one of the real maps.

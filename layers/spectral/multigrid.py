@@ -225,7 +225,7 @@ class MultigridPatching:
 
 
 def _window(start: int, points: int, padding: int, level: int) -> torch.Tensor:
-    """Points of the view of level `level` around the patch start .. start + points - 1; they can be outside the field."""
+    """Points of the view of level `level` around the patch start .. start + points - 1; may be outside the field."""
     step = 2**level
     first = (2 * start + points - points * step) // 2
     return first + step * torch.arange(-padding, points + padding)
@@ -260,7 +260,7 @@ class _Scatter(torch.autograd.Function):
 
 
 class _Gather(torch.autograd.Function):
-    """Collect the patches of all processes; each gets the gradient of its own patches, times the number of processes."""
+    """Collect the patches of all processes; each gets the gradient of its own, times the number of processes."""
 
     @staticmethod
     def forward(ctx: Any, patches: torch.Tensor, per_sample: int, group: Any) -> torch.Tensor:  # type: ignore[override]
