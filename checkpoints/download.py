@@ -1,4 +1,4 @@
-"""The one way from a manifest entry to a verified file: packaged, cached or downloaded.
+"""Turns a manifest entry into a verified file: packaged, cached or downloaded.
 
 Environment:
 
@@ -11,8 +11,8 @@ Environment:
 
 Some official weights have no published hash. That of the first download is written to `published.lock.json` in the
 cache folder, and every later download must match it; eight digits at the end of a file's name, as PyTorch's hub has
-them, are checked against the hash the first time too. A file that was fetched by hand is adopted by `blockzoo convert`:
-what is made of it lies beside, and the record names both.
+them, are checked against the hash the first time too. `blockzoo convert` adopts a file that was fetched by hand: it
+puts the converted file beside it, and the record names both.
 
 A file gets its name only after its size and SHA-256 are checked. Until then it is `<file>.part`, which a later call, in
 this process or another, resumes. A lock lets one process fetch while others wait for the same file.
@@ -53,7 +53,7 @@ def cache_root(cache_dir: str | Path | None = None) -> Path:
 
 
 def cache_path(artifact: Artifact, cache_dir: str | Path | None = None) -> Path:
-    """Where an artifact's file lies in the cache, there or not."""
+    """Path of an artifact's file in the cache, whether it exists or not."""
     artifact = _locked(artifact, cache_dir)
     folder = artifact.sha256[:16] if artifact.sha256 else f"published-{artifact.name}"
     return cache_root(cache_dir) / "checkpoints" / folder / artifact.file
@@ -86,7 +86,7 @@ def fetch(artifact: Artifact, cache_dir: str | Path | None = None) -> Path:
         Path of a file whose size and hash are the manifest's: inside the package, or in the cache.
 
     Raises:
-        ChecksumError: The only bytes to be had are wrong ones; nothing of them stays in the cache.
+        ChecksumError: Every available file has wrong bytes; none of them stays in the cache.
         OfflineError: The file would have to be downloaded, in offline mode.
         DownloadError: No source delivered; the message lists what each said, and for official weights how to fetch
             them by hand.
@@ -207,7 +207,7 @@ def _write_whole(path: Path, text: str) -> None:
 def adopt(
     artifact: Artifact, original: Path, write: Callable[[Path], None], cache_dir: str | Path | None = None
 ) -> Path:
-    """Put what was made of a file that a user fetched by hand into the cache, where `fetch` finds it.
+    """Convert a file that a user fetched by hand, and put the result into the cache, where `fetch` finds it.
 
     Args:
         artifact: Official weights of the manifest.
@@ -253,7 +253,7 @@ def _adopted(artifact: Artifact, cache_dir: str | Path | None) -> Path | None:
 
 
 def file_text(path: Path) -> str | None:
-    """What a file is that holds text where weights should be; None for anything that may be weights."""
+    """Describe a file that holds text instead of weights; None for a file that may hold weights."""
     with path.open("rb") as file:
         head = file.read(512)
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
@@ -276,7 +276,7 @@ def _refuse_text(path: Path) -> None:
 
 
 def _by_hand(artifact: Artifact) -> str:
-    """How to get official weights when the sources do not deliver, for the end of a message."""
+    """How to get official weights by hand if the sources fail, for the end of an error message."""
     if artifact.origin != "official":
         return ""
     pages = [str(source.url) for source in artifact.sources if source.url]
@@ -312,7 +312,7 @@ def _digest(path: Path) -> str:
 
 
 def _packaged(artifact: Artifact) -> tuple[Path | None, _Failures]:
-    """The artifact's intact file inside this package, or what is wrong with each that should be there."""
+    """The artifact's intact file inside this package, or what is wrong with each candidate."""
     failures: _Failures = []
     for source in artifact.sources:
         if source.package is None:

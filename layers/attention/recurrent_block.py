@@ -139,7 +139,7 @@ class RecurrentBlock(nn.Module):
         return self.apply_scaled(x, self.scales(at))
 
     def apply_scaled(self, x: torch.Tensor, scales: torch.Tensor | None) -> torch.Tensor:
-        """Apply the block to tokens (B, N, dim) with scales (1 or B, 3, dim) from `scales`; None without depth scales."""
+        """Apply the block to tokens (B, N, dim) with scales (1 or B, 3, dim) of `scales`, or None."""
         if not torch.jit.is_scripting():  # alone: scripting reads what stands beside it
             if use_kernel("residual_norm", x) and (scales is None or scales.shape[0] == 1):
                 return self._apply_fused(x, None if scales is None else scales[0])
