@@ -53,7 +53,7 @@ def parser_of(command: Command) -> argparse.ArgumentParser:
 
 
 def _is_training(words: Sequence[str]) -> bool:
-    """Whether a call is Lightning's: also `predict` with a config, or with a run's folder and no file."""
+    """Whether Lightning's command line handles a call; it also handles `predict` with a config, or with a run's folder and no file."""
     if words[0] in TRAINING:
         return True
     rest = words[1:]
@@ -65,7 +65,7 @@ def _is_training(words: Sequence[str]) -> bool:
 
 
 def _find(words: Sequence[str]) -> tuple[Command, list[str]] | None:
-    """The sub-command that the words name, of two words or of one, and what stands behind it."""
+    """Find the sub-command that the words name, of two words or of one, and the words after it."""
     known = commands()
     for count in (2, 1):
         name = " ".join(words[:count])

@@ -1,4 +1,4 @@
-"""Activations of a teacher on the images of another data module, kept in files."""
+"""Activations of a teacher on the images of another data module, stored in files."""
 
 import copy
 import hashlib
@@ -30,11 +30,11 @@ def load_vit(
     Args:
         name: timm's name, with or without "timm:".
         kwargs: Further arguments of the model.
-        pretrained: Take its published weights.
-        checkpoint: Or those in this file, for example `model.safetensors` of a finished fit.
+        pretrained: Whether to load its published weights.
+        checkpoint: Load the weights in this file instead, for example `model.safetensors` of a finished fit.
 
     Raises:
-        ValueError: The model is no `VisionTransformer`, or the file's weights do not fit it.
+        ValueError: The model is not a `VisionTransformer`, or the file's weights do not fit it.
         FileNotFoundError: There is no such file.
     """
     if checkpoint and not Path(checkpoint).is_file():
@@ -59,18 +59,18 @@ def fingerprint(model: torch.nn.Module) -> str:
 class ActivationCache:
     """States and labels of images in one memory-mapped file, which is filled batch by batch.
 
-    `states.bin` holds (N, layers, tokens, dim), `rows.json` what it is and how many rows are done: written after the
-    rows have reached the disk, so that an interrupted run goes on where it stopped.
+    `states.bin` holds (N, layers, tokens, dim). `rows.json` describes it and counts the finished rows. It is written
+    after the rows have reached the disk, so that an interrupted run continues where it stopped.
 
     Args:
         folder: Where the files are.
         shape: (N, layers, tokens, dim).
         dtype: "float32" or "float16".
-        about: What the states depend on, plain values; a cache of anything else is refused.
-        max_gb: Most that the file may take, in 10^9 bytes.
+        about: Plain values that the states depend on; a cache with other values is refused.
+        max_gb: Largest size of the file, in 10^9 bytes.
 
     Raises:
-        ValueError: The states would take more than `max_gb` or than is free, or the folder holds others.
+        ValueError: The states need more space than `max_gb` or than is free, or the folder holds other states.
     """
 
     def __init__(
@@ -158,8 +158,8 @@ def _plain(dataset: Any, source: ZooData) -> Any:
 def _content(images: Any, folder: Path) -> str:
     """SHA-256 of the images behind a data set.
 
-    A data set's own `fingerprint(known)` gives "content", and may trust the "content" that is known as long as the
-    other entries, such as sizes and times of its files, are as they were. Of any other set all prepared images count.
+    A data set's own `fingerprint(known)` returns "content". It may reuse the known "content" while the other entries,
+    such as sizes and times of its files, are unchanged. For other data sets, all prepared images are hashed.
     """
     if not hasattr(images, "fingerprint"):
         digest = hashlib.sha256()
@@ -186,19 +186,19 @@ class TeacherActivations(ZooData):
     Args:
         source: The images.
         teacher: Name of a timm ViT.
-        teacher_kwargs: Its further arguments.
-        teacher_pretrained: Take its published weights.
+        teacher_kwargs: Further arguments of the teacher.
+        teacher_pretrained: Whether to load its published weights.
         teacher_checkpoint: Or those in this file.
         cache_dir: Folder of the files.
-        max_gb: Most that the file of a part may take, in 10^9 bytes.
+        max_gb: Largest size of the file of a part, in 10^9 bytes.
         dtype: "float32" or "float16" of the file.
-        num_images: Only the first of each part, after shuffling; all by default.
-        order_seed: Of the shuffling.
-        layers: Which states a batch has, 0 being the embedded tokens; all by default. A student of fewer layers, for
-            example a shallow network that jumps from phase to phase, learns from these.
+        num_images: Use only this many images of each part, after shuffling; all by default.
+        order_seed: Seed of the shuffling.
+        layers: Which states a batch has; 0 is the embedded tokens; all by default. Choose some for a student with fewer
+            layers, for example a shallow network with one layer for each phase.
         batch_size: Images in a batch, on each device.
         num_workers: Processes that read batches.
-        device: Where the teacher runs; a GPU where there is one by default.
+        device: Where the teacher runs; by default on a GPU, if there is one.
 
     Raises:
         ValueError: See `ActivationCache`; or `layers` do not increase from 0 to at most the teacher's depth.
@@ -237,7 +237,7 @@ class TeacherActivations(ZooData):
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
 
     def prepare_data(self) -> None:
-        """Fetch the images and compute what is not in the files yet; by one process of a machine."""
+        """Fetch the images and compute missing states; in one process per machine."""
         self.source.prepare_data()
         self._fill()
 
@@ -286,7 +286,7 @@ class TeacherActivations(ZooData):
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """That of the images."""
+        """Preprocessing of the images."""
         return self.source.preprocessing
 
     @property

@@ -1,12 +1,12 @@
-r"""A report on a vision transformer, and on a Raptor of it, as dynamical systems: numbers, figures and a page.
+r"""Write a report on a vision transformer and its Raptor as dynamical systems: numbers, figures and a page.
 
     blockzoo raptor report --teacher vit_small_patch16_224 --pretrained --out report
     blockzoo raptor report --teacher vit_tiny_patch16_224 --teacher-kwargs '{"img_size": 32}' \
         --checkpoint runs/teacher/version_0/model.safetensors --student runs/raptor/version_0 --out report
 
-Images are those of a folder (`ROOT/CLASS/IMAGE`), or else 200 packaged test images of CIFAR-10, resized to what the
-teacher takes. What is measured stands in `blockzoo.tasks.raptor.dynamics` and `blockzoo.tasks.raptor.segmentation`.
-The folder gets `report.md`, `report.json`, `phases.png` and a PNG for each quantity.
+Images come from a folder (`ROOT/CLASS/IMAGE`); by default, they are 200 packaged test images of CIFAR-10. They are
+resized for the teacher. `blockzoo.tasks.raptor.dynamics` and `blockzoo.tasks.raptor.segmentation` explain the
+quantities. The folder gets `report.md`, `report.json`, `phases.png` and a PNG for each quantity.
 """
 
 import argparse
@@ -59,7 +59,7 @@ def _images(
 
 
 def _normalisation(args: argparse.Namespace, student: Any) -> tuple[Sequence[float], Sequence[float]]:
-    """Mean and deviation of channels: as given, else as the student was trained, else as timm's weights want."""
+    """Mean and deviation of channels: as given, else those of the student's training, else those of timm's weights."""
     cfg = timm.get_pretrained_cfg(args.teacher.removeprefix("timm:"))
     of_timm: dict[str, Any] = {} if cfg is None else {"mean": cfg.mean, "std": cfg.std}
     found = {**of_timm, **({} if student is None else student.pretrained_cfg)}
@@ -85,7 +85,7 @@ def analyse(
     strength: float = 0.1,
     rank: int = 8,
 ) -> dict[str, Any]:
-    """All quantities of one network.
+    """Compute all quantities of one network.
 
     Args:
         states: (B, L + 1, tokens, dim).
@@ -94,11 +94,11 @@ def analyse(
         num_prefix_tokens: Tokens before the patches.
         class_token: Whether the first of them is a class token.
         boundaries: The last layer of each phase but the final one.
-        strength: Of the perturbation, over a token's norm.
-        rank: Of the dynamic mode decomposition; lower where the data have a lower rank.
+        strength: Size of the perturbation, as a share of a token's norm.
+        rank: Rank of the dynamic mode decomposition; lower if the data have a lower rank.
 
     Returns:
-        Tensors and numbers by name, by group of tokens where there is one.
+        Tensors and numbers by name; some are by group of tokens.
     """
     groups = dynamics.group_slices(num_prefix_tokens, class_token)
     depth = states.shape[1] - 1
@@ -161,7 +161,7 @@ def _draw(found: dict[str, Any], boundaries: Sequence[int], folder: Path, prefix
 
 
 def _plain(value: Any) -> Any:
-    """Tensors and numbers as what JSON knows; what is no number becomes null."""
+    """Convert tensors and numbers to JSON's types; values that are not numbers become null."""
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, torch.Tensor):
@@ -192,17 +192,21 @@ def _summary(found: dict[str, Any]) -> list[str]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("--teacher", required=True, help="name of a timm ViT")
-    parser.add_argument("--teacher-kwargs", type=json.loads, default={}, help="its further arguments, as JSON")
-    parser.add_argument("--pretrained", action="store_true", help="take its published weights")
-    parser.add_argument("--checkpoint", help="or those in this file")
+    parser.add_argument(
+        "--teacher-kwargs", type=json.loads, default={}, help="further arguments of the teacher, as JSON"
+    )
+    parser.add_argument("--pretrained", action="store_true", help="use the teacher's published weights")
+    parser.add_argument("--checkpoint", help="use the weights in this file")
     parser.add_argument("--student", help="folder of a finished fit of a Raptor")
-    parser.add_argument("--images", help="folder of classes of images (default: packaged CIFAR-10 images)")
+    parser.add_argument("--images", help="folder of images by class (default: packaged CIFAR-10 images)")
     parser.add_argument("--mean", type=float, nargs=3, help="mean of the channels (default: the student's or timm's)")
     parser.add_argument("--std", type=float, nargs=3, help="deviation of the channels (default: as for --mean)")
     parser.add_argument("--limit", type=int, default=200, help="number of images (default: 200)")
     parser.add_argument("--phases", type=int, default=2, help="number of phases, without a student (default: 2)")
-    parser.add_argument("--method", default="dp", choices=("dp", "bisect"), help="of the segmentation (default: dp)")
-    parser.add_argument("--strength", type=float, default=0.1, help="of the perturbation (default: 0.1)")
+    parser.add_argument(
+        "--method", default="dp", choices=("dp", "bisect"), help="method of the segmentation (default: dp)"
+    )
+    parser.add_argument("--strength", type=float, default=0.1, help="strength of the perturbation (default: 0.1)")
     parser.add_argument("--out", default="raptor_report", help="folder to write (default: raptor_report)")
 
 
