@@ -25,12 +25,8 @@ room = Room(
         Command(
             "learning-curve", "training", f"{HERE}.learning_curve", "train a config on training sets of several sizes"
         ),
-        Command(
-            "demo", "evaluation", f"{HERE}.demo", "evaluate every shipped checkpoint on real data and write a page"
-        ),
-        Command(
-            "baselines", "evaluation", f"{HERE}.baselines", "simple methods on the data of a config, beside a model"
-        ),
+        Command("demo", "evaluation", f"{HERE}.demo", "evaluate all shipped checkpoints and write a page"),
+        Command("baselines", "evaluation", f"{HERE}.baselines", "measure simple methods on the data of a config"),
         Command("bench", "evaluation", f"{HERE}.bench", "time models and kernels against the originals"),
         Command("publish", "maintenance", f"{HERE}.publish", "turn a finished run into a shipped checkpoint"),
         Command("completion", "maintenance", f"{HERE}.completion", "print a completion script for your shell"),

@@ -135,13 +135,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--metric", default="test/acc", help="the metric of the card (default: test/acc)")
     parser.add_argument("--unit", help="unit of the table's figures (default: %% for accuracy, none otherwise)")
-    parser.add_argument("--factor", type=float, help="factor from the metric to the unit (default: 100 for %%, 1 otherwise)")
+    parser.add_argument("--factor", type=float, help="factor to the unit (default: 100 for %%, 1 otherwise)")
     parser.add_argument(
         "--figure", nargs=2, action="append", default=[], metavar=("FILE", "CAPTION"), help="a picture for the card"
     )
     chosen = "the seed with the lowest validation loss"
     parser.add_argument("--chosen", default=chosen, help=f"how the shipped seed was chosen (default: {chosen})")
-    parser.add_argument("--limit", action="append", default=[], metavar="TEXT", help="a paragraph for the section "Limits"")
+    parser.add_argument(
+        "--limit", action="append", default=[], metavar="TEXT", help="a paragraph for the section Limits"
+    )
     parser.add_argument("--dataset", required=True, help="the data set that the metric is measured on")
     parser.add_argument("--sample", type=int, metavar="N", help="number of packaged samples, if not all are packaged")
     parser.add_argument("--data-license", required=True, help="the licence of the training data")

@@ -29,7 +29,7 @@ __all__ = ["LayerR2", "LinearProbe", "RaptorDistillation"]
 
 
 class LayerR2(torchmetrics.Metric):
-    """Metric R² of each layer's states over all batches: 1 - squared error / squared deviation of the target's channels.
+    """Metric: R² of each layer's states over all batches: 1 - squared error / squared deviation of the target.
 
     It is `blockzoo.tasks.raptor.dynamics.layer_r2(weighted=True)`, over batches.
 
