@@ -22,8 +22,8 @@ def rollout(model: torch.nn.Module, x: torch.Tensor, steps: int, chans: int) -> 
 
     Args:
         model: (B, C, *size) -> (B, chans, *size).
-        x: Its first input; the first `chans` channels are the state, the others stay as they are.
-        steps: How often.
+        x: First input; the first `chans` channels are the state, the others do not change.
+        steps: Number of steps.
         chans: Channels of the state.
 
     Returns:
@@ -38,7 +38,7 @@ def rollout(model: torch.nn.Module, x: torch.Tensor, steps: int, chans: int) -> 
 
 
 class OperatorLearning(Task):
-    """Learn a map from fields to fields by a relative norm of the error.
+    """Task that learns a map from fields to fields by a relative norm of the error.
 
     Batches are those of `blockzoo.tasks.fields.pairs.FieldData`. Logged in evaluation are `l2` and `h1`, the relative
     errors in these norms in the fields' own units, each the mean over samples and channels whose target is not 0
@@ -59,7 +59,7 @@ class OperatorLearning(Task):
             the patch, whose axes do not close.
         step_epochs: Multiply the learning rate by `step_factor` after every so many epochs, as published recipes do;
             instead of the cosine and the warm-up.
-        step_factor: See there.
+        step_factor: See `step_epochs`.
         **kwargs: See `Task`.
 
     Raises:
@@ -199,7 +199,7 @@ class OperatorLearning(Task):
         return f"_{size[0]}" if len(set(size)) == 1 else f"_{'x'.join(map(str, size))}"
 
     def _keep(self, batch: dict[str, torch.Tensor], prediction: torch.Tensor, ending: str, options: Any) -> None:
-        """What figures are made of."""
+        """Keep examples and spectra for figures."""
         x, y = batch["x"], batch["y"]
         if ending not in self.test_examples:
             self.test_examples[ending] = {"x": x[:1].cpu(), "y": y[:1].cpu(), "prediction": prediction[:1].cpu()}

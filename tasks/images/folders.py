@@ -19,7 +19,7 @@ __all__ = ["ImageFolder", "TorchvisionImages"]
 
 
 class _Transformed(Dataset[dict[str, torch.Tensor]]):
-    """Samples of a labelled source as dictionaries, prepared as the data module says when a sample is requested."""
+    """Samples of a labelled source as dictionaries, each prepared when it is requested."""
 
     def __init__(self, source: Any, data: "_Transforms", augmented: bool) -> None:
         self.source, self.data, self.augmented = source, data, augmented
@@ -33,7 +33,7 @@ class _Transformed(Dataset[dict[str, torch.Tensor]]):
         return {"x": transform(image), "label": torch.tensor(label), "index": torch.tensor(index)}
 
     def fingerprint(self, known: dict[str, str]) -> dict[str, str]:
-        """What tells these images from others, see `blockzoo.tasks.raptor.activations`."""
+        """Identity of these images for caches, see `blockzoo.tasks.raptor.activations`."""
         return self.source.fingerprint(known)
 
 
@@ -85,8 +85,8 @@ class _OfTorchvision:
 class _Transforms(ZooData):
     """The transforms for training and evaluation.
 
-    What is None is what the model wants: its weights' configuration within a trainer or after `match`; without a model
-    `defaults`, the size, the crop and the interpolation that the subclass names, and ImageNet's statistics.
+    Options that are None follow the model: the configuration of its weights, within a trainer or after `match`. Without
+    a model, they are `defaults` (size, crop and interpolation of the subclass) and ImageNet's statistics.
     """
 
     def __init__(
@@ -122,10 +122,10 @@ class _Transforms(ZooData):
         self.match({})
 
     def match(self, cfg: dict[str, Any], trained: bool = True) -> None:
-        """Take size, crop, interpolation, mean and deviation from a model's configuration where none was given.
+        """Take size, crop, interpolation, mean and deviation from a model's configuration, unless they are given.
 
         Raises:
-            ValueError: The model wants neither three channels nor one, or statistics do not fit its channels.
+            ValueError: The model takes neither three channels nor one, or statistics do not fit its channels.
         """
         found = {key: value for key, value in cfg.items() if key in self._defaults and value is not None}
         used: dict[str, Any] = {**self._defaults, **found, **self._given}
@@ -149,22 +149,22 @@ class _Transforms(ZooData):
 
 
 class ImageFolder(_Transforms):
-    """Images in folders by class: `root/train/CLASS/*.jpg`, `root/val/CLASS/*.jpg`, and `root/test` where there is one.
+    """Images in folders by class: `root/train/CLASS/*.jpg`, `root/val/CLASS/*.jpg`, and optionally `root/test`.
 
-    ImageNet as its tools unpack it has this layout. Images of all of Pillow's modes are read as
-    `blockzoo.tasks.core.image_files.load_image` says, grey for a model with `in_chans=1`. Hidden files and folders and
-    what archive programs leave behind are skipped.
+    ImageNet has this layout when its tools unpack it. Images of all of Pillow's modes are read as
+    `blockzoo.tasks.core.image_files.load_image` says, grey for a model with `in_chans=1`. Hidden files, hidden folders
+    and remains of archive programs are skipped.
 
     Args:
         root: The folder.
-        img_size: Side of the square that the model sees, in pixels. This and the next four are by default what the
-            model's configuration says; without a model 224, 0.875, "bicubic" and ImageNet's mean and deviation.
-        crop_pct: In evaluation, that side over the side to which the image is resized first.
+        img_size: Side of the square that the model sees, in pixels. This and the next four are taken from the model's
+            configuration by default; without a model 224, 0.875, "bicubic" and ImageNet's mean and deviation.
+        crop_pct: In evaluation, `img_size` as a share of the side to which the image is resized first.
         interpolation: "bilinear", "bicubic" or "random" (training).
         mean: Mean of each channel, over 255.
         std: Standard deviation of each channel, over 255.
-        auto_augment: timm's description of RandAugment and its kin, for example "rand-m9-mstd0.5-inc1".
-        color_jitter: Strength of colour jitter, where `auto_augment` is None.
+        auto_augment: timm's description of RandAugment and similar policies, for example "rand-m9-mstd0.5-inc1".
+        color_jitter: Strength of colour jitter, used if `auto_augment` is None.
         random_erasing: Probability of erasing a rectangle.
         scale: Least and largest share of the image's area that a training crop takes.
         batch_size: Images in a batch, on each device.
@@ -197,7 +197,7 @@ class ImageFolder(_Transforms):
         self.root = Path(root)
 
     def setup(self, stage: str) -> None:
-        """List the images of all parts; the same whatever the stage."""
+        """List the images of all parts, for every stage."""
         self.match_task()
         if self.datasets:
             return
@@ -267,13 +267,13 @@ class TorchvisionImages(_Transforms):
             return make(self.root, split="train" if train else "test", download=download)
 
     def prepare_data(self) -> None:
-        """Download, if that is asked for; by one process of a machine."""
+        """Download, if requested; in one process per machine."""
         if self.download:
             for train in (True, False):
                 self._source(train, download=True)
 
     def setup(self, stage: str) -> None:
-        """Open both parts; the same whatever the stage."""
+        """Open both parts, for every stage."""
         self.match_task()
         if self.datasets:
             return

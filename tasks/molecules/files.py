@@ -1,4 +1,4 @@
-"""Structures of one's own: extended XYZ files and the databases of ASE, read with ASE (`pip install
+"""Your own structures: extended XYZ files and databases of ASE, read with ASE (`pip install
 'blockzoo[molecules]'`).
 """
 
@@ -222,13 +222,14 @@ def to_structure(atoms: Any, where: str, energy_key: str = "energy", forces_key:
 
 
 class StructureFiles(MoleculeData):
-    """Structures of one's own, from extended XYZ files or ASE databases.
+    """Your own structures, from extended XYZ files or ASE databases.
 
     Args:
         path: The training file, see `read_structures`.
         val_path: The validation file; by default a share of the training file.
         test_path: The test file; none by default.
-        val_fraction: That share, the last frames: those of a trajectory resemble their neighbours in time.
+        val_fraction: That share; it is taken from the end, since neighbouring frames of a trajectory resemble each
+            other.
         energy_key: Name of the energy in eV.
         forces_key: Name of the forces in eV/Å.
         cutoff: See `MoleculeData`.
@@ -259,7 +260,7 @@ class StructureFiles(MoleculeData):
         self.keys = (energy_key, forces_key)
 
     def setup(self, stage: str) -> None:
-        """Read and check the files; the same whatever the stage."""
+        """Read and check the files, for every stage."""
         if self.datasets:
             return
         frames = read_structures(self.path, *self.keys)

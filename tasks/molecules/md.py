@@ -1,4 +1,4 @@
-"""Relax a molecule, let it move without a thermostat, and say how well a potential conserves the energy.
+"""Relax a molecule, run dynamics without a thermostat, and measure how well a potential conserves the energy.
 
     blockzoo science md tdn.gfn2 --molecule CH3CH2OH --steps 10000 --out nve.png
 
@@ -35,7 +35,7 @@ def relax(atoms: Any, fmax: float = 0.02, steps: int = 500) -> bool:
         steps: Largest number of steps.
 
     Returns:
-        Whether the forces have become so small.
+        Whether the forces have fallen below `fmax`.
     """
     from ase.optimize import BFGS
 
@@ -92,7 +92,7 @@ def summarize(record: dict[str, np.ndarray], num_atoms: int) -> dict[str, float]
     Returns:
         "drift", the slope of a line through the total energy, in meV per atom and ps; "deviation", the largest distance
         of the total energy from its first value, and "fluctuation", the standard deviation of the kinetic energy, which
-        says how much is exchanged, both in meV per atom; and "length" in ps.
+        shows how much energy is exchanged, both in meV per atom; and "length" in ps.
     """
     per_atom = 1000 * (record["total"] - record["total"][0]) / num_atoms
     slope = np.polyfit(record["time"], per_atom, 1)[0] if len(per_atom) > 1 else 0.0
@@ -146,18 +146,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--molecule", default="CH3CH2OH", help="name in ASE's G2 set (default: CH3CH2OH, ethanol)")
     what.add_argument("--structure", metavar="FILE", help="a structure that ASE reads")
     parser.add_argument("--steps", type=int, default=10_000)
-    parser.add_argument("--timestep", type=float, default=0.5, help="in fs (default: 0.5)")
-    parser.add_argument("--temperature", type=float, default=300.0, help="of the first velocities, in K (default: 300)")
+    parser.add_argument("--timestep", type=float, default=0.5, help="time step in fs (default: 0.5)")
+    parser.add_argument(
+        "--temperature", type=float, default=300.0, help="temperature of the initial velocities, in K (default: 300)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float64", help="(default: float64)")
-    parser.add_argument("--fmax", type=float, default=0.02, help="relax down to this force first, in eV/Å; 0 for not")
+    parser.add_argument(
+        "--fmax", type=float, default=0.02, help="first relax to this force, in eV/Å; 0 to skip (default: 0.02)"
+    )
     parser.add_argument("--limit", type=float, help="fail if the energy deviates by more, in meV/atom")
     parser.add_argument("--out", help="image of the energies over time")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Relax, move, print; status 1 if the energy deviates by more than --limit.
+    """Relax, run dynamics, print; status 1 if the energy deviates by more than --limit.
 
     Raises:
         ValueError: An option is out of range, the structure or the output can't be used, or the energy diverges.

@@ -1,4 +1,4 @@
-"""Forecasts, filled gaps and anomaly scores for a CSV file of one's own."""
+"""Forecasts, filled gaps and anomaly scores for a user's CSV file."""
 
 import argparse
 import csv
@@ -40,13 +40,13 @@ def add_table_arguments(parser: argparse.ArgumentParser) -> None:
     table = parser.add_argument_group("tables of series, for models that forecast, fill gaps or find anomalies")
     table.add_argument("--columns", nargs="+", metavar="NAME", help="the columns to read (default: all but the date)")
     table.add_argument("--date-column", help="column of the dates (default: date, if there is one)")
-    table.add_argument("--date-format", help="their format, as in datetime.strptime, if it is not found by itself")
-    table.add_argument("--delimiter", help="between cells (this and what follows: as the model's own data was read)")
+    table.add_argument("--date-format", help="format of the dates, as in datetime.strptime, if it is not recognised")
+    table.add_argument("--delimiter", help="delimiter of cells (default for this and the next: as in the model's data)")
     table.add_argument("--missing-values", nargs="+", metavar="CELL", help="further cells that mean a missing value")
     table.add_argument("--irregular", choices=("fill", "error", "ignore"), help="what to do about uneven dates")
     table.add_argument("--decimal", help="the decimal mark, '.' or ','")
     table.add_argument("--thousands", help="character between groups of three digits")
-    table.add_argument("--encoding", help="of the text, if it is not UTF-8")
+    table.add_argument("--encoding", help="encoding of the text, if it is not UTF-8")
 
 
 def _read(model: Any, args: argparse.Namespace) -> SeriesTable:
@@ -88,7 +88,7 @@ def _compare_steps(model: Any, table: SeriesTable) -> None:
 def model_inputs(
     model: Any, values: np.ndarray, dates: np.ndarray | None, starts: list[int]
 ) -> tuple[dict[str, torch.Tensor], np.ndarray, np.ndarray]:
-    """Windows of a table as a model wants them.
+    """Cut a table into windows for a model.
 
     Args:
         model: One with `seq_len` and `in_chans`; of one channel, every column is a series by itself.
@@ -100,7 +100,7 @@ def model_inputs(
         Arguments of the model, batch axis (windows * columns) or (windows); mean and deviation of its channels.
 
     Raises:
-        ValueError: The model wants calendar features, and there are no dates.
+        ValueError: The model needs calendar features, and there are no dates.
     """
     cfg = model.pretrained_cfg
     mean, std = (np.asarray(cfg.get(key, fill), dtype=np.float64) for key, fill in (("mean", 0.0), ("std", 1.0)))
@@ -141,7 +141,7 @@ def _as_table(model: Any, output: torch.Tensor, columns: int, mean: np.ndarray, 
 
 
 def forecast(model: Any, table: SeriesTable) -> np.ndarray:
-    """The next `pred_len` steps behind a table, (pred_len, columns)."""
+    """Forecast the `pred_len` steps after the end of a table, (pred_len, columns)."""
     inputs, mean, std = model_inputs(model, table.values, table.local, [len(table.values) - model.seq_len])
     return _as_table(model, _run(model, inputs), len(table.columns), mean, std)[0]
 
@@ -169,7 +169,7 @@ def fill(model: Any, table: SeriesTable) -> np.ndarray:
 def score(model: Any, table: SeriesTable) -> np.ndarray:
     """Anomaly scores of the steps of a table: mean squared error of standardised channels, (steps, 1 or columns).
 
-    No window looks across steps that the table leaves out; these have no score, NaN.
+    No window spans steps that are missing from the table; these have the score NaN.
     """
     columns = len(table.columns) if model.in_chans == 1 else 1
     found = np.full((len(table.values), columns), np.nan)
@@ -177,7 +177,7 @@ def score(model: Any, table: SeriesTable) -> np.ndarray:
     for number in range(stretches.max(initial=-1) + 1):
         rows = np.flatnonzero(stretches == number)
         first, stop = int(rows[0]), int(rows[-1]) + 1
-        low = max(0, min(first, stop - model.seq_len))  # a short stretch is seen behind missing values
+        low = max(0, min(first, stop - model.seq_len))  # a short stretch is seen after missing values
         values = np.where(np.arange(low, stop)[:, None] < first, np.nan, table.values[low:stop])
         dates = None if table.local is None else table.local[low:stop]
         starts = [start + first - low for start in _starts(model, stop - first)]
@@ -298,7 +298,7 @@ def classify(model: Any, x: torch.Tensor, mask: torch.Tensor, batch_size: int = 
 
 
 def predict_classes(model: Any, files: list[str], args: argparse.Namespace) -> int:
-    """Classify the series of a .ts or CSV file; print the likeliest class of each.
+    """Classify the series of a .ts or CSV file; print the most likely class of each.
 
     Raises:
         ValueError: There are several files, or the series do not fit the model.
