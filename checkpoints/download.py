@@ -53,7 +53,7 @@ def cache_root(cache_dir: str | Path | None = None) -> Path:
 
 
 def cache_path(artifact: Artifact, cache_dir: str | Path | None = None) -> Path:
-    """Path of an artifact's file in the cache, whether it exists or not."""
+    """Where an artifact's file lies in the cache, there or not."""
     artifact = _locked(artifact, cache_dir)
     folder = artifact.sha256[:16] if artifact.sha256 else f"published-{artifact.name}"
     return cache_root(cache_dir) / "checkpoints" / folder / artifact.file
@@ -207,7 +207,7 @@ def _write_whole(path: Path, text: str) -> None:
 def adopt(
     artifact: Artifact, original: Path, write: Callable[[Path], None], cache_dir: str | Path | None = None
 ) -> Path:
-    """Convert a file that a user fetched by hand, and put the result into the cache, where `fetch` finds it.
+    """Put what was made of a file that a user fetched by hand into the cache, where `fetch` finds it.
 
     Args:
         artifact: Official weights of the manifest.
@@ -253,7 +253,7 @@ def _adopted(artifact: Artifact, cache_dir: str | Path | None) -> Path | None:
 
 
 def file_text(path: Path) -> str | None:
-    """Describe a file that holds text instead of weights; None for a file that may hold weights."""
+    """What a file is that holds text where weights should be; None for anything that may be weights."""
     with path.open("rb") as file:
         head = file.read(512)
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
@@ -276,7 +276,7 @@ def _refuse_text(path: Path) -> None:
 
 
 def _by_hand(artifact: Artifact) -> str:
-    """How to get official weights by hand if the sources fail, for the end of an error message."""
+    """How to get official weights when the sources do not deliver, for the end of a message."""
     if artifact.origin != "official":
         return ""
     pages = [str(source.url) for source in artifact.sources if source.url]

@@ -154,8 +154,8 @@ class ImageModel(ZooModel):
         Args:
             x: Images (B, in_chans, H, W).
             indices: Which stages: the last n for a number, all for None.
-            norm: Apply the final norm to the output of the last stage.
-            stop_early: Do not compute stages after the last requested one.
+            norm: Apply the final norm to the last stage's.
+            stop_early: Do not compute beyond the last one that is asked for.
             output_fmt: "NCHW" or "NHWC".
             intermediates_only: Leave out the output of `forward_features`.
 

@@ -279,7 +279,7 @@ class NASNet(ImageModel):
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Remove the parts that the requested levels do not need; returns the indices of the levels."""
+        """Cut off what the asked levels do not need, see `forward_intermediates`; returns their indices."""
         take, last = feature_take_indices(len(self.feature_info), indices)
         if last < len(self.feature_info) - 1:
             self.cells = self.cells[: self._cell_of(last) + 1]
@@ -309,7 +309,7 @@ class NASNet(ImageModel):
             x: Images (B, in_chans, H, W).
             indices: Which levels: the last n for a number, all for None.
             norm: Without effect; there is no final norm.
-            stop_early: Do not compute levels after the last requested one.
+            stop_early: Do not compute beyond the last one that is asked for.
             output_fmt: "NCHW" or "NHWC".
             intermediates_only: Leave out the output of `forward_features`.
 

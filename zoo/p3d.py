@@ -278,7 +278,7 @@ class P3D(ImageModel):
             x: Clips (B, in_chans, T, H, W).
             indices: Which stages: the last n for a number, all for None.
             norm: Without effect; there is no final norm.
-            stop_early: Do not compute stages after the last requested one.
+            stop_early: Do not compute beyond the last one that is asked for.
             output_fmt: "NCHW" for (B, C, T', H', W'), "NHWC" for (B, T', H', W', C).
             intermediates_only: Leave out the output of `forward_features`.
 

@@ -95,7 +95,7 @@ def load_whole(model: nn.Module, weights: dict[str, Any], what: str) -> None:
     Args:
         model: The model.
         weights: Tensors by name.
-        what: Where the weights come from, for the message.
+        what: What they are from, for the message.
 
     Raises:
         ValueError: A name is missing or not the model's, or a shape differs; the message names the first.
@@ -471,7 +471,7 @@ class Raptor(ZooModel):
             indices: Which layers, from 0: the last n for a number, all for None.
             return_prefix_tokens: Give pairs of patch and prefix tokens.
             norm: Apply the final norm to all.
-            stop_early: Do not compute layers after the last requested one.
+            stop_early: Do not compute beyond the last one that is asked for.
             output_fmt: "NCHW" or "NLC".
             intermediates_only: Leave out the output of `forward_features`.
 

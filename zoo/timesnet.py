@@ -184,7 +184,7 @@ class TimesNet(ZooModel):
         return self._tokens(self._standardize(x, mask)[0], time_features)[-1]
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        """Map tokens to values of the standardised series, (B, steps, in_chans); `pre_logits` returns the tokens."""
+        """Map tokens to values of the standardised series, (B, steps, in_chans); with `pre_logits`, leave them."""
         return x if pre_logits else self.head(x)
 
     def forward_intermediates(
@@ -307,8 +307,8 @@ class TimesNetForecast(TimesNet):
         Args:
             x: The past, (B, seq_len, in_chans), in any unit: each series is standardised by its own mean and deviation.
             time_features: Calendar features of the past, (B, seq_len, number set by `time_freq`), in [-0.5, 0.5].
-            mask: 1 where a value is observed, 0 where it is missing and `x` is ignored, (B, seq_len, in_chans); by
-                default all are observed.
+            mask: 1 where a value is observed, 0 where it is missing and what stands in `x` is ignored, as in
+                imputation, (B, seq_len, in_chans); all by default.
 
         Returns:
             The next pred_len steps, (B, pred_len, in_chans), in the unit of `x`.
@@ -354,8 +354,7 @@ class TimesNetImputation(TimesNet):
 
         Args:
             x: Values, (B, seq_len, in_chans); those at missing places are ignored.
-            mask: 1 where a value is observed, 0 where it is missing, (B, seq_len, in_chans); by default all are
-                observed.
+            mask: 1 where a value is observed, 0 where it is missing, (B, seq_len, in_chans); all by default.
             time_features: Calendar features, (B, seq_len, number set by `time_freq`), in [-0.5, 0.5].
 
         Returns:
@@ -406,8 +405,7 @@ class TimesNetAnomaly(TimesNet):
 
         Args:
             x: Series, (B, seq_len, in_chans), in any unit.
-            mask: 1 where a value is observed, 0 where it is missing, (B, seq_len, in_chans); by default all are
-                observed.
+            mask: 1 where a value is observed, 0 where it is missing, (B, seq_len, in_chans); all by default.
 
         Raises:
             ValueError: A shape does not fit.

@@ -65,8 +65,7 @@ class RecurrentBlock(nn.Module):
         dim: Channels of a token.
         num_heads: Attention heads, a divisor of `dim`.
         mlp: "swiglu" (three matrices, as in all published models) or "gelu" (two).
-        mlp_ratio: Hidden channels, as a multiple of `dim`. At 4, "swiglu" costs 1.31 times a usual block; at 8/3 it
-            costs as much.
+        mlp_ratio: Hidden channels over `dim`. At 4, "swiglu" costs 1.31 times a usual block; at 8/3 it costs as much.
         depth_scale: Condition the block on the depth, by s1, s2 and s3; without it, the block does the same at every
             depth.
         init_values: First values of the layer scales; None for no layer scales.
@@ -177,7 +176,7 @@ class DeployedRecurrentBlock(nn.Module):
     Args:
         block: The block to merge.
         first: First depth at which it is applied, counted from 1.
-        last: Last depth.
+        last: Last one.
     """
 
     if TYPE_CHECKING:  # TorchScript would read these as types of its own

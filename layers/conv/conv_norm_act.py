@@ -53,7 +53,7 @@ _NORMS: dict[int, type[nn.BatchNorm2d] | type[nn.BatchNorm3d]] = {2: nn.BatchNor
 def pad_same(x: torch.Tensor, kernel_size: list[int], stride: list[int], value: float = 0.0) -> torch.Tensor:
     """Pad so that a strided window op gives ceil(size / stride) outputs, as TensorFlow's "same" does.
 
-    If the amount is odd, the larger part goes after the data.
+    Of an odd amount the larger part goes behind the data.
 
     Args:
         x: (B, C, *space).
@@ -168,7 +168,7 @@ def _check_mode(mode: str) -> None:
 
 @register_notrace_function
 def counted(x: torch.Tensor, batches: torch.Tensor) -> torch.Tensor:
-    """Return x, after adding one to the number of batches that a norm has seen."""
+    """X itself, after adding one to the number of batches that a norm has seen."""
     batches.add_(1)
     return x
 
@@ -225,7 +225,7 @@ class _ModalPair(nn.Module, abc.ABC):
 
         Raises:
             ValueError: There is no such mode.
-            RuntimeError: The layer is already merged, and `mode` is another one.
+            RuntimeError: The layer is merged already and another mode is asked for.
         """
         _check_mode(mode)
         if mode == "deploy":
@@ -266,7 +266,7 @@ class ConvNormAct(_ModalPair):
             "same" for TensorFlow's dynamic padding, see `pad_same`.
         dilation: Spacing of the window.
         groups: Groups of channels.
-        bias: Whether the convolution has its own bias.
+        bias: Whether the convolution has a bias of its own.
         act_layer: Class of the activation, or None for none.
         eps: Of the batch norm.
         momentum: Of its running statistics.
@@ -364,7 +364,7 @@ class NormConv(_ModalPair):
     Args:
         in_chans: Input channels.
         out_chans: Output channels.
-        bias: Whether the convolution has its own bias.
+        bias: Whether the convolution has a bias of its own.
         eps: Of the batch norm.
         momentum: Of its running statistics.
         device: Device of the parameters.

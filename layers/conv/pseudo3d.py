@@ -86,7 +86,7 @@ def add_relu(layer: ConvNormAct, x: torch.Tensor, other: torch.Tensor) -> torch.
     Args:
         layer: A layer without activation.
         x: Its input.
-        other: Tensor of the shape of the layer's output.
+        other: Like its output.
     """
     if isinstance(layer.conv, DeployedConv2d):
         return layer.conv.add_relu(x, other)
@@ -128,7 +128,7 @@ class FrameConv(nn.Module):
         return as_clip(self.layer(as_frames(x)), x.shape[2])
 
     def add_relu(self, x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-        """ReLU of the sum of the layer's output and a clip of the same shape; the layer must have no activation."""
+        """Relu of the layer's output, which must have no activation, plus a clip like it."""
         return as_clip(add_relu(self.layer, as_frames(x), as_frames(other)), x.shape[2])
 
 
@@ -163,7 +163,7 @@ class TimeConv(nn.Module):
         return from_courses(self.layer(as_courses(x)), (x.shape[3], x.shape[4]))
 
     def add_relu(self, x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-        """ReLU of the sum of the layer's output and a clip of the same shape; the layer must have no activation."""
+        """Relu of the layer's output, which must have no activation, plus a clip like it."""
         return from_courses(add_relu(self.layer, as_courses(x), as_courses(other)), (x.shape[3], x.shape[4]))
 
 

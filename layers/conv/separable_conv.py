@@ -34,7 +34,7 @@ class SeparableConv(nn.Module):
         kernel_size: Of the depthwise convolution.
         stride: Step of the depthwise convolution, the same along both axes.
         padding: "same" for TensorFlow's dynamic padding, None for `kernel_size // 2` on both sides.
-        act_layer: Class of the activation after the norm, or None for none.
+        act_layer: Class of the activation behind the norm, or None for none.
         eps: Of the batch norm.
         momentum: Of its running statistics.
         device: Device of the parameters.

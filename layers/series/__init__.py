@@ -3,6 +3,6 @@
 | file | contents |
 | --- | --- |
 | `embed` | embedding of values, positions and calendar features |
-| `norm` | standardisation of each series by its own mean and deviation, and its inverse |
+| `norm` | standardisation of each series by its own mean and deviation, and the way back |
 | `period` | search for the strongest periods, and the block that convolves a series folded by them |
 """

@@ -180,8 +180,8 @@ def kernel_cases() -> dict[str, Cases]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("--kernel", help="only this kernel")
-    parser.add_argument("--out", metavar="DIR", help="folder for the results and a picture")
+    parser.add_argument("--kernel", help="this kernel only")
+    parser.add_argument("--out", metavar="DIR", help="write results and a picture there")
     parser.add_argument(
         "--table",
         nargs="?",

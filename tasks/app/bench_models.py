@@ -29,8 +29,8 @@ _MEASURED = ("phase", "variant", "ms", "min", "max", "speedup", "GFLOP/s")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("--family", metavar="SUITE", help="only this suite")
-    parser.add_argument("--out", metavar="DIR", help="folder for the results and a picture")
+    parser.add_argument("--family", metavar="SUITE", help="this suite only")
+    parser.add_argument("--out", metavar="DIR", help="write results and a picture there")
 
 
 def _suites() -> dict[str, Suite]:

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("path", help="a safetensors file, or a torch file without code")
     parser.add_argument("--as", dest="name", required=True, metavar="NAME", help="MODEL.TAG; with --out also a MODEL")
-    parser.add_argument("--out", help="write the converted weights to this file, not to the cache")
+    parser.add_argument("--out", help="write the converted weights to this file, and leave the cache alone")
     parser.add_argument("--cache-dir", help="cache folder instead of the default one")
     add_model_args(parser)
 

@@ -25,9 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("name", help="name.tag, local-dir:FOLDER, hf-hub:OWNER/NAME, or a run's folder")
     parser.add_argument("file", nargs="+", help="images, videos or folders; or one file of series, fields, structures")
-    parser.add_argument("--out", help="file for the result; its ending sets the format")
+    parser.add_argument("--out", help="write the result there; its ending says how")
     parser.add_argument("--device", help="cpu or cuda (default: cpu)")
-    parser.add_argument("--batch-size", type=int, help="number of samples to compute together")
+    parser.add_argument("--batch-size", type=int, help="samples that are computed together")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--cache-dir", help="cache folder instead of the default one")
     for place in (place for room in rooms.rooms().values() for place in room.reader_arguments):

@@ -159,7 +159,7 @@ class ZooCLI(LightningCLI):
 
 
 def _check_devices(config: dict[str, Any]) -> None:
-    """Refuse more processes than can start: they would wait for each other for ever.
+    """Refuse more processes than can be there: they would wait for each other for ever.
 
     Raises:
         ValueError: There are more processes on the CPU than it has cores, or several machines without a launcher that
@@ -192,7 +192,7 @@ def _check_seed(config: Namespace) -> None:
 
 
 def _checkpoint(path: str) -> dict[str, Any]:
-    """Open a run's checkpoint without loading its tensors from the disk.
+    """A run's checkpoint, its tensors left on the disk.
 
     Raises:
         UsageError: The file is something else.
@@ -221,7 +221,7 @@ def _print_differences(given: dict[str, Any], stored: dict[str, Any], rule: str)
 
 
 def _expand(args: Sequence[str]) -> list[str]:
-    """Replace config names by paths, and a run folder after the subcommand by the options that read it."""
+    """Replace config names by paths, and a run folder behind the subcommand by the options that read it."""
     out, rest = list(args[:1]), list(args[1:])
     if out and out[0] in SUBCOMMANDS and rest and not rest[0].startswith("-"):
         if out[0] == "fit":
@@ -249,7 +249,7 @@ _OF_MODEL_KWARGS = re.compile(r"--model\.(?:init_args\.)?model_kwargs((?:\.\w+)*
 def _merge_model_kwargs(words: Sequence[str]) -> list[str]:
     """Put the model's arguments of several configs and options together, the later ones over the earlier.
 
-    The parser replaces the whole dictionary instead, and turns a null after a dot into the text "None". Where a later
+    The parser replaces the whole dictionary instead, and turns a null behind a dot into the text "None". Where a later
     config or an option names another model, the arguments of the earlier one are dropped.
     """
     merged: dict[str, Any] = {}
@@ -292,13 +292,13 @@ def _relative(value: Any, depth: int = 3) -> Any:
         return {key: _relative(item, depth + 1) for key, item in value.items()}
     if isinstance(value, list):
         return [_relative(item, depth + 1) for item in value]
-    if isinstance(value, str):  # a name with a colon after it is a resolver's
+    if isinstance(value, str):  # a name with a colon behind it is a resolver's
         return re.sub(r"\$\{(?=[A-Za-z_][\w.]*\})", "${" + "." * depth, value)
     return value
 
 
 def _section(file: str) -> dict[str, Any]:
-    """The task's part of a config file; empty if it cannot be read, which the parser reports."""
+    """What a config file gives to the task; nothing if it cannot be read, which the parser reports."""
     try:
         content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
         found = content["model"]["init_args"]
@@ -316,7 +316,7 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 
 
 def _plain(text: str) -> Any:
-    """The value of an option as a plain value; YAML alone would keep 1e-3 as text."""
+    """The value of an option; YAML alone would leave 1e-3 a text."""
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:

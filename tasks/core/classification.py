@@ -153,7 +153,7 @@ class Classification(Task):
         check_classes(self.model, getattr(self.trainer, "datamodule", None), stage == "fit")
 
     def _check_labels(self, label: torch.Tensor) -> None:
-        """Refuse labels that are not classes of the model; only on the CPU, where that needs no synchronisation."""
+        """Refuse labels that are no class of the model, on the CPU, where that costs no synchronisation."""
         if label.device.type != "cpu" or not len(label):
             return
         low, high = int(label.min()), int(label.max())
@@ -191,11 +191,11 @@ class Classification(Task):
         self.metrics.confusion.reset()
 
     def on_test_epoch_end(self) -> None:
-        """Sum the confusion matrix over all processes."""
+        """Count over all processes."""
         self.test_confusion = self.metrics.confusion.compute().cpu()
 
     def predict_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> dict[str, torch.Tensor]:
-        """Class probabilities (B, num_classes), the most likely class (B,), and the indices of the images (B,)."""
+        """Class probabilities (B, num_classes), the likeliest class (B,), and which images they belong to (B,)."""
         probabilities = self.model(batch["x"]).float().softmax(-1)
         return {"index": batch["index"], "label": probabilities.argmax(-1), "probabilities": probabilities}
 

@@ -67,7 +67,7 @@ def class_rows(kind: str, name: Any, probabilities: Any, labels: list[str]) -> d
 
 
 def print_likeliest(kind: str, rows: list[dict[str, Any]], args: argparse.Namespace) -> None:
-    """Print the most likely classes of each sample, or write all probabilities to `--out`, a CSV file.
+    """Print the likeliest classes of each sample, or write all probabilities to `--out`, a CSV file.
 
     Args:
         kind: What a sample is called.

@@ -37,7 +37,7 @@ class RunFolder(Callback):
     without one; averaged weights if the run averages them), `last.safetensors`, `config.json` (so that
     `blockzoo.create_model("local-dir:FOLDER", pretrained=True)` builds the model), `metrics.csv` and `config.yaml` of
     others, `curves.png`, `results.json`, `confusion.csv` of a classifier's test, figures and tables of a field model's
-    test, and the model card `README.md`. If a fit fails or is stopped, none of these files is written.
+    test, and the model card `README.md`. A fit that fails or is stopped gets none of it.
     """
 
     def __init__(self) -> None:

@@ -22,8 +22,8 @@ def rollout(model: torch.nn.Module, x: torch.Tensor, steps: int, chans: int) -> 
 
     Args:
         model: (B, C, *size) -> (B, chans, *size).
-        x: First input; the first `chans` channels are the state, the others do not change.
-        steps: Number of steps.
+        x: Its first input; the first `chans` channels are the state, the others stay as they are.
+        steps: How often.
         chans: Channels of the state.
 
     Returns:
@@ -199,7 +199,7 @@ class OperatorLearning(Task):
         return f"_{size[0]}" if len(set(size)) == 1 else f"_{'x'.join(map(str, size))}"
 
     def _keep(self, batch: dict[str, torch.Tensor], prediction: torch.Tensor, ending: str, options: Any) -> None:
-        """Keep examples and spectra for figures."""
+        """What figures are made of."""
         x, y = batch["x"], batch["y"]
         if ending not in self.test_examples:
             self.test_examples[ending] = {"x": x[:1].cpu(), "y": y[:1].cpu(), "prediction": prediction[:1].cpu()}

@@ -293,7 +293,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         kind: Any = type(default)
         option = f"--{name.replace('_', '-')}"
         parser.add_argument(option, type=kind, default=default, choices=choices.get(name), help=f"default: {default}")
-    parser.add_argument("--cache-dir", help="folder of solved samples (default: in the user's cache)")
+    parser.add_argument("--cache-dir", help="folder of what has been solved (default: in the user's cache)")
     parser.add_argument("--half", action="store_true", help="write float16, at half the size")
     parser.add_argument(
         "--out", help="also write all samples to this .safetensors file, as x (forcing) and y (vorticity)"

@@ -85,8 +85,8 @@ class _OfTorchvision:
 class _Transforms(ZooData):
     """The transforms for training and evaluation.
 
-    Options that are None follow the model: the configuration of its weights, within a trainer or after `match`. Without
-    a model, they are `defaults` (size, crop and interpolation of the subclass) and ImageNet's statistics.
+    What is None is what the model wants: its weights' configuration within a trainer or after `match`; without a model
+    `defaults`, the size, the crop and the interpolation that the subclass names, and ImageNet's statistics.
     """
 
     def __init__(
@@ -149,7 +149,7 @@ class _Transforms(ZooData):
 
 
 class ImageFolder(_Transforms):
-    """Images in folders by class: `root/train/CLASS/*.jpg`, `root/val/CLASS/*.jpg`, and optionally `root/test`.
+    """Images in folders by class: `root/train/CLASS/*.jpg`, `root/val/CLASS/*.jpg`, and `root/test` where there is one.
 
     ImageNet has this layout when its tools unpack it. Images of all of Pillow's modes are read as
     `blockzoo.tasks.core.image_files.load_image` says, grey for a model with `in_chans=1`. Hidden files, hidden folders
@@ -157,14 +157,14 @@ class ImageFolder(_Transforms):
 
     Args:
         root: The folder.
-        img_size: Side of the square that the model sees, in pixels. This and the next four are taken from the model's
-            configuration by default; without a model 224, 0.875, "bicubic" and ImageNet's mean and deviation.
-        crop_pct: In evaluation, `img_size` as a share of the side to which the image is resized first.
+        img_size: Side of the square that the model sees, in pixels. This and the next four are by default what the
+            model's configuration says; without a model 224, 0.875, "bicubic" and ImageNet's mean and deviation.
+        crop_pct: In evaluation, that side over the side to which the image is resized first.
         interpolation: "bilinear", "bicubic" or "random" (training).
         mean: Mean of each channel, over 255.
         std: Standard deviation of each channel, over 255.
-        auto_augment: timm's description of RandAugment and similar policies, for example "rand-m9-mstd0.5-inc1".
-        color_jitter: Strength of colour jitter, used if `auto_augment` is None.
+        auto_augment: timm's description of RandAugment and its kin, for example "rand-m9-mstd0.5-inc1".
+        color_jitter: Strength of colour jitter, where `auto_augment` is None.
         random_erasing: Probability of erasing a rectangle.
         scale: Least and largest share of the image's area that a training crop takes.
         batch_size: Images in a batch, on each device.
@@ -197,7 +197,7 @@ class ImageFolder(_Transforms):
         self.root = Path(root)
 
     def setup(self, stage: str) -> None:
-        """List the images of all parts, for every stage."""
+        """List the images of all parts; the same whatever the stage."""
         self.match_task()
         if self.datasets:
             return
@@ -267,13 +267,13 @@ class TorchvisionImages(_Transforms):
             return make(self.root, split="train" if train else "test", download=download)
 
     def prepare_data(self) -> None:
-        """Download, if requested; in one process per machine."""
+        """Download, if that is asked for; by one process of a machine."""
         if self.download:
             for train in (True, False):
                 self._source(train, download=True)
 
     def setup(self, stage: str) -> None:
-        """Open both parts, for every stage."""
+        """Open both parts; the same whatever the stage."""
         self.match_task()
         if self.datasets:
             return

@@ -104,7 +104,7 @@ class MemoryImages(ZooData, abc.ABC):
         root: Folder with the files of the set.
         download: Fetch them into `root` if they are not there.
         val_fraction: Share of the training part, by class, that is held out for validation; 0 for none.
-        split_seed: Seed of that split.
+        split_seed: Of that choice.
         padding: Largest shift of a training image, see `random_crop_flip`.
         flip: Mirror half of the training images.
         batch_size: Images in a batch, on each device.
@@ -153,7 +153,7 @@ class MemoryImages(ZooData, abc.ABC):
         """How to get the files."""
 
     def prepare_data(self) -> None:
-        """Download, if requested and necessary; in one process per machine."""
+        """Download, if that is asked for and necessary; by one process of a machine."""
         if self.download:
             try:
                 self.read(train=False)

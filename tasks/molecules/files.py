@@ -1,4 +1,4 @@
-"""Your own structures: extended XYZ files and databases of ASE, read with ASE (`pip install
+"""Structures of one's own: extended XYZ files and the databases of ASE, read with ASE (`pip install
 'blockzoo[molecules]'`).
 """
 
@@ -222,14 +222,13 @@ def to_structure(atoms: Any, where: str, energy_key: str = "energy", forces_key:
 
 
 class StructureFiles(MoleculeData):
-    """Your own structures, from extended XYZ files or ASE databases.
+    """Structures of one's own, from extended XYZ files or ASE databases.
 
     Args:
         path: The training file, see `read_structures`.
         val_path: The validation file; by default a share of the training file.
         test_path: The test file; none by default.
-        val_fraction: That share; it is taken from the end, since neighbouring frames of a trajectory resemble each
-            other.
+        val_fraction: That share, the last frames: those of a trajectory resemble their neighbours in time.
         energy_key: Name of the energy in eV.
         forces_key: Name of the forces in eV/Å.
         cutoff: See `MoleculeData`.
@@ -260,7 +259,7 @@ class StructureFiles(MoleculeData):
         self.keys = (energy_key, forces_key)
 
     def setup(self, stage: str) -> None:
-        """Read and check the files, for every stage."""
+        """Read and check the files; the same whatever the stage."""
         if self.datasets:
             return
         frames = read_structures(self.path, *self.keys)

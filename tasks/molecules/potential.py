@@ -111,8 +111,8 @@ class InteratomicPotential(Task):
     test, `test_predictions` holds energies per atom and forces, true and predicted.
 
     When training begins, the energies of the elements are fitted to the training part by least squares and become part
-    of the model (`fit_references`). With trained weights, the residual energies are fitted and added, so that labels
-    may come from another method or have another zero; elements that the weights do not know are accepted, with
+    of the model (`fit_references`). With trained weights, what they leave of the energies is fitted and added, so that
+    labels may come from another method or have other zeros; elements that the weights do not know are accepted, with
     untrained embeddings.
 
     Args:
@@ -121,9 +121,9 @@ class InteratomicPotential(Task):
         energy_loss: "l1" or "mse" of energies per atom.
         force_loss: "rmse", for each structure and then the mean over structures, as TDN is trained; "l1" or "mse" over
             components.
-        references: Fit the elements' energies ("fit") or keep those of the model ("model").
-        plateau_patience: Divide the learning rate by ten if the validation's `energy_mae` has not improved for this
-            many epochs, instead of following `schedule`.
+        references: Fit the elements' energies ("fit") or leave those of the model ("model").
+        plateau_patience: Divide the learning rate by ten when the validation's `energy_mae` has not become better for
+            so many epochs, instead of following `schedule`.
         **kwargs: See `Task`.
 
     Raises:

@@ -30,8 +30,8 @@ def load_vit(
     Args:
         name: timm's name, with or without "timm:".
         kwargs: Further arguments of the model.
-        pretrained: Whether to load its published weights.
-        checkpoint: Load the weights in this file instead, for example `model.safetensors` of a finished fit.
+        pretrained: Take its published weights.
+        checkpoint: Or those in this file, for example `model.safetensors` of a finished fit.
 
     Raises:
         ValueError: The model is not a `VisionTransformer`, or the file's weights do not fit it.
@@ -66,8 +66,8 @@ class ActivationCache:
         folder: Where the files are.
         shape: (N, layers, tokens, dim).
         dtype: "float32" or "float16".
-        about: Plain values that the states depend on; a cache with other values is refused.
-        max_gb: Largest size of the file, in 10^9 bytes.
+        about: What the states depend on, plain values; a cache of anything else is refused.
+        max_gb: Most that the file may take, in 10^9 bytes.
 
     Raises:
         ValueError: The states need more space than `max_gb` or than is free, or the folder holds other states.
@@ -158,8 +158,8 @@ def _plain(dataset: Any, source: ZooData) -> Any:
 def _content(images: Any, folder: Path) -> str:
     """SHA-256 of the images behind a data set.
 
-    A data set's own `fingerprint(known)` returns "content". It may reuse the known "content" while the other entries,
-    such as sizes and times of its files, are unchanged. For other data sets, all prepared images are hashed.
+    A data set's own `fingerprint(known)` gives "content", and may trust the "content" that is known as long as the
+    other entries, such as sizes and times of its files, are as they were. Of any other set all prepared images count.
     """
     if not hasattr(images, "fingerprint"):
         digest = hashlib.sha256()
@@ -186,16 +186,16 @@ class TeacherActivations(ZooData):
     Args:
         source: The images.
         teacher: Name of a timm ViT.
-        teacher_kwargs: Further arguments of the teacher.
-        teacher_pretrained: Whether to load its published weights.
+        teacher_kwargs: Its further arguments.
+        teacher_pretrained: Take its published weights.
         teacher_checkpoint: Or those in this file.
         cache_dir: Folder of the files.
         max_gb: Largest size of the file of a part, in 10^9 bytes.
         dtype: "float32" or "float16" of the file.
-        num_images: Use only this many images of each part, after shuffling; all by default.
+        num_images: Only the first of each part, after shuffling; all by default.
         order_seed: Seed of the shuffling.
-        layers: Which states a batch has; 0 is the embedded tokens; all by default. Choose some for a student with fewer
-            layers, for example a shallow network with one layer for each phase.
+        layers: Which states a batch has, 0 being the embedded tokens; all by default. A student of fewer layers, for
+            example a shallow network that jumps from phase to phase, learns from these.
         batch_size: Images in a batch, on each device.
         num_workers: Processes that read batches.
         device: Where the teacher runs; by default on a GPU, if there is one.
@@ -286,7 +286,7 @@ class TeacherActivations(ZooData):
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """Preprocessing of the images."""
+        """That of the images."""
         return self.source.preprocessing
 
     @property

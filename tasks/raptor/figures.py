@@ -26,7 +26,7 @@ def draw_groups(
     """A curve over layers for each group of tokens; phases end at dotted lines.
 
     Args:
-        axis: Axes of matplotlib.
+        axis: Of matplotlib.
         values: (n,) by group.
         ylabel: Name of the values.
         boundaries: The last layer of each phase but the final one.

@@ -34,14 +34,14 @@ class TokenLoss:
 
     "mse" is the mean over everything; "weighted" sums the mean squared errors of class token, registers and patches
     with their weights; "mse_cosine" is half the mean squared error minus half the mean cosine; "cosine" is minus the
-    mean cosine. "cosine_published" has the plus sign of the authors' code, which pushes states apart; no model was
-    trained with it.
+    mean cosine. "cosine_published" has the plus of the authors' code, which pushes states apart; no model was trained
+    so.
 
     Groups that a teacher lacks are left out of "weighted"; the other weights are scaled up to the same sum.
 
     Args:
         kind: See above.
-        weights: Weights of class token, registers (and other tokens before the patches), and patches.
+        weights: Of class token, registers (and other tokens before the patches), and patches.
         num_prefix_tokens: Tokens before the patches.
         class_token: Whether the first of them is a class token.
     """
@@ -96,7 +96,7 @@ def free_running_loss(block: nn.Module, states: torch.Tensor, first: int, loss: 
 
 
 def teacher_forced_loss(block: RecurrentBlock, states: torch.Tensor, first: int, loss: TokenLoss) -> torch.Tensor:
-    """Loss of one block on the teacher's states, all steps in one batch; arguments as for `free_running_loss`."""
+    """One block on the teacher's states, all steps in one batch; arguments as for `free_running_loss`."""
     batch, count = states.shape[:2]
     steps = count - 1
     scales = None

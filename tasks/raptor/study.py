@@ -220,7 +220,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--first", default="raptor/cifar10_blocks", help="config of the first stage")
-    parser.add_argument("--joint", default="raptor/cifar10_joint", help="config of the second stage")
+    parser.add_argument("--joint", default="raptor/cifar10_joint", help="config of the second")
     parser.add_argument("--images", type=int, default=5000, help="training and test images of a probe (default: 5000)")
 
 

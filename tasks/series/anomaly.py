@@ -25,8 +25,7 @@ class SeriesAnomaly(SeriesTask):
     - `auroc` and `auprc` of the scores, without a threshold;
     - `precision`, `recall` and `f1` of steps above a threshold that flags `anomaly_ratio` per cent of all steps, those
       of training, validation and test together, as in the literature (which lets it look at the test scores); and
-      `precision_adjusted` and so on after `point_adjust`, the figures that the literature reports, which are too
-      optimistic;
+      `precision_adjusted` and so on after `point_adjust`, the figures that the literature reports, which flatter;
     - the same with names that end in `_val` and `_val_adjusted`, with the `val_quantile` of the validation scores as
       threshold, for which nothing of the test part is used.
 

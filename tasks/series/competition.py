@@ -86,7 +86,7 @@ class ManySeries(ZooData):
         pred_len: The horizon.
         seq_len: Steps of an input; twice the horizon by default.
         period: Steps of a season, for MASE and Naive 2; 1 for none.
-        reach: How far before the end training cuts can be, in horizons.
+        reach: How far back training cuts lie, in horizons.
         validate: Hold out the last horizon of the training part.
         batch_size: Samples in a batch, on each device.
         num_workers: Processes that prepare batches.
@@ -216,7 +216,7 @@ class M4(ManySeries):
 
 
 class CSVShortSeries(ManySeries):
-    """Many series in the columns of a CSV file; their last steps are the test part. See `ManySeries`.
+    """Series in the columns of a CSV file, whose last steps are the test part; see `ManySeries`.
 
     Columns may begin late and end early; within a series no value may be missing.
 
@@ -233,7 +233,7 @@ class CSVShortSeries(ManySeries):
         decimal: "." or ",".
         thousands: Character between groups of three digits; None for none.
         encoding: Of the text, if it is not UTF-8.
-        reach: How far before the end training cuts can be, in horizons.
+        reach: How far back training cuts lie, in horizons.
         validate: Hold out the last horizon of the training part.
         batch_size: Samples in a batch, on each device.
         num_workers: Processes that prepare batches.

@@ -46,7 +46,7 @@ def add_table_arguments(parser: argparse.ArgumentParser) -> None:
     table.add_argument("--irregular", choices=("fill", "error", "ignore"), help="what to do about uneven dates")
     table.add_argument("--decimal", help="the decimal mark, '.' or ','")
     table.add_argument("--thousands", help="character between groups of three digits")
-    table.add_argument("--encoding", help="encoding of the text, if it is not UTF-8")
+    table.add_argument("--encoding", help="of the text, if it is not UTF-8")
 
 
 def _read(model: Any, args: argparse.Namespace) -> SeriesTable:
@@ -88,7 +88,7 @@ def _compare_steps(model: Any, table: SeriesTable) -> None:
 def model_inputs(
     model: Any, values: np.ndarray, dates: np.ndarray | None, starts: list[int]
 ) -> tuple[dict[str, torch.Tensor], np.ndarray, np.ndarray]:
-    """Cut a table into windows for a model.
+    """Windows of a table as a model wants them.
 
     Args:
         model: One with `seq_len` and `in_chans`; of one channel, every column is a series by itself.
@@ -100,7 +100,7 @@ def model_inputs(
         Arguments of the model, batch axis (windows * columns) or (windows); mean and deviation of its channels.
 
     Raises:
-        ValueError: The model needs calendar features, and there are no dates.
+        ValueError: The model wants calendar features, and there are no dates.
     """
     cfg = model.pretrained_cfg
     mean, std = (np.asarray(cfg.get(key, fill), dtype=np.float64) for key, fill in (("mean", 0.0), ("std", 1.0)))
@@ -141,7 +141,7 @@ def _as_table(model: Any, output: torch.Tensor, columns: int, mean: np.ndarray, 
 
 
 def forecast(model: Any, table: SeriesTable) -> np.ndarray:
-    """Forecast the `pred_len` steps after the end of a table, (pred_len, columns)."""
+    """The next `pred_len` steps behind a table, (pred_len, columns)."""
     inputs, mean, std = model_inputs(model, table.values, table.local, [len(table.values) - model.seq_len])
     return _as_table(model, _run(model, inputs), len(table.columns), mean, std)[0]
 

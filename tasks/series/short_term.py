@@ -19,7 +19,7 @@ _MEANS = ("smape", "mase", "naive2_smape", "naive2_mase")
 
 
 class SeriesShortTerm(SeriesTask):
-    """Task that forecasts the horizon of many series of one frequency.
+    """Forecast the horizon of many series of one frequency.
 
     Batches are those of `blockzoo.tasks.series.competition.ManySeries`. Logged in evaluation are `smape` (per cent),
     `mase`, those of Naive 2 as `naive2_smape` and `naive2_mase`, and `owa` against these, means over all series of a
@@ -119,7 +119,7 @@ class SeriesShortTerm(SeriesTask):
     def write_predictions(self, batches: list[dict[str, torch.Tensor]], path: Path) -> Path:
         """Write forecasts with names and truth: a CSV file with a row for each step of each series.
 
-        Its columns are `series`, `step` (from 1, after the known part), `forecast` and `truth`.
+        Its columns are `series`, `step` (from 1, behind the known part), `forecast` and `truth`.
 
         Args:
             batches: See `Task.write_predictions`.

@@ -206,7 +206,7 @@ def read_table(
 
 
 def _load(source: Source, columns: Sequence[str] | None, date_column: str | None, blank: set[str]) -> None:
-    """Read all columns at once that will probably be needed."""
+    """Read at once what will probably be asked for."""
     texts = [guessed_date_column(source.header, date_column), nameless_column(source.header)]
     known = [name for name in texts if name in source.header and name is not None]
     wanted = source.header if columns is None else [name for name in columns if name in source.header]

@@ -108,7 +108,7 @@ class UEASeries(ZooData):
 
 
 class JapaneseVowels(UEASeries):
-    """Data of nine speakers of two vowels: 270 training and 370 test series, 12 channels, 7 to 29 steps, 9 classes; packaged.
+    """Nine speakers of two vowels: 270 training and 370 test series, 12 channels, 7 to 29 steps; packaged.
 
     Source: "Multidimensional Curve Classification Using Passing-Through Regions" (1999), through the UCI and UEA
     archives (CC BY 4.0). Arguments as for `UEASeries`.

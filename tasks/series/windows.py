@@ -106,7 +106,7 @@ class Windows(Dataset[dict[str, torch.Tensor]]):
     `time_features` (seq_len, F) if there are any, and, if values are missing anywhere in the series, `mask` and
     `y_mask` of the shapes of `x` and `y`: 1 where a value is observed, 0 where it is missing and stands as 0.
 
-    With `stretches`, no sample spans a gap: it shows only one stretch, all other values count as missing, and
+    With `stretches`, no sample looks across a gap: it shows one stretch only, all else counting as missing, and
     `step_mask` (seq_len,) is 1 at the steps of that stretch. A stretch that is shorter than a sample has its own
     sample.
 
@@ -119,7 +119,7 @@ class Windows(Dataset[dict[str, torch.Tensor]]):
         stride: Rows from one sample to the next.
         whole: Let a last sample end with the last row even if the stride would leave rows out; of each stretch, if
             there are any.
-        stretches: See `stretches_of`, (rows,); None if samples may span gaps.
+        stretches: See `stretches_of`, (rows,); None where samples may look across gaps.
     """
 
     def __init__(

