@@ -26,7 +26,7 @@ def draw(report: dict[str, Any], out: Path) -> None:
     figure = Figure(figsize=(4.2 * len(report["metrics"]), 3.4))
     for axis, name in zip(figure.subplots(1, len(report["metrics"]), squeeze=False)[0], report["metrics"], strict=True):
         axis.plot([row["size"] for row in runs], [row[name] for row in runs], "o-", color="#0072B2")
-        axis.set(xscale="log", yscale="log", xlabel="sizes of the training set", ylabel=name)
+        axis.set(xscale="log", yscale="log", xlabel="training structures", ylabel=name)
         axis.grid(alpha=0.3, which="both")
     figure.suptitle(report["config"])
     figure.tight_layout()
