@@ -1,4 +1,4 @@
-"""The one way from a manifest entry to a verified file: packaged, cached or downloaded.
+"""Turns a manifest entry into a verified file: packaged, cached or downloaded.
 
 Environment:
 
@@ -11,8 +11,8 @@ Environment:
 
 Some official weights have no published hash. That of the first download is written to `published.lock.json` in the
 cache folder, and every later download must match it; eight digits at the end of a file's name, as PyTorch's hub has
-them, are checked against the hash the first time too. A file that was fetched by hand is adopted by `blockzoo convert`:
-what is made of it lies beside, and the record names both.
+them, are checked against the hash the first time too. `blockzoo convert` adopts a file that was fetched by hand: it
+puts the converted file beside it, and the record names both.
 
 `fetch` looks in this order, and stops at the first file that is intact:
 
@@ -64,7 +64,7 @@ def fetch(artifact: Artifact, cache_dir: str | Path | None = None) -> Path:
         Path of a file whose size and hash are the manifest's: inside the package, or in the cache.
 
     Raises:
-        ChecksumError: The only bytes to be had are wrong ones; nothing of them stays in the cache.
+        ChecksumError: Every available file has wrong bytes; none of them stays in the cache.
         OfflineError: The file would have to be downloaded, in offline mode.
         DownloadError: No source delivered; the message lists what each said, and for official weights how to fetch
             them by hand.
@@ -119,7 +119,7 @@ def is_offline() -> bool:
 
 
 def _packaged(artifact: Artifact) -> tuple[Path | None, _Failures]:
-    """The artifact's intact file inside this package, or what is wrong with each that should be there."""
+    """The artifact's intact file inside this package, or what is wrong with each candidate."""
     failures: _Failures = []
     for source in artifact.sources:
         if source.package is None:

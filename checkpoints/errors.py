@@ -1,14 +1,14 @@
-"""What can go wrong with weights."""
+"""Errors about weights."""
 
 __all__ = ["CheckpointError", "ChecksumError", "DownloadError", "OfflineError"]
 
 
 class CheckpointError(RuntimeError):
-    """Weights cannot be had, read or written."""
+    """Weights cannot be obtained, read or written."""
 
 
 class ChecksumError(CheckpointError):
-    """A file's size or hash is not the manifest's."""
+    """A file's size or hash differs from the manifest."""
 
 
 class DownloadError(CheckpointError):

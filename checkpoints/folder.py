@@ -1,8 +1,8 @@
-"""Replacing the files of a model's folder together, so that it holds the old model or the new one and no mix.
+"""Replacing the files of a model's folder together, so that it never holds a mix of the old model and the new one.
 
-Before the first file is replaced, the old ones are kept in `.replacing` inside the folder; that is removed after the
-last. While it is there, it is what the folder means: a reader beside a writer, or after one that was killed, gets the
-old model from it, and the next writer puts it back first.
+Before the first file is replaced, the old files are kept in `.replacing` inside the folder; it is removed after the
+last. While it exists, it holds the valid model: a reader during a write, or after a writer was killed, reads the old
+model from it, and the next writer restores it first.
 """
 
 import os
@@ -18,17 +18,17 @@ _MARK = "old-files.txt"
 
 
 def whole_folder(folder: Path) -> Path:
-    """Where the files of a model's folder are: in it, or in its copy of the old ones while they are being replaced."""
+    """The folder to read a model's files from: itself, or its copy of the old files while they are being replaced."""
     return folder / _OLD if (folder / _OLD / _MARK).is_file() else folder
 
 
 def replace_files(new: Path, folder: Path, names: Sequence[str]) -> None:
-    """Move files into a folder over those of the same names. If anything breaks, the folder is as it was before.
+    """Move files into a folder over those of the same names. If anything fails, the folder stays as it was.
 
     Args:
         new: A folder in the same file system with all the files.
         folder: The folder that gets them.
-        names: Names of the files, the one that makes the folder a model's last.
+        names: Names of the files; the one that marks the folder as a model comes last.
     """
     for name in names:
         _sync(new / name)
@@ -60,7 +60,7 @@ def _keep_old(folder: Path, names: Sequence[str]) -> None:
 
 
 def _put_back(folder: Path, names: Sequence[str]) -> None:
-    """Give the folder the files that are kept, and no others of these names."""
+    """Restore the kept files, and remove other files of these names."""
     for name in names:
         kept = folder / _OLD / name
         if kept.is_file():

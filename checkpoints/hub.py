@@ -1,8 +1,8 @@
-"""Files of any repository on a hub, as `hf-hub:` names mean them: fetched by the stock client, then checked.
+"""Files of hub repositories, for `hf-hub:` names: fetched by the standard client, then checked.
 
-The client keeps its own cache and resumes there. A file's entity tag on the hub is its SHA-256 if it is a large one;
-that is compared, so a damaged or truncated file is never read. HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE and
-HF_HUB_DOWNLOAD_TIMEOUT apply, and BLOCKZOO_OFFLINE.
+The client keeps its own cache and resumes there. For a large file, the entity tag on the hub is its SHA-256. It is
+compared, so a damaged or truncated file is never read. HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE, HF_HUB_DOWNLOAD_TIMEOUT
+and BLOCKZOO_OFFLINE apply.
 """
 
 import hashlib
@@ -26,12 +26,12 @@ def fetch_hub(repo: str, names: tuple[str, ...] = WEIGHTS, cache_dir: str | Path
     """Get a file of a repository.
 
     Args:
-        repo: "organisation/name", perhaps with "@revision".
-        names: The file's name, or names of which the first that the repository has is taken.
+        repo: "organisation/name", optionally with "@revision".
+        names: Name of the file, or several names; the first that the repository has is used.
         cache_dir: The client's cache folder instead of its default one.
 
     Returns:
-        Path of the file, checked against the hub's SHA-256 where the hub states one.
+        Path of the file, checked against the hub's SHA-256 if there is one.
 
     Raises:
         ChecksumError: The bytes are not those that the hub announced; they are removed.
@@ -71,14 +71,14 @@ def fetch_hub(repo: str, names: tuple[str, ...] = WEIGHTS, cache_dir: str | Path
 
 
 def _first(error: BaseException) -> str:
-    """What went wrong in one line, down to the cause."""
+    """Describe an error in one line, with its cause."""
     while error.__cause__ is not None:
         error = error.__cause__
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def _check(path: Path, repo: str, name: str) -> None:
-    """Compare a cached file with the tag that its blob is named by, and refuse text where weights should be."""
+    """Compare a cached file with the hash in its blob's name, and refuse text instead of weights."""
     blob = path.resolve()
     failure: CheckpointError | None = None
     if re.fullmatch("[0-9a-f]{64}", blob.name):

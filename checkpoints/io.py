@@ -26,16 +26,16 @@ _ENTRIES = ("state_dict_ema", "model_ema", "net_E", "state_dict", "model", "net"
 
 
 def load_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
-    """Read tensors by name from a file, whatever its suffix.
+    """Read tensors by name from a safetensors or torch file; the suffix does not matter.
 
     Args:
-        path: A safetensors file; or a torch file, of which the entry `state_dict_ema`, `model_ema`, `net_E`,
-            `state_dict`, `model` or `net` is taken, in this order, where there is one. Of a Lightning checkpoint only
-            the entries below "model." are taken, without that prefix. What wrappers add is removed, see `unwrap`.
-            Numbers of NumPy beside the weights are read; other objects are refused.
+        path: A safetensors file or a torch file. Of a torch file, the first existing entry of `state_dict_ema`,
+            `model_ema`, `net_E`, `state_dict`, `model` and `net` is used. Of a Lightning checkpoint, only the entries
+            below "model." are used, without that prefix. Prefixes of wrappers are removed, see `unwrap`. NumPy numbers
+            beside the weights are accepted; other objects are refused.
 
     Returns:
-        Tensors on the CPU, in the file's order; beside them only what modules store as their "_extra_state".
+        Tensors on the CPU, in the file's order; the only other entries are "_extra_state" of modules.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -56,7 +56,7 @@ def load_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
-    """The metadata that stands in a safetensors file.
+    """Read the metadata of a safetensors file.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -70,7 +70,7 @@ def read_metadata(path: str | Path) -> dict[str, str]:
 
 
 def _check_unpacked(path: Path) -> None:
-    """Refuse a torch file whose parts were packed to a small share of what they take in memory."""
+    """Refuse a torch file whose parts would unpack to far more than their size."""
     if not zipfile.is_zipfile(path):
         return
     with zipfile.ZipFile(path) as archive:
@@ -80,7 +80,7 @@ def _check_unpacked(path: Path) -> None:
 
 
 def _check_tensor(path: Path, name: Any, value: Any) -> None:
-    """Refuse an entry of a state dict that is no named tensor in memory, or one much larger than the file."""
+    """Refuse an entry of a state dict that is not a named tensor in memory, or is much larger than the file."""
     if not isinstance(name, str):
         raise CheckpointError(f"{path}: an entry is named {name!r}, which is no text, so this is not a state dict")
     if not isinstance(value, torch.Tensor):
@@ -135,14 +135,14 @@ def _from_torch(path: Path) -> dict[str, torch.Tensor]:
 
 
 def unwrap(state_dict: Mapping[str, Any], prefixes: Sequence[str] = _WRAPPERS) -> dict[str, Any]:
-    """Remove what wrappers of a model add to the names of its state dict, in whatever order they were put around it.
+    """Remove the prefixes that wrappers of a model add to names in its state dict, in any order of the wrappers.
 
-    These are the prefixes "model." of a task, "module." of data parallelism and "_orig_mod." of `torch.compile`, where
-    all names have them, and the counter of torch's `AveragedModel`.
+    These are the prefixes "model." of a task, "module." of data parallelism and "_orig_mod." of `torch.compile`, if all
+    names have them, and the counter of torch's `AveragedModel`.
 
     Args:
         state_dict: Tensors by name.
-        prefixes: Those that are removed.
+        prefixes: Prefixes to remove.
     """
     found = dict(state_dict)
     while found:
@@ -155,7 +155,7 @@ def unwrap(state_dict: Mapping[str, Any], prefixes: Sequence[str] = _WRAPPERS) -
 
 
 def _numpy_scalars() -> list[Any]:
-    """What the pickle of a NumPy number names: the function that makes it, and types of numbers alone."""
+    """Names that the pickle of a NumPy number may use: its constructor, and types of numbers."""
     kinds = [np.dtype(kind) for kind in "?bBhHiIlLqQefd"]
     scalar = np.float64(0).__reduce__()[0]
     names = ("numpy._core.multiarray.scalar", "numpy.core.multiarray.scalar")  # of NumPy 2 and 1
@@ -165,7 +165,7 @@ def _numpy_scalars() -> list[Any]:
 def save_state_dict(
     state_dict: Mapping[str, torch.Tensor], path: str | Path, metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write a safetensors file. If anything breaks, a file that was there before is untouched.
+    """Write a safetensors file. If anything fails, an earlier file stays untouched.
 
     Args:
         state_dict: Tensors by name; tensors that share memory are stored separately.

@@ -1,4 +1,4 @@
-"""The manifest: what is known of every set of pretrained weights."""
+"""The manifest: the facts about every set of pretrained weights."""
 
 import json
 import re
@@ -36,7 +36,7 @@ _TEXTS = (
 
 @dataclass(frozen=True)
 class Source:
-    """Where weights can be had; exactly one kind is set.
+    """A place to get weights from; exactly one kind is set.
 
     Attributes:
         package: Name of a file inside this package.
@@ -66,15 +66,15 @@ class Artifact:
     Attributes:
         name: "model.tag".
         file: File name in the cache.
-        sha256: Hash of the file, 64 hexadecimal digits; None for official weights whose hash nobody has published. That
-            of the first download is then recorded, and later ones must match it.
-        size: Bytes of the file; None along with the hash.
+        sha256: Hash of the file, 64 hexadecimal digits; None for official weights without a published hash. The hash of
+            the first download is then recorded, and later downloads must match it.
+        size: Bytes of the file; None if the hash is None.
         sources: Places to get it from, in this order.
         license: Licence of the weights, an SPDX identifier.
         data_license: Licence of the data they were trained on.
         origin: "official" for published weights, "ours" for those trained by this repository's configs.
         conversion: Name of the published layout, None for ours.
-        metric: What the weights reach: `name`, `value`, `dataset`, `split`, and whatever else describes it.
+        metric: The metric of the weights: `name`, `value`, `dataset`, `split`, and other entries that describe it.
         command: The command that produced the file.
         card: Name of the model card inside this package.
         model_args: Constructor arguments of the model.
@@ -118,7 +118,7 @@ def _packaged() -> dict[str, Artifact]:
 
 
 def _read_folder(folder: Path) -> dict[str, Artifact]:
-    """All `manifest.FAMILY.json` of a folder together, by family: a new family brings a file of its own."""
+    """Read all `manifest.FAMILY.json` of a folder; each family has its own file."""
     found: dict[str, Artifact] = {}
     for path in sorted(folder.glob("manifest.*.json")):
         for name, artifact in _read(path).items():
@@ -132,7 +132,7 @@ def read_card(artifact: Artifact) -> str:
     """The text of an artifact's model card, Markdown.
 
     Raises:
-        CheckpointError: It has none.
+        CheckpointError: The artifact has no card.
     """
     if artifact.card is None:
         raise CheckpointError(f"{artifact.name} has no model card")

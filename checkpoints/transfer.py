@@ -1,4 +1,4 @@
-"""Moving a file's bytes from one source into a partial file, whatever the network does."""
+"""Transfer of a file from one source into a partial file, with retries and resuming."""
 
 import contextlib
 import itertools
@@ -33,12 +33,12 @@ _RANGE = r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18}|\*)"
 
 
 def transfer(source: Source, artifact: Artifact, part: Path) -> None:
-    """Fill a partial file from one source; its hash is left for the caller to check.
+    """Fill a partial file from one source; the caller checks its hash.
 
     Args:
         source: Where to get the bytes, not a packaged one.
-        artifact: What they should be.
-        part: The partial file. What it holds is taken for the beginning of the artifact where the source can resume.
+        artifact: The artifact that the bytes belong to.
+        part: The partial file. If the source can resume, its content is taken as the beginning of the artifact.
 
     Raises:
         ChecksumError: The source has a file of another size.
@@ -84,12 +84,12 @@ def _from_hub(source: Source, artifact: Artifact, part: Path) -> None:
 
 
 def bounded_progress(limit: int) -> type["tqdm[Any]"]:
-    """A progress bar for the hub's client that breaks a transfer off once it brings too many bytes.
+    """A progress bar for the hub's client that stops a transfer at a limit of bytes.
 
-    The client trusts what the server says of a file's length; its progress bar is where it tells what has arrived.
+    The client trusts the file length that the server states. Only its progress bar learns how many bytes have arrived.
 
     Args:
-        limit: Most bytes of a file.
+        limit: Largest number of bytes.
     """
     from huggingface_hub.utils import tqdm as hub_tqdm
 
@@ -106,7 +106,7 @@ def bounded_progress(limit: int) -> type["tqdm[Any]"]:
 
 
 class _Passing(Exception):
-    """A fault that may pass; `wait` is the pause in seconds that the server asks for."""
+    """An error that may be temporary; `wait` is the pause in seconds that the server asks for."""
 
     def __init__(self, what: str, wait: float = 0.0) -> None:
         super().__init__(what)
@@ -145,7 +145,7 @@ class _Version:
 
     @property
     def condition(self) -> str:
-        """What `If-Range` takes; empty when the server gives nothing that identifies a version."""
+        """The value of `If-Range`; empty if the server sends nothing that identifies a version."""
         return self.tag or self.date
 
     def start(self, response: "httpx.Response", total: str) -> None:
@@ -174,7 +174,7 @@ def _size(path: Path) -> int:
 
 
 def _get(client: "httpx.Client", url: str, artifact: Artifact, part: Path, version: _Version) -> None:
-    """One request for what is missing of the file, or for all of it where only that makes sure of one version."""
+    """Request the missing part of the file, or all of it if only that ensures a single version."""
     if artifact.sha256 is None and not version.condition:
         part.unlink(missing_ok=True)
     have = _size(part)
@@ -207,7 +207,7 @@ def _retry_after(header: str) -> float:
 
 
 def _receive(response: "httpx.Response", artifact: Artifact, part: Path, have: int, version: _Version) -> None:
-    """Append a response's body to the partial file, or start that anew when the server sends the whole."""
+    """Append a response's body to the partial file, or start the file again if the server sends all of it."""
     if response.headers.get("content-type", "").startswith("text/html"):
         raise DownloadError("the server sent a web page instead of the file")
     encoding = response.headers.get("content-encoding", "identity").strip().lower()

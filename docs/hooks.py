@@ -22,7 +22,7 @@ def on_startup(command: str, dirty: bool) -> None:
 
 
 def on_config(config: Any) -> Any:
-    """Put the pages and tutorials of families into the navigation, behind the start page."""
+    """Put the pages and tutorials of families into the navigation, after the start page."""
     pages = [{family.about.title: f"families/{family.name}.md"} for family in _families()]
     tutorials = [{family.about.title: _tutorial(family)} for family in _families() if _tutorial(family)]
     start, *others = config["nav"]

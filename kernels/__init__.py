@@ -1,5 +1,5 @@
 # ruff: noqa: F403  # type checkers follow the star imports; nothing runs them
-"""Numerical kernels: a plain torch reference for each operation, and faster forms where they pay.
+"""Numerical kernels: a plain torch reference for each operation, and faster forms where these save time.
 
     from blockzoo.kernels import fold_conv, fold_conv_ref
 

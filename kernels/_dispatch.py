@@ -1,4 +1,4 @@
-"""Which implementation of an operation runs: the one rule, and the launch configurations that were measured.
+"""The rule that chooses the implementation of an operation, and the measured launch configurations.
 
 The environment variable BLOCKZOO_KERNELS, read when blockzoo is imported, decides:
 
@@ -8,7 +8,7 @@ The environment variable BLOCKZOO_KERNELS, read when blockzoo is imported, decid
 | triton | every Triton kernel, measured or not | the same operators, whose CPU form is the reference |
 | torch | the reference | torch |
 
-Whatever the value, exported, traced and scripted graphs hold plain torch operators, and so do computations in float64
+With every value, exported, traced and scripted graphs hold plain torch operators, and so do computations in float64
 and those inside a transform, `torch.vmap` or `torch.func.grad`, which is what compiled models with gradient forces use.
 Graphs of `torch.compile` and CUDA graphs hold the operators.
 With TRITON_INTERPRET=1 operators run their kernels on CPU tensors, in Triton's interpreter.
@@ -37,7 +37,7 @@ except ImportError:  # kernels are then defined, and never launched
     tl = SimpleNamespace(constexpr=int)
 
     def jit(fn: Any) -> Any:
-        """Leave a kernel alone that cannot be compiled."""
+        """Stand-in for `triton.jit` without Triton: returns the kernel unchanged."""
         return fn
 
 
@@ -59,7 +59,7 @@ _tuned: dict[str, Any] = json.loads(files("blockzoo.kernels").joinpath("tuned.js
 
 
 def kernel_mode() -> str:
-    """The mode in force.
+    """The mode that is in force.
 
     Raises:
         ValueError: BLOCKZOO_KERNELS has another value.
@@ -74,7 +74,7 @@ def kernel_mode() -> str:
 
 @contextmanager
 def kernels_as(mode: str) -> Iterator[None]:
-    """Set the mode for a while; not for use in several threads at once."""
+    """Set the mode inside a `with` block; not for use in several threads at once."""
     global _mode
     before, _mode = _mode, mode
     try:
@@ -85,14 +85,14 @@ def kernels_as(mode: str) -> Iterator[None]:
 
 
 def set_tuned(table: Mapping[str, Any]) -> None:
-    """Use another table of configurations than the shipped one, in this process."""
+    """Replace the shipped table of configurations in this process."""
     global _tuned
     _tuned = dict(table)
 
 
 @contextmanager
 def config_trial(kernel: str, config: Mapping[str, int]) -> Iterator[dict[str, Any]]:
-    """Launch a kernel with a given configuration for a while; "sizes" of what is yielded are those it was asked for."""
+    """Launch a kernel with a given configuration inside a `with` block; yields a record of the requested "sizes"."""
     trial = _trials[kernel] = {"config": dict(config), "sizes": {}}
     try:
         yield trial
@@ -107,12 +107,12 @@ def _wins(kernel: str, device: int) -> bool:
 
 @torch.compiler.assume_constant_result
 def _inside_transform() -> bool:
-    """Whether torch.func transforms what runs; asked for real while Dynamo traces, which itself guards that state."""
+    """Whether a torch.func transform is active; while Dynamo traces, it checks this itself and guards the result."""
     return torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def use_kernel(kernel: str, x: torch.Tensor) -> bool:
-    """Whether an operation on x goes to its operator with a kernel; layers ask this at each call.
+    """Whether an operation on x uses its operator with a kernel; layers check this at each call.
 
     Args:
         kernel: Name of the kernel's file.
@@ -136,8 +136,8 @@ def launch_config(kernel: str, x: torch.Tensor, sizes: Mapping[str, int], defaul
     Args:
         kernel: Name of the kernel.
         x: A tensor on the device.
-        sizes: What the choice depends on.
-        default: Configuration where nothing was measured; its names are those of the kernel's parameters.
+        sizes: Sizes that the choice depends on.
+        default: Configuration if nothing was measured, by names of the kernel's parameters.
     """
     if kernel in _trials:
         _trials[kernel]["sizes"] = dict(sizes)
@@ -166,7 +166,7 @@ def on_its_device(launcher: Callable[..., Launched]) -> Callable[..., Launched]:
 
 
 def outside_autocast(kernel: Callable[..., Launched]) -> Callable[..., Launched]:
-    """Make the CPU form of an operator keep the type of its inputs, as a launch does and its fake form says."""
+    """Make the CPU form of an operator keep the type of its inputs under autocast, as a launch does."""
 
     @functools.wraps(kernel)
     def call(*args: Any) -> Launched:
@@ -177,8 +177,10 @@ def outside_autocast(kernel: Callable[..., Launched]) -> Callable[..., Launched]
 
 
 def dot_precision(x: torch.Tensor) -> str:
-    """How kernels multiply matrices of float32: by three TF32 products, about as exact as float32, or, where
-    `torch.set_float32_matmul_precision` allows it, by one. The interpreter knows no products of bfloat16.
+    """Choose how kernels multiply float32 matrices.
+
+    They use three TF32 products, about as exact as float32, or one, if `torch.set_float32_matmul_precision` allows it.
+    The interpreter does not support bfloat16 products.
     """
     if INTERPRETED and x.dtype == torch.bfloat16:
         return "upcast"
@@ -207,7 +209,7 @@ def next_power(n: int, least: int = 16) -> int:
 
 
 def describe() -> dict[str, Any]:
-    """What `blockzoo info` says about kernels: mode, Triton's version, devices, and what was measured on them."""
+    """Facts about kernels for `blockzoo info`: mode, Triton's version, devices, and what was measured on them."""
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "mode": kernel_mode(),

@@ -14,12 +14,12 @@ def offer(
 ) -> tuple[list[str], Callable[[str], Any], Callable[[], list[str]]]:
     """Make the public names of a package's files importable from the package.
 
-    A file may be called like a function in it: the package keeps the function under that name, where the import system
-    would put the file.
+    A file may have the same name as a function in it. The package then keeps the function under that name, although the
+    import system would put the file there.
 
     Args:
         package: The package's `__name__`.
-        files: Public names by file, the file named relative to the package.
+        files: Public names by file; files are relative to the package.
 
     Returns:
         The package's `__all__`, `__getattr__` and `__dir__`.

@@ -1,7 +1,7 @@
-"""What tests of kernels share: poisoned memory, and compiling the launches of an operator without a GPU.
+"""Helpers for tests of kernels: poisoned memory, and compiling the launches of an operator without a GPU.
 
-Correctness is tested in Triton's interpreter, which runs the body of a kernel on CPU tensors. What it cannot see, such
-as products whose shapes no tensor core has or blocks that do not fit shared memory, the compiler does:
+Correctness is tested in Triton's interpreter, which runs the body of a kernel on CPU tensors. The interpreter does not
+notice products whose shapes no tensor core has, or blocks that do not fit shared memory. The compiler does:
 `compiled_launches` records the launches that an operator makes for CPU tensors and compiles each to machine code.
 """
 
@@ -26,7 +26,7 @@ _OPTIONS = ("num_warps", "num_stages", "num_ctas")
 
 @contextmanager
 def poisoned_empty() -> Iterator[None]:
-    """Fill what `torch.empty` and its relatives give with NaN, so that elements nobody wrote show."""
+    """Fill new memory from `torch.empty` and its relatives with NaN, so that elements that were never written show."""
     deterministic: Any = torch.utils.deterministic
     before = torch.are_deterministic_algorithms_enabled(), deterministic.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)
@@ -49,7 +49,7 @@ def assert_near(ours: torch.Tensor, reference: torch.Tensor, dtype: torch.dtype)
 
 
 class _Recorder:
-    """Stands in for a kernel and keeps the arguments of its launches."""
+    """Takes the place of a kernel and records the arguments of its launches."""
 
     def __init__(self, kernel: Any, launches: list[tuple[Any, dict[str, Any]]]) -> None:
         self.kernel, self.launches = kernel, launches
@@ -61,7 +61,7 @@ class _Recorder:
 def compiled_launches(
     module: ModuleType, kernels: list[str], call: Callable[[], Any], capability: int = 90
 ) -> list[tuple[str, Any]]:
-    """Compile the launches that a call makes, for a device that need not be there.
+    """Compile the launches that a call makes, for a device that need not be present.
 
     Args:
         module: Where the kernels are.
@@ -70,7 +70,7 @@ def compiled_launches(
         capability: Compute capability of the device, times 10.
 
     Returns:
-        Name of the kernel and what the compiler made of it, for each launch.
+        Name of the kernel and its compiled form, for each launch.
     """
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource

@@ -3,7 +3,7 @@ r"""Products of features with a matrix for each edge of a graph, gathered from s
     out[n, k, c] = sum_{e: receiver(e) = n} w[e, c] sum_i M[e, k, i] x[sender(e), i, c]
 
 Either end may be left out: without a gather, x has a row for each edge; without a sum, the result has. The weight may
-be left out as well. The form
+be left out too. The form
 
     t(x, M, w, g) = sum_e sum_{k, i, c} g[receiver(e), k, c] w[e, c] M[e, k, i] x[sender(e), i, c]
 
@@ -19,7 +19,7 @@ Sums over edges run in the order of the edges, in one program for each node: res
     x: (N, I, C) or (E, I, C), M: (E, K, I), w: (E, C) -> (N', K, C) or (E, K, C); float32 or bfloat16, sums in float32
 
 Floor with both ends, for each edge: 4 (K I + C) bytes for M and w, besides x and the result once for each node
-(gathered rows come from the L2 cache as far as the graph is local); 2 K I C operations. With K = I = 9 and C = 128 that
+(if the graph is local, gathered rows come from the L2 cache); 2 K I C operations. With K = I = 9 and C = 128 that
 is 0.24 operations for a byte of M and w in every row of 20 KB: bound by memory. Matrices are applied by multiply-adds
 of float32, not by tensor cores, whose 10-bit mantissa would show in the equivariance.
 """
@@ -60,13 +60,14 @@ class Segments(NamedTuple):
 
 
 class Ends(NamedTuple):
-    """Both ends of the edges, as operators take them: one tensor after the other, since they take no tuples.
+    """Both ends of the edges, as separate tensors, since operators take no tuples.
 
     Attributes:
-        gather: Node whose features an edge reads, (E,); None where x has a row for each edge, as are the next two.
+        gather: Node whose features an edge reads, (E,); None if x has a row for each edge; then the next two are None
+            too.
         gather_order: Edges sorted by that node, (E,), see `Segments.order`.
         gather_offsets: Where a node's edges begin in that order, (N + 1,).
-        reduce: Node that an edge is summed at, (E,); None where nothing is summed, as are the next two.
+        reduce: Node that an edge is summed at, (E,); None if nothing is summed; then the next two are None too.
         reduce_order: Edges sorted by that node, (E,).
         reduce_offsets: Where a node's edges begin in that order, (N' + 1,).
     """
@@ -80,16 +81,16 @@ class Ends(NamedTuple):
 
     @classmethod
     def of(cls, gather: Segments | None, reduce: Segments | None) -> "Ends":
-        """From the two ends; None for one that is left out."""
+        """Make it from the two ends; None for an end that is left out."""
         return cls(*(gather or (None, None, None)), *(reduce or (None, None, None)))
 
     def exchanged(self) -> "Ends":
-        """The ends for the derivative by x, which reads where the product sums, and sums where it reads."""
+        """The ends for the derivative with respect to x: it reads where the product sums, and sums where it reads."""
         return Ends(*self[3:], *self[:3])
 
     @property
     def num_nodes(self) -> int:
-        """Nodes at which is summed; 0 where nothing is."""
+        """Number of nodes that results are summed at; 0 without a sum."""
         return 0 if self.reduce_offsets is None else self.reduce_offsets.shape[0] - 1
 
     def rows(self, edges: int) -> int:
@@ -124,7 +125,7 @@ def edge_product_ref(
         weight: (E, C), or None.
         gather: Node that each edge reads, (E,), or None.
         reduce: Node that each edge is summed at, (E,), or None.
-        num_nodes: How many nodes are summed at; needed with `reduce`.
+        num_nodes: Number of nodes to sum at; needed with `reduce`.
 
     Returns:
         (num_nodes, K, C), or (E, K, C) without `reduce`.
@@ -319,7 +320,7 @@ def edge_product_op(
     gather: Optional, gather_order: Optional, gather_offsets: Optional,
     reduce: Optional, reduce_order: Optional, reduce_offsets: Optional,
 ) -> torch.Tensor:  # fmt: skip
-    """The form's derivative by g."""
+    """Derivative of the form with respect to g."""
     ends = Ends(gather, gather_order, gather_offsets, reduce, reduce_order, reduce_offsets)
     return _launch(x, matrix, weight, ends)
 
@@ -344,7 +345,7 @@ def edge_product_matrix(
     gather: Optional, gather_order: Optional, gather_offsets: Optional,
     reduce: Optional, reduce_order: Optional, reduce_offsets: Optional, edges: int,
 ) -> torch.Tensor:  # fmt: skip
-    """The form's derivative by M, (edges, K, I)."""
+    """Derivative of the form with respect to M, (edges, K, I)."""
     ends = Ends(gather, gather_order, gather_offsets, reduce, reduce_order, reduce_offsets)
     return _launch_matrix(g, weight, x, ends, edges)
 
@@ -370,7 +371,7 @@ def edge_product_weight(
     gather: Optional, gather_order: Optional, gather_offsets: Optional,
     reduce: Optional, reduce_order: Optional, reduce_offsets: Optional,
 ) -> torch.Tensor:  # fmt: skip
-    """The form's derivative by w, (E, C)."""
+    """Derivative of the form with respect to w, (E, C)."""
     ends = Ends(gather, gather_order, gather_offsets, reduce, reduce_order, reduce_offsets)
     return _launch_weight(g, matrix, x, ends)
 
@@ -460,7 +461,7 @@ def edge_product(
         reduce: The ends at which the result is summed; None leaves it on the edges.
 
     Returns:
-        (num_nodes, K, C), or (E, K, C) without `reduce`. The kernel keeps the type of x under autocast too.
+        (num_nodes, K, C), or (E, K, C) without `reduce`. The kernel keeps the type of x, also under autocast.
     """
     ends = Ends.of(gather, reduce)
     same = matrix.dtype == x.dtype and (weight is None or weight.dtype == x.dtype)

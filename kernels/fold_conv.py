@@ -1,4 +1,4 @@
-r"""Convolution of a series folded by a period, straight on the series.
+r"""Convolution of a series folded by a period, computed on the series itself.
 
 A series of T steps with period p is an image of R = ceil(T / p) rows and p columns; slot s = row * p + column holds
 step s. With a kernel of K x K taps, K = 2 h + 1, and `same` zero padding
@@ -10,7 +10,7 @@ the image hold the bias alone. Nothing is folded, padded or copied, and p is rea
 
     x: (B, k, S, C), w: (K, K, C, F), bias: (F,), periods: (B, k) int64 -> y: (B, k, S', F)
 
-x may be expanded over k. The form sum(y g) is linear in x, w and g, so that its derivatives are itself:
+x may be expanded over k. The form sum(y g) is linear in x, w and g, so its derivatives have the same form:
 
     dx = fold_conv(g, w with taps turned around and channels swapped), of S slots
     dw[u, v, c, f] = sum_{b, j, s} x[b, j, s + u p + v, c] g[b, j, s, f]                     (fold_conv_weight)
@@ -233,7 +233,7 @@ def _launch_weight(x: torch.Tensor, g: torch.Tensor, periods: torch.Tensor, step
 def fold_conv(
     x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None, periods: torch.Tensor, steps: int, length: int
 ) -> torch.Tensor:
-    """Convolve images that a series makes when it is folded by periods.
+    """Convolve the images that result when a series is folded by its periods.
 
     Args:
         x: Slots of the images, (B, k, S, C), float32, bfloat16 or float16; any strides.

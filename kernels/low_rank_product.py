@@ -3,7 +3,7 @@ r"""Bilinear product given by three factors, channel by channel.
     out[n, k, c] = sum_r C[k, r] (sum_i A[i, r] x1[n, i, c]) (sum_j B[j, r] x2[n, j, c])
 
 With CP factors of the Clebsch-Gordan tensor this is TDN's product, with values of spherical harmonics on a grid the
-Gaunt product. The form sum(out g) is linear in x1, x2 and g, and its factors stand to them alike:
+Gaunt product. The form sum(out g) is linear in x1, x2 and g, and treats all three in the same way:
 
     dx1 = low_rank_product(g, x2; C, B, A),    dx2 = low_rank_product(x1, g; A, C, B)
 
@@ -128,7 +128,7 @@ low_rank_product_op.register_autograd(_backward, setup_context=_setup)
 def low_rank_product(
     x1: torch.Tensor, x2: torch.Tensor, a: torch.Tensor, b: torch.Tensor, c: torch.Tensor
 ) -> torch.Tensor:
-    """Multiply two features by a bilinear map in factors.
+    """Apply a bilinear map, given by factors, to two features.
 
     Args:
         x1: (..., I, C).
@@ -138,7 +138,7 @@ def low_rank_product(
         c: (K, R), of the result.
 
     Returns:
-        (..., K, C). The kernel keeps the type of x1 under autocast too.
+        (..., K, C). The kernel keeps the type of x1, also under autocast.
     """
     if use_kernel("low_rank_product", x1) and _fits(x1, x2) and not any(f.requires_grad for f in (a, b, c)):
         factors = (factor.to(x1.dtype) for factor in (a, b, c))

@@ -1,6 +1,6 @@
 r"""Two-dimensional convolutions over a series folded by its periods, the core of TimesNet.
 
-With a period p, step t of a series stands in row t // p and column t % p of an image with n = ceil(T / p) rows. The
+With a period p, step t of a series is in row t // p and column t % p of an image with n = ceil(T / p) rows. The
 operation folds a series by each of its k periods, applies
 
     y_p = w2 * gelu(w1 * x_p + b1) + b2        (`same` zero padding, square odd kernels of size K = 2 h + 1)
@@ -13,13 +13,13 @@ last row takes part in the second convolution with its non-zero intermediate val
 Cost of one period: 2 K^2 C F multiply-adds per step; bytes: x, y and the weights once, and the (B, F, T) intermediate
 twice. Three forms compute it:
 
-* `period_conv_folded` really folds. The periods become Python integers, so that each image has its true shape and
-  kernel taps that can only meet zero padding are cut off: |row| >= n or |column| >= p. It is for a CPU,
-  where reading the periods costs nothing. Equal periods are convolved once.
-* `period_conv_gathered` has shapes that depend on T alone: rows are laid out one behind the other with h zeros between
-  them, the K rows around each position are gathered, and one convolution with stride K over that axis does the rest for
-  all periods together. No value of `periods` reaches the host, so it neither synchronises a device nor breaks a
-  `torch.compile` or `torch.export` graph.
+* `period_conv_folded` folds the series in memory. The periods become Python integers, so that each image has its true
+  shape and kernel taps that can only meet zero padding are cut off: |row| >= n or |column| >= p. It is for a CPU, where
+  reading the periods costs nothing. Equal periods are convolved once.
+* `period_conv_gathered` has shapes that depend on T alone: rows follow one another with h zeros between them, the K
+  rows around each position are gathered, and one convolution with stride K over that axis does the rest for all periods
+  together. No value of `periods` reaches the host, so it neither synchronises a device nor breaks a `torch.compile` or
+  `torch.export` graph.
 * `period_conv_fused` convolves the series itself, by the Triton kernels of `blockzoo.kernels.fold_conv`: one launch for
   each of the two convolutions, whatever the periods.
 
@@ -51,7 +51,7 @@ def period_conv(
 ) -> torch.Tensor:
     """Weighted sum over periods of conv - GELU - conv on the folded series.
 
-    Has a batch axis, and is not for `torch.vmap`: on a CPU it reads the periods on the host.
+    It does not work under `torch.vmap`, because on a CPU it reads the periods on the host.
 
     Args:
         x: Series, (B, T, C).
@@ -74,7 +74,7 @@ def period_conv(
 
 
 def _crop(weight: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
-    """Cut off the taps that lie outside an image of rows x columns wherever the kernel stands."""
+    """Cut off the taps that are outside an image of rows x columns at every position of the kernel."""
     half = weight.shape[-1] // 2
     row, column = min(half, rows - 1), min(half, columns - 1)
     return weight[..., half - row : half + row + 1, half - column : half + column + 1]
@@ -137,7 +137,7 @@ def period_conv_gathered(
     w2: torch.Tensor,
     b2: torch.Tensor,
 ) -> torch.Tensor:
-    """`period_conv` with shapes that depend on the length of the series alone; differentiable on every device.
+    """`period_conv` with shapes that depend only on the length of the series; differentiable on every device.
 
     Memory: K / T * max_p n (p + h) times that of x, at most about 3.5 K for T of a few hundred.
     """
@@ -153,7 +153,7 @@ def period_conv_gathered(
     column = slot - row * (p + half)
     inside = (row < rows) & (column < p)  # (1 or B, k, slots)
 
-    # Rows around each slot: (1 or B, k, K, slots); what lies outside reads the zero appended behind the data.
+    # Rows around each slot: (1 or B, k, K, slots); what lies outside reads the zero appended after the data.
     near = row[:, :, None] + torch.arange(-half, half + 1, device=x.device)[:, None]
     near_inside = inside[:, :, None] & (near >= 0) & (near < rows[..., None])
     step = near * p[..., None] + column[:, :, None]
@@ -174,8 +174,8 @@ def period_conv_gathered(
 def _quotient(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """Integers x // y for x >= 0, y > 0 and x below 2**50.
 
-    Vector loops that AOTInductor writes also compute in lanes beyond the end, which hold 0; there an integer division
-    stops the program, and this does not.
+    Vector loops from AOTInductor also compute in lanes beyond the end, which hold 0. There, an integer division stops
+    the program; this function does not.
     """
     return ((x + 0.5) / y.double()).floor().long()
 
@@ -189,7 +189,7 @@ def period_conv_fused(
     w2: torch.Tensor,
     b2: torch.Tensor,
 ) -> torch.Tensor:
-    """`period_conv` by the operator `fold_conv`; shapes depend on the length of the series alone.
+    """`period_conv` by the operator `fold_conv`; shapes depend only on the length of the series.
 
     Memory: the intermediate, (B, k, S, F) for images of up to S < 2 T slots, and nothing of the kernel's size.
     """

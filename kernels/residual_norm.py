@@ -1,4 +1,4 @@
-r"""Residual connection with layer scale and drop path, and the layer norm behind it, in one pass.
+r"""Residual connection with layer scale and drop path, and the layer norm after it, in one pass.
 
 For rows of D values, row r belonging to sample r // (rows / samples),
 
@@ -294,9 +294,9 @@ def residual_norm(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Add a branch to a residual stream and normalise the sum over its last axis.
 
-    Gradients of second order exist on the reference only: what normalises tokens here (Raptor, TimesNet) trains on
-    first ones, and potentials, which train on forces, have no layer norm over channels of this kind. Differentiating
-    the kernel's gradient raises an error; `BLOCKZOO_KERNELS=torch` gives the reference.
+    Only the reference has second derivatives. The models that use this norm (Raptor, TimesNet) train on first
+    derivatives; potentials, which train on forces, do not use it. Differentiating the kernel's gradient raises an
+    error; `BLOCKZOO_KERNELS=torch` gives the reference.
 
     Args:
         x: The stream, (B, ..., D).

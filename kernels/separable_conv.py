@@ -1,16 +1,17 @@
-r"""Depthwise convolution, pointwise convolution and what stands around them, in one pass, for inference.
+r"""Depthwise and pointwise convolution with activations, skip and residual in one pass, for inference.
 
     a = act_in(x),    m[c, p] = act_mid(dw_bias[c] + sum_{u, v} a[c, s i - top + u, s j - left + v] dw[c, u, v])
     y[f, p] = act_out(bias[f] + sum_c pw[f, c] (m[c, p] + a[c, p])) + residual[f, p]
 
 for each image and pixel p = (i, j), with zeros outside of x. The skip "+ a[c, p]" inside the sum, all activations,
-biases and the residual are optional. That is NASNet's separable convolution behind `deploy()` (ReLU in front, ReLU or
-nothing behind) and, with SiLU in the middle, the skip and the residual, what follows an expansion in EMOv2.
+biases and the residual are optional. With a ReLU first, and a ReLU or nothing last, this is NASNet's separable
+convolution after `deploy()`. With SiLU in the middle, the skip and the residual, it is what follows an expansion in
+EMOv2.
 
     x: (B, C, H, W), dw: (C, 1, K, K), pw: (F, C, 1, 1), residual: (B, F, H', W') -> (B, F, H', W')
 
 float32, bfloat16 or float16, any strides; sums are float32, the result is in channels-last memory. Activations map 0 to
-0, so that padding may come before or behind the first.
+0, so padding may come before or after the first.
 
 Floor: x, the weights, the residual and y once: C H W + F H' W' values an image, against 3 C + F of separate operations
 without activations (x, m twice, y) and 2 C more for each activation that is not part of a convolution; 2 (K^2 + F) C
@@ -19,7 +20,7 @@ block of output channels: with K = 5 and F = 128 a fifth of all, but at the rate
 m exist a block at a time, in registers, and go straight into the product; it is three TF32 products for float32 unless
 `torch.set_float32_matmul_precision` allows one.
 
-There is no gradient: where one is recorded, `separable_conv` computes the reference.
+The kernel has no gradient: while one is recorded, `separable_conv` computes the reference.
 """
 
 from typing import Literal, get_args
@@ -56,14 +57,15 @@ def separable_conv_ref(
     x: torch.Tensor, dw: torch.Tensor, dw_bias: Optional, pw: torch.Tensor, bias: Optional, residual: Optional,
     stride: int, top: int, left: int, height: int, width: int, act_in: str, act_mid: str, act_out: str, skip: bool,
 ) -> torch.Tensor:  # fmt: skip
-    """The definition in plain torch; differentiable. See `separable_conv`; rows and columns of zeros in front of x, and
-    the size of the result, are given as numbers.
+    """The definition in plain torch; differentiable. See `separable_conv`.
+
+    The rows and columns of zeros before x, and the size of the result, are numbers.
     """
     a = _act(x, act_in)
     size, (rows, columns) = dw.shape[-1], x.shape[2:]
     if (rows + 2 * top - size) // stride + 1 == height and (columns + 2 * left - size) // stride + 1 == width:
         m = F.conv2d(a, dw, dw_bias, stride, (top, left), groups=dw.shape[0])
-    else:  # more zeros behind than in front
+    else:  # more zeros after than before
         below, right = ((n - 1) * stride + size for n in (height, width))
         padded = F.pad(a, (left, right - columns - left, top, below - rows - top))
         m = F.conv2d(padded, dw, dw_bias, stride, groups=dw.shape[0])
@@ -198,7 +200,7 @@ def _(x, dw, dw_bias, pw, bias, residual, stride, top, left, height, width, act_
 
 
 def _place(size: int, window: int, stride: int, padding: int | str) -> tuple[int, int]:
-    """Zeros in front of an axis, and the length of the result."""
+    """Number of zeros before an axis, and the length of the result."""
     if padding == "same":
         length = -(-size // stride)
         return max((length - 1) * stride + window - size, 0) // 2, length
@@ -222,7 +224,7 @@ def separable_conv(
 ) -> torch.Tensor:
     """Depthwise, then pointwise convolution.
 
-    The kernel is for inference: while a gradient is recorded for any of the tensors, or where their types differ, the
+    The kernel is for inference: while a gradient is recorded for any of the tensors, or if their types differ, the
     result is that of the reference, and differentiable.
 
     Args:
@@ -233,11 +235,11 @@ def separable_conv(
         bias: Of the pointwise one, (F,).
         residual: What is added to the result, (B, F, H', W').
         stride: Of the depthwise convolution.
-        padding: Zeros on every side, or "same" for ceil(size / stride) pixels as in TensorFlow, where of an odd number
-            of zeros the larger part stands behind.
-        act_in: Activation in front, "none", "relu" or "silu".
-        act_mid: Between the two convolutions.
-        act_out: Behind them, before the residual.
+        padding: Zeros on every side, or "same" for ceil(size / stride) pixels as in TensorFlow, where the larger part
+            of an odd number of zeros is at the end.
+        act_in: Activation before the first convolution: "none", "relu" or "silu".
+        act_mid: Activation between the two convolutions.
+        act_out: Activation after both, before the residual is added.
         skip: Add the input of the depthwise convolution to that of the pointwise one.
 
     Returns:

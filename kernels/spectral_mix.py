@@ -1,8 +1,8 @@
-r"""Products of complex matrices, one for each Fourier mode, in real pairs.
+r"""Products of complex matrices, one for each Fourier mode, stored as pairs of real numbers.
 
     out[m, r, t] = sum_s a'[m, r, s] b'[m, s, t],    a' = a or its conjugate, b' = b or its conjugate
 
-With rows r for samples and the weights as b, that mixes the channels of Fourier coefficients: out[b, m, o] = sum_i
+With samples as rows r and the weights as b, that mixes the channels of Fourier coefficients: out[b, m, o] = sum_i
 x[b, m, i] w[m, i, o]. The derivatives of Re sum conj(g) out are products of the same kind,
 
     da = g conj(b')^T, or conj(g) b'^T if a is conjugated,    db = conj(a')^T g, or a'^T conj(g) if b is,
@@ -16,8 +16,8 @@ float32, bfloat16 or float16, sums in float32; products of float32 are three TF3
 `torch.set_float32_matmul_precision` allows one. Sums run in order in one program: the same bits in every run.
 
 Floor, float32, for B samples: 8 M (B I + I O + B O) bytes, 8 M B I O operations. For B = 32 and I = O = 64 that is 16
-operations for a byte, bound by memory on a GPU. Torch moves three times as much at that size: a copy with modes in
-front, a real product with all four combinations of parts (16 M B O bytes, written, and read to add them), a copy back.
+operations for a byte, bound by memory on a GPU. Torch moves three times as much at that size: a copy with modes first,
+a real product with all four combinations of parts (16 M B O bytes, written, and read to add them), a copy back.
 
 The transforms around it are matrix products of torch, and not part of the kernel. For 128 x 128 points, 32 x 17 modes,
 64 channels and 32 samples the layer moves 465 MB with this kernel, 536 MB without. Taking the transform along the
@@ -159,7 +159,7 @@ def mode_product(a: torch.Tensor, b: torch.Tensor, conj_a: bool, conj_b: bool, a
         b: (M, 2, S, T), of the type of a.
         conj_a: Use the conjugate of a.
         conj_b: Use the conjugate of b.
-        as_weights: Store the result as weights are, (M, R, T, 2), instead of as coefficients, (R, 2, M, T).
+        as_weights: Store the result in the order of weights, (M, R, T, 2), not of coefficients, (R, 2, M, T).
 
     Returns:
         (M, 2, R, T).

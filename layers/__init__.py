@@ -3,7 +3,7 @@
 
     from blockzoo.layers import ConvNormAct, FactorizedTensor
 
-| group | what is there |
+| group | contents |
 | --- | --- |
 | `conv` | convolutions with norm and activation, deployed, separable, inception, pseudo-3D; squeeze-and-excitation |
 | `attention` | window and pooled attention, gated linear attention, the recurrent block |

@@ -11,7 +11,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Args:
-        args: The words behind `blockzoo`; those of the process by default.
+        args: The words after `blockzoo`; by default, those of the process.
 
     Returns:
         Exit status: 0 for success, 1 when a check failed, 2 for a mistake in the call or its input.

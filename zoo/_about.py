@@ -1,4 +1,4 @@
-"""What a family module says about itself for people."""
+"""Texts about a model family, which its module declares for people to read."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,10 +24,10 @@ class Small:
 
 @dataclass(frozen=True)
 class FamilyAbout:
-    """Words about a family, which its module holds under the name `about`.
+    """Texts about a family; its module holds them under the name `about`.
 
     Attributes:
-        title: The name that people know.
+        title: The name that people know it by.
         purpose: What the models are for and how they work, in two plain sentences.
         paper: The title of the paper. If there are several, the older ones come first, each with its year in brackets.
         year: The year in which the paper, or the last of several, appeared; 0 without a paper.

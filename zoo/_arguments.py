@@ -1,4 +1,4 @@
-"""Checks of what models are built with, so that a mistake is one line that names the argument."""
+"""Checks of constructor arguments, so that a mistake gives one line that names the argument."""
 
 import difflib
 import inspect
@@ -25,7 +25,7 @@ def positive(**values: int | Sequence[int]) -> None:
         **values: The numbers by the names of their arguments.
 
     Raises:
-        ValueError: One is not; the message names it.
+        ValueError: A number is less than 1; the message names it.
     """
     for name, value in values.items():
         if min([value] if isinstance(value, int) else value, default=1) < 1:
@@ -39,14 +39,14 @@ def same_length(**values: Sequence[Any]) -> None:
         **values: The sequences by the names of their arguments.
 
     Raises:
-        ValueError: They are not; the message names all.
+        ValueError: The lengths differ; the message names all of them.
     """
     if len({len(value) for value in values.values()}) > 1:
         raise ValueError(f"{' and '.join(f'{name}={value}' for name, value in values.items())} must be equally long")
 
 
 def constructor_arguments(fn: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """The arguments that a constructor takes by name, with those that its `**kwargs` hand to its base class.
+    """Collect the keyword arguments of a constructor, with those that its `**kwargs` pass on to its base class.
 
     Args:
         fn: A class, whose `excluded_arguments` name what it does not take from its base class; or a function, whose own
@@ -64,20 +64,20 @@ def constructor_arguments(fn: Callable[..., Any]) -> dict[str, inspect.Parameter
 
 
 def _constructing(fn: Callable[..., Any]) -> list[type]:
-    """A class and its bases as far as they have a constructor, the class itself in front."""
+    """The class, then its bases that have a constructor."""
     return [cls for cls in getattr(fn, "__mro__", ()) if "__init__" in vars(cls) and cls is not object]
 
 
 def check_arguments(fn: Callable[..., Any], owner: str, kwargs: dict[str, Any], also: Sequence[str] = ()) -> None:
     """Check names and types of keyword arguments before a constructor is called with them.
 
-    Types are checked as far as annotations are made of numbers, words, truth values, choices and sequences of those.
+    Types are checked where annotations consist of numbers, strings, booleans, literals and sequences of these.
 
     Args:
         fn: The constructor.
-        owner: What messages call it.
+        owner: The name of the constructor in messages.
         kwargs: The arguments.
-        also: Names that are taken besides those of `fn`, unchecked.
+        also: Further names that are accepted, unchecked.
 
     Raises:
         TypeError: A name is unknown; the message lists the known ones.
@@ -102,7 +102,7 @@ def check_arguments(fn: Callable[..., Any], owner: str, kwargs: dict[str, Any], 
 
 
 def _matches(value: Any, hint: Any) -> bool:
-    """Whether a value has a type, as far as it can be told."""
+    """Whether a value has a type; True if that cannot be checked."""
     origin, args = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return any(_matches(value, arg) for arg in args)

@@ -1,4 +1,4 @@
-"""Configuration of a pretrained tag: timm's, with what other modalities need."""
+"""Configuration of a pretrained tag: timm's, extended for other modalities than images."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,11 +19,11 @@ class ZooCfg(PretrainedCfg):
         task: What the outputs are.
         modality: "image", "video", "series", "graph" or "field".
         input_axes: One letter for each axis of `input_size`, for example "CHW" or "TC".
-        model_args: Constructor arguments that belong to the weights; the caller's own come before them.
+        model_args: Constructor arguments that belong to the weights; the caller's arguments take precedence.
         checkpoint: Key of the weights in the checkpoint manifest; None when there are none.
         series: How a table of series is read for the weights: names of `columns`, `features`, `target`, `time_freq`.
         frame_stride: Distance of a clip's frames in a video.
-        clips: How clips are taken from a video for the weights: `sampling`, `num_clips`, `num_crops`, `resize`,
+        clips: How clips are taken from a video for these weights: `sampling`, `num_clips`, `num_crops`, `resize`,
             `pad_short`, see `blockzoo.tasks.video.files.ClipForm`.
         none_args: Constructor arguments for which None is a value; elsewhere None means the default, as in timm.
     """
@@ -40,7 +40,7 @@ class ZooCfg(PretrainedCfg):
 
     @property
     def has_weights(self) -> Any:
-        """Whether weights can be had for this tag."""
+        """Whether there are weights for this tag."""
         return self.checkpoint or super().has_weights
 
 
@@ -64,7 +64,7 @@ def field_cfg(task: str, input_size: tuple[int, ...], **kwargs: Any) -> ZooCfg:
 
 
 def graph_cfg(task: str, **kwargs: Any) -> ZooCfg:
-    """Configuration of a model of atoms; one of them has the 3 coordinates of `input_size`, their number is free."""
+    """Configuration of a model of atoms; `input_size` is the 3 coordinates of one atom, of any number."""
     image_only: dict[str, Any] = {"interpolation": None, "crop_pct": None, "crop_mode": None, "mean": None, "std": None}
     defaults: dict[str, Any] = {**image_only, "num_classes": None, "license": "apache-2.0"}
     return ZooCfg(**{**defaults, **kwargs, "task": task, "modality": "graph", "input_axes": "X", "input_size": (3,)})

@@ -1,4 +1,4 @@
-"""What models of atoms know about elements: which they accept, energies of single atoms, and units."""
+"""Tables of elements for models of atoms: accepted elements, energies of single atoms, and units."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,15 +11,15 @@ __all__ = ["ElementModel", "wide_dtype"]
 
 
 class ElementModel(ZooModel):
-    """A model of atoms with tables by atomic number: references, scales, and the elements that it accepts.
+    """Base class of models of atoms, with tables by atomic number: references, scales, and accepted elements.
 
-    The tables are in float64 whatever the model's type, wherever the device has it.
+    The tables are in float64 for every type of the model, if the device has float64.
 
     Attributes:
         references: Energy of a single atom, (num_elements,).
         scales: Unit of what the network adds, (num_elements,).
         has_element: Whether the model accepts an element, (num_elements,).
-        num_elements: Atomic numbers are below it.
+        num_elements: Atomic numbers must be less than this.
         extensive: Whether outputs are sums over atoms, which references and scales belong to.
     """
 
@@ -64,7 +64,7 @@ class ElementModel(ZooModel):
         Args:
             energies: Reference energy by atomic number, or a tensor indexed by it. A mapping also says which elements
                 the model knows: others are refused from then on.
-            scale: The same for scales, or one number for all.
+            scale: Scale by atomic number, a tensor indexed by it, or one number for all elements.
 
         Raises:
             ValueError: An atomic number is out of range, or the model is not extensive.
@@ -96,7 +96,7 @@ class ElementModel(ZooModel):
         return self.has_element.nonzero().squeeze(1).tolist()
 
     def check_atoms(self, positions: torch.Tensor, atomic_numbers: torch.Tensor) -> None:
-        """Refuse atoms whose tensors have other shapes than (N, 3) and (N,), or that are of unknown elements.
+        """Refuse atoms of unknown elements, and tensors whose shapes are not (N, 3) and (N,).
 
         Raises:
             ValueError: A shape does not fit, or an element is unknown.
@@ -122,6 +122,6 @@ class ElementModel(ZooModel):
 
 
 def wide_dtype(device: torch.device | str | None) -> torch.dtype:
-    """The type in which energies of atoms are summed: float64 wherever the device has it."""
+    """The type for sums of atomic energies: float64 if the device has it."""
     device = torch.get_default_device() if device is None else torch.device(device)
     return torch.float32 if device.type == "mps" else torch.float64

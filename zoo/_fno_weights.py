@@ -1,4 +1,4 @@
-"""Weights of neuraloperator's models, from 1.0 on or of 0.3, in the layout of ours."""
+"""Conversion of weights of neuraloperator 0.3, 1.0 and later to the layout of our models."""
 
 import re
 from typing import Any
@@ -11,12 +11,12 @@ __all__ = ["convert"]
 
 
 def convert(state_dict: dict[str, Any], model: Any) -> dict[str, Any]:
-    """Names, shapes and types of `blockzoo.fno.FNO` for a state dict of neuraloperator; ours passes unchanged.
+    """Convert a state dict of neuraloperator to the layout of `blockzoo.fno.FNO`; ours is returned unchanged.
 
     neuraloperator's `_metadata`, the constructor's arguments, is left out.
 
     Raises:
-        ValueError: An entry that no such model has, or factors of other ranks than the model's.
+        ValueError: No FNO has an entry of that name, or the ranks of the factors differ from the model's.
     """
     if not any(name.startswith("fno_blocks.") for name in state_dict):
         return {name: value for name, value in state_dict.items() if name != "_metadata"}
@@ -35,7 +35,7 @@ _PARTS = {"fr": "real", "fi": "imag"}
 
 
 def _converted(name: str, value: torch.Tensor, model: Any) -> list[tuple[str, torch.Tensor]]:
-    """Our name or names of a tensor of neuraloperator, and what it becomes."""
+    """Our name or names for a tensor of neuraloperator, and the converted tensor."""
     name = re.sub(r"\.(fr|fi)\.", lambda found: f".{_PARTS[found[1]]}.", name)
     if found := re.fullmatch(r"(lifting|projection)(\.real|\.imag)?\.fcs\.(\d)\.(weight|bias)", name):
         return [(f"{found[1]}{found[2] or ''}.layers.{found[3]}.{found[4]}", _matrix(value))]
@@ -79,7 +79,7 @@ def _matrix(value: torch.Tensor) -> torch.Tensor:
 
 
 def _module(model: Any, place: str) -> Any:
-    """The module of that name, None if the model has none; then loading says which entries are too many."""
+    """The module of that name, or None. If it is None, loading the weights names the entries without a place."""
     module = model
     for part in place.split("."):
         module = module[int(part)] if part.isdigit() else getattr(module, part, None)
@@ -87,7 +87,7 @@ def _module(model: Any, place: str) -> Any:
 
 
 def _spectral(place: str, part: str, value: torch.Tensor, model: Any) -> tuple[str, torch.Tensor]:
-    """Spectral weights or factors: pairs of real numbers, and of a dense tensor the modes in front of the channels."""
+    """Spectral weights or factors as pairs of real numbers; in a dense tensor, modes come before channels."""
     value = torch.view_as_real(value) if value.is_complex() else value
     weight = model.blocks[0].spectral.weight if model.shared_weight is None else model.shared_weight
     tensor, slots = weight.tensor, weight.slots

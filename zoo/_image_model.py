@@ -1,4 +1,4 @@
-"""What the image backbones share: timm's model interface over a stem, stages, a norm and a head."""
+"""Base class of the image backbones: timm's model interface over a stem, stages, a norm and a head."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -21,7 +21,7 @@ _PIXELS_AT_ONCE = 2 * 224 * 224
 
 
 def image_cfg(**kwargs: Any) -> ZooCfg:
-    """Configuration of an image classifier: ImageNet-1k at 224 px, if nothing else is said."""
+    """Configuration of an image classifier, by default for ImageNet-1k at 224 px."""
     defaults: dict[str, Any] = {
         "input_size": (3, 224, 224),
         "pool_size": (7, 7),
@@ -54,13 +54,13 @@ def image_cfgs(cfgs: dict[str, ZooCfg]) -> dict[str, Any]:
 class ImageModel(ZooModel):
     """An image classifier that is a stem, stages, a final norm and timm's `ClassifierHead`, with timm's interface.
 
-    Subclasses set `stem`, `stages`, `norm`, `head` and `feature_info`, one entry for each stage. A stage has an
-    attribute `grad_checkpointing` if it can trade computing for memory by itself; other stages are wrapped whole.
+    Subclasses set `stem`, `stages`, `norm`, `head` and `feature_info`, one entry for each stage. A stage that has its
+    own gradient checkpointing has an attribute `grad_checkpointing`; other stages are wrapped as a whole.
 
     Images are (B, in_chans, H, W), logits (B, num_classes).
 
     Attributes:
-        num_classes: Width of the logits; 0 for no classifier.
+        num_classes: Number of logits; 0 for no classifier.
         in_chans: Channels of the images.
         num_features: Channels of `forward_features`.
         head_hidden_size: Width of `forward_head(x, pre_logits=True)`.
@@ -117,7 +117,7 @@ class ImageModel(ZooModel):
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Trade computing the stages twice in training for not storing their activations."""
+        """Save memory in training: compute the stages again in the backward pass instead of storing activations."""
         self.grad_checkpointing = enable
         for module in self.modules():
             if hasattr(module, "grad_checkpointing"):
@@ -125,16 +125,16 @@ class ImageModel(ZooModel):
 
     @torch.jit.ignore
     def get_classifier(self) -> nn.Module:
-        """The last linear layer, an identity without classes."""
+        """The last linear layer, or an identity if there are no classes."""
         return self.head.fc
 
     @torch.jit.ignore
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the classifier by a fresh one.
+        """Replace the classifier with a new one.
 
         Args:
             num_classes: Its outputs; 0 for none.
-            global_pool: "avg", "max", "avgmax", "catavgmax", or "" for no pooling; None keeps what there is.
+            global_pool: "avg", "max", "avgmax", "catavgmax", or "" for no pooling; None keeps the present pooling.
         """
         self.num_classes = num_classes
         self.head.reset(num_classes, pool_type=global_pool, in_features=self.num_features, **get_device_dtype(self))
@@ -149,7 +149,7 @@ class ImageModel(ZooModel):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> Any:
-        """Outputs of the stages, and that of `forward_features`.
+        """Compute the outputs of the stages, and of `forward_features`.
 
         Args:
             x: Images (B, in_chans, H, W).
@@ -184,7 +184,7 @@ class ImageModel(ZooModel):
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Cut off what the asked stages do not need, see `forward_intermediates`; returns their indices."""
+        """Remove the parts that the requested stages do not need; returns the indices of the stages."""
         take, last = feature_take_indices(len(self.stages), indices)
         cut = last < len(self.stages) - 1
         if prune_norm or cut:
@@ -214,10 +214,10 @@ class ImageModel(ZooModel):
 
     @torch.jit.ignore
     def _early(self, x: torch.Tensor) -> torch.Tensor:
-        """Stem and first stages, a few samples at a time.
+        """Apply the stem and the first stages to a few samples at a time.
 
-        Their maps are large and their weights small: samples that go through one after the other find each map still in
-        the CPU's cache, which is worth more than a larger batch. The result is the same.
+        Their maps are large and their weights small. With a few samples at a time, each map is still in
+        the CPU's cache when the next layer reads it, which saves more than a larger batch does. The result is the same.
         """
         at_once = max(1, _PIXELS_AT_ONCE // (x.shape[2] * x.shape[3]))
         early = self.stages[: self.cache_stages]
@@ -235,7 +235,7 @@ class ImageModel(ZooModel):
 
     @torch.no_grad()
     def deploy(self) -> Self:
-        """See `ZooModel.deploy`; weights are stored channels-last, which CPU convolutions carry on to activations.
+        """See `ZooModel.deploy`. Weights are stored channels-last, so that CPU convolutions use this order.
 
         Convolutions become `blockzoo.layers.conv.deployed_conv.DeployedConv2d`, under the same names.
         """

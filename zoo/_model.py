@@ -1,4 +1,4 @@
-"""What every model of the zoo offers beyond `forward`."""
+"""Base class of all models: what they offer besides `forward`."""
 
 import abc
 from collections.abc import Sequence
@@ -15,17 +15,17 @@ _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 class ZooModel(nn.Module, abc.ABC):
-    """Base class of all models, whatever their inputs are.
+    """Base class of all models, for every kind of input.
 
     Attributes:
         task: What the outputs are, for example "forecast" or "classification".
         modality: What the inputs are: "image", "video", "series", "graph" or "field".
-        any_size: Whether `x` may have other sizes behind its channels than those of `example_inputs`.
-        trial_batches: Batch sizes that an exported program with a free batch is tried with.
+        any_size: Whether the axes of `x` after the channels may have other sizes than in `example_inputs`.
+        trial_batches: Batch sizes to test an exported program with, if its batch size is free.
         excluded_arguments: Arguments of the base class that a constructor with `**kwargs` does not take.
-        pretrained_cfg: The resolved configuration as a dictionary, set by the builder; `input_size` describes one input
-            of this very model, without the batch axis, its axes named by `input_axes`.
-        init_args: Arguments of the constructor that the builder passed, beside the defaults.
+        pretrained_cfg: The resolved configuration as a dictionary, set by the builder; `input_size` is the size of one
+            input of this model, without the batch axis; `input_axes` names its axes.
+        init_args: Arguments that the builder passed to the constructor, without the defaults.
     """
 
     task: ClassVar[str]
@@ -46,30 +46,30 @@ class ZooModel(nn.Module, abc.ABC):
         """
 
     def size_arguments(self, input_size: Sequence[int]) -> dict[str, Any]:
-        """Arguments of the constructor for a model that speaks of another input size, with the same weights.
+        """Constructor arguments for a model with another nominal input size and the same weights.
 
         Args:
             input_size: Sizes of one input, as in `pretrained_cfg`.
 
         Returns:
-            The arguments by name; by default none, since most models are built for one size or speak of none.
+            The arguments by name. By default there are none, since most models have one size or no nominal size.
         """
         return {}
 
     def size_steps(self) -> tuple[int, ...]:
-        """Of which numbers the free sizes of an exported program's input are multiples, by axis behind the channels.
+        """Steps of the free input sizes of an exported program, one for each axis after the channels.
 
         Raises:
-            ValueError: The architecture fixes the size, or fixes it in an exported program; here, all do.
+            ValueError: The size is fixed, always or in an exported program. The default always raises this.
         """
         raise ValueError(f"{type(self).__name__} is exported for one size of input")
 
     def export_inputs(self, batch_size: int = 1, size: Sequence[int] | None = None) -> dict[str, torch.Tensor]:
-        """Forward arguments to trace a program with and to try it on: `example_inputs`, at another size if given.
+        """Forward arguments to trace and test a program with: `example_inputs`, at another size if one is given.
 
         Args:
             batch_size: Samples in the batch.
-            size: The axes of `x` behind the channels.
+            size: Sizes of the axes of `x` after the channels.
 
         Raises:
             ValueError: The model's size is fixed, or `size` has another number of axes.
@@ -91,10 +91,10 @@ class ZooModel(nn.Module, abc.ABC):
 
     @torch.no_grad()
     def deploy(self) -> Self:
-        """Apply every exact merge that the architecture allows, in place, for inference.
+        """Merge layers for inference, in place, wherever the result stays exact.
 
-        Layers that can be merged have a method `fuse()`, as in timm. The model is put in eval mode; its outputs agree
-        with the unmerged model's to rounding. Afterwards the state dict has the merged layout.
+        Layers that can be merged have a method `fuse()`, as in timm. The model is put in eval mode; apart from
+        rounding, its outputs stay the same. Afterwards the state dict has the merged layout.
 
         Returns:
             The model itself.
@@ -109,7 +109,7 @@ class ZooModel(nn.Module, abc.ABC):
         """Move or convert the model as `nn.Module.to` does, with memory formats that suit models of mixed ranks.
 
         With `memory_format=torch.channels_last` or `torch.channels_last_3d`, tensors of four axes get the first and
-        tensors of five axes the second, whichever is asked for: a model of clips has weights of both kinds.
+        tensors of five axes the second, for either value: a model of clips has weights of both kinds.
         """
         channels_last = kwargs.get("memory_format") in _CHANNELS_LAST.values()
         if channels_last:

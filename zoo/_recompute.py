@@ -1,4 +1,4 @@
-"""Gradient checkpointing whose second run leaves no trace."""
+"""Gradient checkpointing that updates running statistics only once."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -12,7 +12,7 @@ __all__ = ["recomputed"]
 
 
 def recomputed(module: nn.Module, *args: Any, call: Callable[..., Any] | None = None) -> Any:
-    """Call a module so that the backward pass calls it again instead of keeping its activations.
+    """Call a module without storing its activations; the backward pass calls it again.
 
     The second call sees copies of the running statistics, so that batch norms count every batch once.
 
@@ -36,7 +36,7 @@ def recomputed(module: nn.Module, *args: Any, call: Callable[..., Any] | None = 
 
 @contextmanager
 def _copied_statistics(module: nn.Module) -> Iterator[None]:
-    """Put copies in the place of all running statistics, and the originals back at the end."""
+    """Replace all running statistics with copies, and restore the originals at the end."""
     norms = [part for part in module.modules() if getattr(part, "running_mean", None) is not None]
     originals = [dict(norm._buffers) for norm in norms]
     try:

@@ -1,11 +1,11 @@
-"""Names, tags and configurations of the zoo's models, with timm's grammar.
+"""Registry of the zoo's models: names, tags and configurations, in timm's notation.
 
 A family is a module of the package without a leading underscore. It registers its models when it is imported, and is
 found by looking at the package's folder: there is no list to add it to. A model's entrypoint is a function of its name
 in that module, which holds a `default_cfgs` table made by timm's `generate_default_cfgs`.
 
-The tables here are ours alone: timm's are never written to, except by `blockzoo._timm_bridge` for image models whose
-names timm does not have.
+These tables belong to blockzoo. timm's tables are never changed, except by `blockzoo._timm_bridge` for image models
+whose names timm does not have.
 """
 
 import difflib
@@ -59,7 +59,7 @@ class _Entry:
     cfgs: DefaultCfg
 
     def cfg(self, tag: str) -> ZooCfg:
-        """The configuration of a tag, which registration has checked to be ours."""
+        """The configuration of a tag; registration has checked its class."""
         cfg = self.cfgs.cfgs[tag]
         assert isinstance(cfg, ZooCfg)
         return cfg
@@ -75,11 +75,12 @@ _entries: dict[str, _Entry] = {}
 def register_model(fn: Entrypoint) -> Entrypoint:
     """Register a model under the name of its entrypoint `fn(pretrained=False, **kwargs)`.
 
-    The configurations come from `default_cfgs[name]` in the module that defines `fn`, which must stand above it; the
-    family is that module's last name. An image model whose name is free in timm is reachable through timm as well.
+    The configurations come from `default_cfgs[name]` in the module that defines `fn`; the table must come before `fn`.
+    The family is the last part of the module's name. An image model whose name is free in timm is reachable through
+    timm as well.
 
-    Where weights or a configuration are asked for, the `model_args` of that tag are passed on to `fn`, before which
-    only the caller's own arguments come; a bare name means the entrypoint's defaults.
+    If the caller asks for weights or a configuration, `fn` gets the `model_args` of that tag; the caller's own
+    arguments take precedence. A name without a tag uses the defaults of the entrypoint.
 
     Returns:
         The entrypoint that is registered.
@@ -131,7 +132,7 @@ def load_families() -> None:
 
 
 def small_models() -> list[Small]:
-    """Small models that stand for all others, in the order of families: what tables and tests are made of."""
+    """Small models that stand for all others in tables and tests, in the order of families."""
     found: list[Small] = []
     for family in list_families():
         first = next(name for name in list_models(family=family))
@@ -140,13 +141,13 @@ def small_models() -> list[Small]:
 
 
 def family_about(family: str) -> FamilyAbout:
-    """What a family says about itself for people; without such words, the first paragraph of its docstring.
+    """Texts about a family for people; if it has none, the first paragraph of its docstring.
 
     Args:
         family: A name of `list_families()`.
 
     Raises:
-        ValueError: There is no such family; the message lists those there are.
+        ValueError: There is no such family; the message lists the existing ones.
     """
     load_families()
     modules = {entry.family: sys.modules[inspect.unwrap(entry.entrypoint).__module__] for entry in _entries.values()}
@@ -195,7 +196,7 @@ def list_models(
         family: Only models of this family or these families.
         task: Only models for this task or these tasks.
         modality: Only models with this kind of input.
-        pretrained: Only those with weights.
+        pretrained: Only models with weights.
         exclude_filters: Wildcard or wildcards of names to leave out.
         include_tags: List "name.tag" instead of names; by default exactly when `pretrained` is set.
     """
@@ -275,7 +276,7 @@ def resolve_cfg(
     cfg: str | dict[str, Any] | ZooCfg | None = None,
     overlay: dict[str, Any] | None = None,
 ) -> ZooCfg:
-    """The configuration that a builder's arguments mean.
+    """Find the configuration that a builder's arguments describe.
 
     Args:
         model_name: The registered name.

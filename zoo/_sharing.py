@@ -1,4 +1,4 @@
-"""Sharing models: a folder, or a repository on a hub, that `create_model` and timm read back.
+"""Saving and sharing models, as a folder or a hub repository that `create_model` and timm can load.
 
 It holds `model.safetensors`, `config.json` in timm's format and a model card, `README.md`.
 """
@@ -40,17 +40,17 @@ _RUNTIME = ("cache_dir", "device", "dtype", "out_indices", "features_only")
 def save_pretrained(
     model: ZooModel, folder: str | Path, card: str | None = None, name: str | None = None, **about: Any
 ) -> Path:
-    """Write a model to a folder, and check that it is read back the same.
+    """Write a model to a folder, and check that loading it gives the same model.
 
     Args:
         model: A model that `create_model` made, not deployed.
-        folder: Where to write. If anything breaks, a model that was there before stays whole, and `create_model` reads
-            that one.
+        folder: Where to write. If anything fails, an earlier model in the folder stays complete and `create_model`
+            loads that one.
         card: Text of the model card, Markdown; by default one that says what the model is, how to load it and under
             which licence, with `about` as metadata.
         name: "org/name", or "local-dir:path", by which the card loads the model; the folder by default.
-        **about: Entries of the configuration to set, for example `label_names`, `mean`, `std`, `license`; what the
-            weights stand for (`label_names`) is dropped if the number of classes is another one.
+        **about: Entries of the configuration to set, for example `label_names`, `mean`, `std`, `license`; `label_names`
+            of the weights are dropped if the number of classes has changed.
 
     Returns:
         The folder.
@@ -58,7 +58,7 @@ def save_pretrained(
     Raises:
         TypeError: `model` is not one of ours, or `about` has an unknown entry.
         ValueError: The model was not made by `create_model`, was deployed or changed, or was made with an argument
-            that is no plain value.
+            that is not a plain value.
     """
     config = _config(model, about)
     folder = Path(folder)
@@ -83,7 +83,7 @@ def push_to_hub(
     commit_message: str = "Add model",
     **about: Any,
 ) -> str:
-    """Upload a model to a repository on the Hugging Face Hub, which is made if it does not exist.
+    """Upload a model to a repository on the Hugging Face Hub; a missing repository is created.
 
     Args:
         model: See `save_pretrained`.
@@ -101,7 +101,7 @@ def push_to_hub(
     Raises:
         RuntimeError: The hub refused, or cannot be reached.
         TypeError: See `save_pretrained`.
-        ValueError: `repo_id` is not of that form, or see `save_pretrained`.
+        ValueError: `repo_id` has another form, or see `save_pretrained`.
     """
     if repo_id.count("/") != 1 or not all(repo_id.split("/")):
         raise ValueError(f"repo_id={repo_id!r} must be 'organisation/name'")
@@ -153,7 +153,7 @@ def _config(model: ZooModel, about: dict[str, Any]) -> dict[str, Any]:
 
 
 def _arguments(model: ZooModel) -> dict[str, Any]:
-    """What the constructor was given, and what was changed by `reset_classifier`."""
+    """The constructor's arguments, with the changes of `reset_classifier`."""
     args = {key: value for key, value in model.init_args.items() if key not in _RUNTIME}
     parameters = constructor_arguments(type(model))
     for key in ("num_classes", "in_chans"):

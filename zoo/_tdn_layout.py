@@ -1,4 +1,4 @@
-"""From the layout of AIRS's TDN checkpoints to ours."""
+"""Conversion of AIRS's TDN checkpoints to our layout."""
 
 import re
 from typing import Any
@@ -31,9 +31,9 @@ _OFFICIAL_NAMES = (
 
 
 def from_official(state_dict: dict[str, Any], model: Any) -> dict[str, Any]:
-    """Turn a state dict in AIRS's layout, also with the names that its compiled blocks have, into ours.
+    """Convert a state dict from AIRS's layout to ours; the names of its compiled blocks work too.
 
-    Maps that follow each other without anything in between become one, so ours has fewer parameters. CP factors are
+    Consecutive linear maps with nothing between them become one, so our layout has fewer parameters. CP factors are
     left out of a model that has none; entries that the published code does not know keep the model's own values.
 
     Args:
@@ -41,7 +41,7 @@ def from_official(state_dict: dict[str, Any], model: Any) -> dict[str, Any]:
         model: A `blockzoo.tdn.TDN`.
 
     Raises:
-        ValueError: CP factors differ between layers, or an entry fits nothing in the model.
+        ValueError: CP factors differ between layers, or an entry has no place in the model.
     """
     state = {name.replace("_orig_mod.", ""): value for name, value in state_dict.items()}
     if not any(name.startswith("atom_embed.") for name in state):

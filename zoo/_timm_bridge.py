@@ -1,7 +1,7 @@
-"""Makes our image models reachable through `timm.create_model`, where timm has no model of the name.
+"""Makes our image models available through `timm.create_model`.
 
 timm is heavy to import, so nothing here imports it: when timm is loaded already, the models are registered there at
-once, otherwise at the moment it is imported. timm's own entries are never replaced: ours of the same name is
+once, otherwise when it is imported. timm's own entries are never replaced: if timm has the name, our model is
 "blockzoo_name" there.
 """
 
@@ -59,17 +59,17 @@ def offer(name: str, fn: Callable[..., Any], cfgs: Any) -> None:
 
 
 def _is_importing_us() -> bool:
-    """Whether timm comes in while one of our own modules is half imported, which a family might need whole.
+    """Whether timm is imported while one of our own modules is only partly imported; a family might need all of it.
 
-    The public names of `blockzoo` import timm before any of our modules; a family module that somebody imports by
-    itself offers its own models, and the rest follow with the first look into the registry.
+    The public names of `blockzoo` import timm before any of our modules. A family module that is imported alone
+    registers its own models; the others follow when the registry is first read.
     """
     ours = [module for name, module in sys.modules.items() if name.startswith("blockzoo.")]
     return any(getattr(module.__spec__, "_initializing", False) for module in ours)
 
 
 class _TimmFinder(importlib.abc.MetaPathFinder):
-    """Lets the ordinary finders load timm once, then registers our models."""
+    """Import hook: lets the ordinary finders load timm once, then registers our models."""
 
     def __init__(self, load_families: Callable[[], None]) -> None:
         self.load_families = load_families

@@ -1,14 +1,14 @@
-"""Fourier neural operators, dense (FNO) and tensorised (TFNO), in 1 to 3 dimensions; `blockzoo.mg_tfno` has patches.
+"""Fourier neural operators, dense (FNO) and tensorised (TFNO), in 1 to 3 dimensions.
 
 Sources: "Fourier Neural Operator for Parametric Partial Differential Equations" (2021); "Multi-Grid Tensorized Fourier
 Neural Operator for High-Resolution PDEs" (2023), sections 3 and 4; and neuraloperator, whose outputs these models
 reproduce from the same weights.
 
-What differs from that code: frequencies, not places in an array, own the weights, so that every size and output size,
-odd or even, and grids coarser than the modes are right; weights are pairs of real numbers, so that every type, mixed
-precision, `torch.compile` and export work; only frequencies that are kept are computed; tensor-trains start alive; a
-resolution changes by trigonometric interpolation; complex fields, embeddings for `norm="ada_in"`, and one tensor for
-all layers work.
+What differs from that code: weights belong to frequencies, not to places in an array, so that results are right for
+every input and output size, odd or even, and for grids coarser than the modes; weights are pairs of real numbers, so
+that every type, mixed precision, `torch.compile` and export work; only frequencies that are kept are computed;
+tensor-trains start at the scale of dense weights; a resolution changes by trigonometric interpolation; complex
+fields, embeddings for `norm="ada_in"`, and one tensor for all layers work.
 
 Fields are (B, C, *size), on any grid. Inside, channels come last.
 """
@@ -60,33 +60,36 @@ class FNO(ZooModel):
     """Fourier neural operator.
 
     Args:
-        n_modes: Fourier modes kept along each axis; their number is that of the dimensions.
+        n_modes: Fourier modes kept along each axis, one number for each dimension.
         hidden_channels: Width.
         in_chans: Channels of the input field.
         out_chans: Channels of the output field.
         depth: Number of blocks.
-        lifting_channel_ratio: Hidden channels of the MLP in front over the width; 0 for a single linear map.
-        projection_channel_ratio: The same for the MLP behind.
+        lifting_channel_ratio: Hidden channels of the MLP before the blocks, as a multiple of the width; 0 for a single
+            linear map.
+        projection_channel_ratio: Hidden channels of the MLP after the blocks, as a multiple of the width; 0 for a
+            single linear map.
         positional_embedding: "grid" appends coordinates in [0, 1) to the input, None does not.
         non_linearity: Activation: its name in `torch.nn.functional`, or a function. In the MLPs of blocks it is always
             GELU, as published.
         norm: None, "instance_norm", "group_norm", "batch_norm" or "ada_in", see
             `blockzoo.layers.spectral.field_ops.FieldNorm`.
         norm_groups: Groups of channels for "group_norm".
-        embed_dim: Size of the embedding that every call must bring for "ada_in".
+        embed_dim: Size of the embedding that every call must pass for "ada_in".
         use_channel_mlp: Whether blocks have an MLP over channels; without it, and as published, their activation is
             applied twice.
-        channel_mlp_expansion: Hidden channels of that MLP over the width.
-        channel_mlp_dropout: Dropout behind each of its maps.
+        channel_mlp_expansion: Hidden channels of that MLP, as a multiple of the width.
+        channel_mlp_dropout: Dropout after each of its maps.
         channel_mlp_skip: "linear", "soft-gating", "identity" or None.
-        fno_skip: The same around the spectral convolution.
+        fno_skip: Skip connection around the spectral convolution: "linear", "soft-gating", "identity" or None.
         conv_bias_kernel: Window of the "linear" skip around the spectral convolution, odd.
-        preactivation: Norm and activation in front of the convolutions instead of behind.
-        stabilizer: "tanh" in front of every spectral convolution, or None.
+        preactivation: Norm and activation before the convolutions instead of after them.
+        stabilizer: "tanh" before every spectral convolution, or None.
         separable: Spectral convolutions that do not mix channels.
         domain_padding: Zeros around the lifted field, as a share of each axis: a number, or one for each axis.
         domain_padding_mode: "symmetric" pads both sides of an axis by that share, "one-sided" its end only.
-        resolution_scaling_factor: Output over input points of every block: a number, or one for each block.
+        resolution_scaling_factor: Output points divided by input points of every block: a number, or one for each
+            block.
         factorization: None or "dense", "tucker", "cp", "tt", see `blockzoo.layers.spectral.factorized_tensor`.
         rank: Share of the dense weight's entries, or ranks, see
             `blockzoo.layers.spectral.factorized_tensor.tensor_ranks`.
@@ -96,8 +99,8 @@ class FNO(ZooModel):
         joint_factorization: One factorised tensor for all blocks.
         max_n_modes: Modes that are stored, see `set_n_modes`; `n_modes` by default.
         complex_data: Complex input and output fields. Norms are not defined for them.
-        semantics: "1.0" as neuraloperator is since that version, or "0.3" as it was, see `FNOBlock`; whose lifting and
-            projection had their hidden channels as numbers, by default 256.
+        semantics: "1.0" computes what neuraloperator does since that version, "0.3" what it did before, see `FNOBlock`.
+            Version 0.3 gave the hidden channels of lifting and projection as numbers, by default 256.
         backend: How Fourier coefficients are computed, see `blockzoo.layers.spectral.fourier`.
         device: Device of the parameters.
         dtype: Type of the parameters.
@@ -260,7 +263,7 @@ class FNO(ZooModel):
         output_mean: torch.Tensor | None = None,
         output_std: torch.Tensor | None = None,
     ) -> None:
-        """Say what fields look like in their own units: inputs are standardised, and outputs brought back.
+        """Set mean and deviation of fields in their own units, to standardise inputs and convert outputs back.
 
         The model's inputs and outputs stay in these units. The values are part of the state dict; at the start they are
         0 and 1.
@@ -282,7 +285,7 @@ class FNO(ZooModel):
                 getattr(self, name).copy_(value)
 
     def _standardised(self, x: torch.Tensor) -> torch.Tensor:
-        """Inputs (B, in_chans, *size) without units."""
+        """Standardise inputs (B, in_chans, *size)."""
         shape = [-1] + [1] * (x.ndim - 2)
         return (x - self.input_mean.reshape(shape)) / self.input_std.reshape(shape)
 
@@ -291,7 +294,7 @@ class FNO(ZooModel):
         return y * self.output_std.reshape(shape) + self.output_mean.reshape(shape)
 
     def _lifted_chans(self) -> int:
-        """Channels of what is lifted, coordinates aside."""
+        """Channels of the field that is lifted, without coordinates."""
         return self.in_chans
 
     @property
@@ -320,7 +323,7 @@ class FNO(ZooModel):
         )
 
     def set_n_modes(self, n_modes: Sequence[int]) -> None:
-        """Use fewer modes than are stored, or more again, in all blocks; a mode keeps its weights.
+        """Set how many of the stored modes are used, in all blocks; a mode keeps its weights.
 
         Raises:
             ValueError: The numbers do not fit what is stored.
@@ -330,7 +333,7 @@ class FNO(ZooModel):
         self.n_modes = tuple(n_modes)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keep only the blocks' inputs for the backward pass, and compute blocks again there."""
+        """Save memory in training: store only the inputs of blocks, and compute blocks again in the backward pass."""
         self.grad_checkpointing = enable
 
     def forward(
@@ -339,7 +342,7 @@ class FNO(ZooModel):
         output_size: Sequence[int] | None = None,
         embedding: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Map a field to a field.
+        """Map fields to fields.
 
         Args:
             x: (B, in_chans, *size), complex if `complex_data`.
@@ -364,7 +367,7 @@ class FNO(ZooModel):
         output_size: Sequence[int] | None = None,
         embedding: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """What the blocks make of x: (B, hidden_channels, *output_size)."""
+        """Features after the blocks: (B, hidden_channels, *output_size)."""
         x = self._checked(x)
         return self._outward(self._features(self._inward(self._standardised(x)), output_size, embedding))
 
@@ -390,7 +393,7 @@ class FNO(ZooModel):
         return x if x.dtype == dtype else x.to(dtype)
 
     def _inward(self, x: torch.Tensor) -> torch.Tensor:
-        """To channels last, with the parts of complex numbers on the last axis but one."""
+        """Move channels last, and the parts of complex numbers to the second-to-last axis."""
         x = x.movedim(1, -1)
         return torch.view_as_real(x).movedim(-1, -2) if self.complex_data else x
 
@@ -432,7 +435,7 @@ class FNO(ZooModel):
         relay = None if again or self.complex_data else Relay()
 
         def prepare(i: int, x: torch.Tensor) -> None:
-            """Have the relay ask for what block i takes."""
+            """Make the relay provide the input of block i."""
             if relay is not None:
                 block = None if i == len(self.blocks) else cast(FNOBlock, self.blocks[i])
                 relay.wanted = None if block is None else block.analysis(x, sizes[i], sizes[i + 1])
@@ -456,12 +459,12 @@ class FNO(ZooModel):
 
     @classmethod
     def convert_state_dict(cls, state_dict: dict[str, Any], model: ZooModel) -> dict[str, Any]:
-        """The layout of neuraloperator, from 1.0 on or 0.3, -> ours."""
+        """Convert the layout of neuraloperator (0.3, 1.0 or later) to ours."""
         return convert(state_dict, model)
 
 
 def _check_choices(**given: tuple[str | None, Sequence[str | None]]) -> None:
-    """Check options, (value, allowed values) by their names."""
+    """Check options, given as (value, allowed values) by name."""
     for name, (value, known) in given.items():
         if value not in known:
             raise ValueError(f"{name}={value!r} must be one of {', '.join(map(repr, known))}")

@@ -37,19 +37,19 @@ about = FamilyAbout(
 
 
 class MGTFNO(FNO):
-    """Fourier neural operator on multi-grid patches: each patch is mapped by itself, with views of its surroundings.
+    """Fourier neural operator on multi-grid patches: maps each patch with coarser views of its surroundings.
 
     Source: "Multi-Grid Tensorized Fourier Neural Operator for High-Resolution PDEs" (2023), section 4.
 
     Args:
         n_modes: Modes kept on a padded patch.
-        levels: Coarser views beside the fine one; there are 2 ** levels patches along each axis.
-        padding_fraction: Points around a patch over those of the whole axis, a number or one for each axis.
+        levels: Number of coarser views besides the fine one; there are 2 ** levels patches along each axis.
+        padding_fraction: Points around a patch, as a share of the whole axis: a number, or one for each axis.
         boundary: What lies beyond the field, see `MultigridPatching`.
-        lowpass: Remove from coarser views what their grids cannot resolve, see `MultigridPatching`.
+        lowpass: Remove frequencies that the grids of coarser views cannot resolve, see `MultigridPatching`.
         global_coordinates: Coordinates of the whole field instead of those of a padded patch, as published.
-        patches_per_step: Map that many patches at a time, and in training compute them again in the backward pass, so
-            that only one step's activations are in memory; None for all at once.
+        patches_per_step: Number of patches to map at a time; None for all at once. In training, patches are computed
+            again in the backward pass, so that memory holds only the activations of one step.
         group: Processes that share the patches of every sample, see `MultigridPatching`.
         factorization: See `FNO`.
         rank: See `FNO`.
@@ -107,7 +107,7 @@ class MGTFNO(FNO):
     def forward(  # type: ignore[override]
         self, x: torch.Tensor, output_size: Sequence[int] | None = None, embedding: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Map a field to a field on the same grid: (B, in_chans, *size) -> (B, out_chans, *size)."""
+        """Map fields to fields on the same grid: (B, in_chans, *size) -> (B, out_chans, *size)."""
         if output_size is not None and tuple(output_size) != tuple(x.shape[2:]):
             raise ValueError(f"output_size={tuple(output_size)} must be that of x, {tuple(x.shape[2:])}")
         x = self._checked(x)
@@ -115,7 +115,7 @@ class MGTFNO(FNO):
         return self._in_units(self.patching.stitch(self._map_patches(patches), x.shape[2:]))
 
     def _cut(self, x: torch.Tensor) -> torch.Tensor:
-        """Patches of x as the network takes them, coordinates appended if they are those of the whole field."""
+        """Patches of x for the network, with the coordinates of the whole field appended if those are used."""
         patches = self.patching.patch(x)
         if not self.global_coordinates or self.positional_embedding is None:
             return patches
@@ -127,7 +127,7 @@ class MGTFNO(FNO):
     def forward_random_patch(
         self, x: torch.Tensor, y: torch.Tensor, generator: torch.Generator | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Prediction and target of one patch of every field at a random place: what training on patches takes.
+        """Predict one random patch of every field, and return its target too, for training on patches.
 
         Args:
             x: Inputs (B, in_chans, *size).

@@ -4,7 +4,7 @@ Source: "Learning Transferable Architectures for Scalable Image Recognition" (20
 authors' code (tensorflow/models, slim), and the ports of timm (large) and Cadene (large, mobile), whose outputs these
 models reproduce from the same weights.
 
-What differs from the ports: "same" padding follows the size of each map, so that any image size is right; activations
+What differs from the ports: "same" padding follows the size of each map, so that any image size works; activations
 and pools that several branches share are computed once; gradient checkpointing; scheduled drop path.
 
 Average pools of stride 2 divide windows at the border by the number of real pixels in the authors' code and in Cadene's
@@ -67,7 +67,7 @@ def _max_pool(x: torch.Tensor) -> torch.Tensor:
 
 
 class SeparableBranch(nn.Module):
-    """Two separable convolutions with an activation between; the one in front belongs to the caller."""
+    """Two separable convolutions with an activation between; the caller applies the activation before the first."""
 
     def __init__(
         self, in_chans: int, out_chans: int, kernel_size: int, stride: int = 1, widen_first: bool = False, **dd: Any
@@ -78,7 +78,7 @@ class SeparableBranch(nn.Module):
         self.second = SeparableConv(mid, out_chans, kernel_size, 1, "same", None, **_NORM, **dd)
 
     def forward(self, x: torch.Tensor, relu_first: bool = False) -> torch.Tensor:
-        """(B, in_chans, H, W) -> (B, out_chans, H', W'); with `relu_first`, the activation in front is here too."""
+        """(B, in_chans, H, W) -> (B, out_chans, H', W'); `relu_first`: the first activation is applied here."""
         return self.second(self.first(x, relu_first))
 
 
@@ -98,7 +98,7 @@ class FactorizedReduction(nn.Module):
 
 
 class _Cell(nn.Module):
-    """What both kinds of cell do to their two inputs, which come activated."""
+    """Base class of both kinds of cell, which prepares their two activated inputs."""
 
     def __init__(
         self, in_chans: int, prev_chans: int, width: int, prev: str, drop_path: float, se: str | None, **dd: Any
@@ -119,7 +119,7 @@ class _Cell(nn.Module):
 
     @torch.jit.ignore
     def _fuses(self, x: torch.Tensor) -> bool:
-        """Whether branches apply the activation in front of them themselves, at no cost, inside a kernel."""
+        """Whether branches apply the activation before them themselves, inside a kernel and at no cost."""
         return self.branch_0_left.first.fuses(x)  # type: ignore[operator, union-attr, return-value]
 
 
@@ -201,9 +201,9 @@ class NASNet(ImageModel):
         stem_chans: Filters of the first convolution.
         stem_stride: Its stride.
         stem_cells: Two reduction cells before the first stage, as for ImageNet; without them the form for CIFAR-10.
-        skip_reduction_input: A cell behind a reduction cell takes as its second input that of the reduction cell
-            (large), not the first one (mobile).
-        pool_count: What border windows of strided average pools are divided by, see the head of this module.
+        skip_reduction_input: The second input of a cell after a reduction cell is the reduction cell's second input
+            (large), not its first (mobile).
+        pool_count: What border windows of strided average pools are divided by, see the docstring of this module.
         drop_path_rate: Scheduled drop path of the last cell at the end of training, growing linearly over the cells and
             with `blockzoo.layers.conv.scheduled_drop_path.set_drop_path_progress`.
         drop_rate: Dropout before the classifier.
@@ -290,7 +290,7 @@ class NASNet(ImageModel):
         return take
 
     def _cell_of(self, level: int) -> int:
-        """Index of the cell whose output a feature level is, -1 for the stem."""
+        """Index of the cell whose output is a feature level; -1 for the stem."""
         module = str(self.feature_info[level]["module"])
         return -1 if module == "stem" else int(module.removeprefix("cells."))
 
@@ -362,9 +362,9 @@ class NASNet(ImageModel):
 
     @classmethod
     def convert_state_dict(cls, state_dict: dict[str, Any], model: ZooModel) -> dict[str, Any]:
-        """The layout of timm and Cadene, which is one, -> ours.
+        """Convert the layout of timm and Cadene, which share one, to ours.
 
-        A background class in front of 1000 is dropped, except for a model of 1001 classes.
+        The background class before the 1000 classes is dropped, except for a model of 1001 classes.
         """
         if not any(name.startswith(("conv0.", "cell_stem_0.", "cell_0.")) for name in state_dict):
             return state_dict

@@ -44,7 +44,7 @@ about = FamilyAbout(
 
 
 class PatchEmbed(nn.Module):
-    """Change of width and resolution in front of a block: average pool, 1x1 convolution, norm, as far as needed."""
+    """Change width and resolution before a block: average pool, 1x1 convolution and norm, where needed."""
 
     def __init__(self, in_chans: int, out_chans: int, stride: int = 1, **dd: Any) -> None:
         super().__init__()
@@ -284,7 +284,7 @@ class NextViT(ImageModel):
 
     @classmethod
     def convert_state_dict(cls, state_dict: dict[str, Any], model: ZooModel) -> dict[str, Any]:
-        """The official layout, also wrapped under "model", or timm's -> ours; ours passes unchanged.
+        """Convert the official layout (also wrapped under "model") or timm's to ours; ours is returned unchanged.
 
         Official blocks are numbered through all stages; timm's by stage.
         """

@@ -4,21 +4,21 @@ Source: "Learning Spatio-Temporal Representation with Pseudo-3D Residual Network
 authors' Caffe network (ZhaofanQiu/pseudo-3d-residual-networks) and its PyTorch port (qijiezhao/pseudo-3d-pytorch),
 whose outputs `semantics="port"` reproduces from the same weights at 16 frames of 160 px.
 
-The two differ, and the published weights were trained in the Caffe network: the port's README says that its files are
-converted from there. In the Caffe network (deploy_p3d_resnet_*.prototxt, all three files alike)
+The network and the port differ. The published weights were trained in the Caffe network: the port's README says that
+its files are converted from there. In the Caffe network (deploy_p3d_resnet_*.prototxt, all three files agree)
 
 - blocks B and C apply a ReLU to the sum of their parts and none to the part over time before it;
-- blocks C take half of the sum, coefficients 0.5 and 0.5 (`mean_c`; the port's converted files keep the weights behind
-  that sum as they are, so they want it too);
+- blocks C take half of the sum, coefficients 0.5 and 0.5 (`mean_c`; the port's converted files do not change the
+  weights after that sum, so they need it too);
 - the first pool has no padding and rounds sizes up, and so do the pools over time;
 - the last pool is over the whole map.
 
 So tags with published weights are built with `semantics="caffe"` and `mean_c=True`. The default is "port" because code
-and weights of those who trained with the port expect it.
+and weights from users of the port expect it.
 
 What differs from the port: any number of frames and any size, where the port mixes samples of a batch if more than one
-frame reaches the last stage, and pools a fixed window of 5 x 5. Here frames that are left go through the last stage
-each by itself, and the mean over them and over space is classified.
+frame reaches the last stage, and pools a fixed window of 5 x 5. Here, each remaining frame goes through the last stage
+by itself, and the mean over frames and over space is classified.
 """
 
 import re
@@ -165,7 +165,7 @@ class P3D(ImageModel):
     Args:
         num_classes: Classes; 0 for none.
         in_chans: Channels of the frames: 3 for RGB, 2 for flow.
-        global_pool: Pooling over space and the frames that are left, as in timm.
+        global_pool: Pooling over space and the remaining frames, as in timm.
         depths: Blocks of each stage; the last stage has no convolution over time.
         widths: Channels in the middle of each stage's blocks; outputs have `expansion` times as many.
         expansion: See `widths`.
@@ -174,14 +174,14 @@ class P3D(ImageModel):
         stem_stride: Its stride.
         center_time: Subtract each clip's mean over time from it first, so that only what changes is seen.
         st_struct: Structures of the blocks, taken in turn through all stages but the last: "ABC", "AB", "A", ...
-        semantics: "port" or "caffe", see the head of this module.
-        mean_c: Blocks C take the mean of their two parts, see the head of this module.
+        semantics: "port" or "caffe", see the docstring of this module.
+        mean_c: Blocks C take the mean of their two parts, see the docstring of this module.
         late_stride: Strides are in the 3x3 convolutions over space, as in today's ResNets, not in the first 1x1
             convolutions of a block, as published.
         drop_path_rate: Stochastic depth of the last block, growing linearly from 0.
         drop_rate: Dropout before the classifier.
         se: Squeeze-and-excitation at the end of every block: "cse", "sse", "scse", or None as published.
-        num_frames: Frames of a clip that `pretrained_cfg` and `example_inputs` speak of; the model takes any number.
+        num_frames: Frames of a clip in `pretrained_cfg` and `example_inputs`; the model takes any number.
         img_size: Side of these frames in pixels; the model takes any height and width.
         device: Device of the parameters.
         dtype: Type of the parameters.
@@ -272,7 +272,7 @@ class P3D(ImageModel):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> Any:
-        """Outputs of the stages, and that of `forward_features`.
+        """Compute the outputs of the stages, and of `forward_features`.
 
         Args:
             x: Clips (B, in_chans, T, H, W).
@@ -328,9 +328,9 @@ class P3D(ImageModel):
 
     @classmethod
     def convert_state_dict(cls, state_dict: dict[str, Any], model: ZooModel) -> dict[str, Any]:
-        """The port's layout, also under "state_dict" and with prefix "module.", -> ours; ours passes unchanged.
+        """Convert the port's layout (also in "state_dict", with prefix "module.") to ours; ours stays unchanged.
 
-        The layout of a 2-D ResNet is known too, see `inflate_resnet`.
+        A 2-D ResNet's state dict works too, see `inflate_resnet`.
         """
         state_dict = state_dict.get("state_dict", state_dict)
         state_dict = {name.removeprefix("module."): value for name, value in state_dict.items()}
@@ -379,14 +379,14 @@ def _flatten(value: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def inflate_resnet(model: P3D, state_dict: dict[str, torch.Tensor]) -> P3D:
-    """Start from a 2-D ResNet, as section 4.1 of the paper does: its weights over space, new ones over time.
+    """Initialise a P3D from a 2-D ResNet (section 4.1 of the paper): its weights over space, new ones over time.
 
-    The convolutions over time begin so that nothing of the ResNet is lost: in blocks A as identities; in B and C with a
-    norm of scale 0 behind them, so that they add nothing (with `semantics="port"`, 1e-4, because the ReLU behind the
-    norm would pass no gradient at 0). So a model with `st_struct="A"`, `semantics="port"` and `late_stride=True` maps a
-    clip of equal frames, however many, to exactly the logits of timm's ResNet for that frame, in eval mode and to
-    rounding. Otherwise the start is close only: the published place of strides shifts pixels, and the Caffe network's
-    first pool is unpadded.
+    The convolutions over time start so that the ResNet's function is kept: in blocks A as identities; in B and C with a
+    norm of scale 0 after them, so that they add nothing (with `semantics="port"`, 1e-4, because the ReLU after the norm
+    would pass no gradient at 0). So a model with `st_struct="A"`, `semantics="port"` and `late_stride=True` maps a clip
+    of equal frames, however many, to the logits of timm's ResNet for that frame, in eval mode and apart from rounding.
+    Otherwise the outputs are only close: the published strides shift pixels, and the Caffe network's first pool has no
+    padding.
 
     `checkpoint_path` of `blockzoo.create_model` and of tasks takes a ResNet's file too and does the same.
 
@@ -498,15 +498,15 @@ def p3d131(pretrained: bool = False, **kwargs: Any) -> P3D:
 def p3d199(pretrained: bool = False, **kwargs: Any) -> P3D:
     """P3D-199, after ResNet-152: 66.5 M parameters, 18.4 GMAC at 16 x 160 x 160.
 
-    The published weights (tags `kinetics_rgb`, `kinetics_flow`) are those of the Caffe network, see the head of this
-    module; they are built with `semantics="caffe"`, `mean_c=True`.
+    The published weights (tags `kinetics_rgb`, `kinetics_flow`) are those of the Caffe network, see the docstring of
+    this module; they are built with `semantics="caffe"`, `mean_c=True`.
     """
     return _create("p3d199", pretrained, **{"depths": (3, 8, 36, 3), **kwargs})
 
 
 @register_model
 def p3d_tiny(pretrained: bool = False, **kwargs: Any) -> P3D:
-    """A small P3D of ours for motion in clips of 8 frames of 48 px: 0.13 M parameters; sees changes only."""
+    """A small P3D, not from the paper, for motion in clips of 8 frames of 48 px: 0.13 M parameters."""
     arch: dict[str, Any] = {"depths": (3, 3, 3, 1), "widths": (16, 24, 32, 48), "expansion": 2, "stem_chans": 16}
     arch |= {"stem_kernel": 3, "num_classes": 4, "num_frames": 8, "img_size": 48, "drop_rate": 0.0}
     return _create("p3d_tiny", pretrained, **{**arch, "center_time": True, **kwargs})

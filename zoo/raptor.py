@@ -13,8 +13,8 @@ features with timm's interface; a merged form for inference. The published SwiGL
 1.31 times the teacher's multiplications; `mlp="gelu"`, or SwiGLU with `mlp_ratio=8/3`, cost as much as the teacher.
 
 Images are (B, in_chans, H, W) of any size that the teacher takes; built by name, that is every size, positions being
-interpolated as timm does and borders padded up to whole patches. Teachers without registers of the DINOv2 code
-interpolate with another kernel away from 518 px, which timm does not reproduce, and so neither do we.
+interpolated as timm does and borders padded up to whole patches. Away from 518 px, the DINOv2 code interpolates
+positions of teachers without registers with another kernel. timm does not reproduce that, and neither do we.
 """
 
 import copy
@@ -123,7 +123,7 @@ class Raptor(ZooModel):
         global_pool: What the classifier sees: one of timm's ways ("token", "avg", "map", ...), or "token_avg", the
             class token beside the mean of the patches, as DINOv2's linear heads do; the teacher's way, or "token_avg",
             and "token" without a classifier.
-        drop_rate: Dropout in front of the classifier.
+        drop_rate: Dropout before the classifier.
 
     Attributes:
         bounds: 0, the boundaries and the depth.
@@ -297,7 +297,7 @@ class Raptor(ZooModel):
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Trade computing every application twice in training for not storing its activations."""
+        """Save memory in training: compute blocks again in the backward pass instead of storing activations."""
         self.grad_checkpointing = enable
 
     @torch.jit.ignore
@@ -307,16 +307,16 @@ class Raptor(ZooModel):
 
     @torch.jit.ignore
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the classifier by a fresh one.
+        """Replace the classifier with a new one.
 
         Args:
             num_classes: Its outputs; 0 for none.
-            global_pool: "token_avg", or one of timm's ways; None keeps what there is.
+            global_pool: "token_avg", or one of timm's ways; None keeps the present pooling.
         """
         self._set_head(num_classes, global_pool)
 
     def embed(self, x: torch.Tensor) -> torch.Tensor:
-        """Images to tokens (B, prefix + patches, embed_dim)."""
+        """Embed images as tokens (B, prefix + patches, embed_dim)."""
         vit = self.vit
         patches = vit.patch_embed(x)
         tokens = self._with_positions(patches) if self.own_positions else vit._pos_embed(patches)
@@ -385,7 +385,7 @@ class Raptor(ZooModel):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> Any:
-        """States behind the chosen layers, and the output of `forward_features`.
+        """Compute the states after the chosen layers, and the output of `forward_features`.
 
         Args:
             x: Images (B, in_chans, H, W).
@@ -427,7 +427,7 @@ class Raptor(ZooModel):
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Cut off what the asked layers do not need, see `forward_intermediates`; returns their indices."""
+        """Remove the parts that the requested layers do not need; returns the indices of the layers."""
         take, last = feature_take_indices(self.depth, indices)
         kept = self.block_of(last + 1) + 1
         self.blocks = self.blocks[:kept]
@@ -477,7 +477,7 @@ class Raptor(ZooModel):
 
     @classmethod
     def convert_state_dict(cls, state_dict: dict[str, Any], model: ZooModel) -> dict[str, Any]:
-        """The layouts of the authors' code -> ours.
+        """Convert the layouts of the authors' code to ours.
 
         - A whole model: "raptor.", "dino." and "classifier." in front; positions are resampled to the model's table.
         - Blocks alone ("blocks.0." ...), as that code saves a Raptor: everything else stays as it is in `model`.

@@ -7,9 +7,9 @@ the Fourier Basis via Gaunt Tensor Products" (2024).
 What differs from that code, unless `extensive=False` asks for the published form: the product with an edge's harmonics
 is exact (and faster, see `blockzoo.layers.equivariant.edge_product`), mirror images get the same energy, norms stay
 smooth where symmetry makes features vanish, the energy is a sum over all atoms with references for each element and
-goes smoothly to its limit at the cutoff, forces are its gradient, isolated atoms stay, elements reach to 118, cells may
-be periodic. In any form: maps that follow each other without anything in between are one; only what is read is
-computed.
+goes smoothly to its limit at the cutoff, forces are its gradient, isolated atoms are kept, elements go up to 118, and
+cells may be periodic. In any form: consecutive linear maps with nothing between them are merged; only results that are
+used are computed.
 
 Positions are in Å. Energies have the unit of the references, forces that per Å.
 """
@@ -114,7 +114,7 @@ _NORMS: dict[str, type[nn.Module]] = {"joint": IrrepsRMSNorm, "degree": IrrepsLa
 
 
 class TDNBlock(nn.Module):
-    """Attention over edges and a gated feed-forward network, each behind a norm; see `TDN` for the arguments."""
+    """Attention over edges and a gated feed-forward network, each after a norm; see `TDN` for the arguments."""
 
     def __init__(
         self,
@@ -139,7 +139,7 @@ class TDNBlock(nn.Module):
         self.fc2 = IrrepsLinear(channels, channels, **dd)
 
     def forward(self, x: torch.Tensor, edges: Edges | EdgeParts) -> torch.Tensor:
-        """(N, d, C) -> (N, d, C), or (N, 1, C) if only scalars are read behind it."""
+        """(N, d, C) -> (N, d, C), or (N, 1, C) if only scalars are used after it."""
         y = self.attn(self.norm1(x), edges)
         x = x[:, : y.shape[1]] + y
         y = self.norm2(x)
@@ -149,7 +149,7 @@ class TDNBlock(nn.Module):
 
 
 class TDN(ElementModel):
-    """Energies and forces of molecules and crystals.
+    """Model of energies and forces of molecules and crystals.
 
     Args:
         l_max: Highest degree of features and spherical harmonics.
@@ -158,14 +158,14 @@ class TDN(ElementModel):
         num_basis: Radial basis functions.
         num_heads: Attention heads.
         cutoff: Range of the edges, Å.
-        forces: "gradient": forces are the negative gradient of the energy; "direct": they come from a head of their
-            own, which is cheaper and does not conserve energy.
-        product: Product of a feature with an edge's harmonics: "exact" is Clebsch-Gordan's; "cp" goes through factors
-            of rank `rank` and is as published; "gaunt" is the product of functions on the sphere.
+        forces: "gradient": forces are the negative gradient of the energy; "direct": a separate head predicts them,
+            which is cheaper and does not conserve energy.
+        product: Product of a feature with an edge's harmonics: "exact" is the Clebsch-Gordan product; "cp", as
+            published, uses factors of rank `rank`; "gaunt" is the product of functions on the sphere.
         rank: For "cp": "published" (7 l_max²; off by 2 to 5 %), "exact", or a number among the shipped ones, see
             `blockzoo.layers.equivariant.cp_factors`.
-        parity: "o3" gives a molecule and its mirror image the same energy; "so3" as published keeps the paths that
-            tell them apart. By default "o3", but "so3" in the published form: `extensive=False` or `product="cp"`.
+        parity: "o3" gives a molecule and its mirror image the same energy; "so3", as published, keeps the paths that
+            distinguish them. By default "o3", but "so3" in the published form: `extensive=False` or `product="cp"`.
         norm: "joint" divides all degrees of a node by one root mean square; "degree" as published divides each by its
             own. By default "joint", but "degree" in the published form. Warning: "degree" makes the energy surface
             nearly singular at symmetric geometries. With `tdn.gfn2`, moving one hydrogen of methane by 1e-6 Å changes
@@ -178,7 +178,7 @@ class TDN(ElementModel):
         radial_hidden: Width of the radial MLPs.
         avg_degree: Typical number of neighbours, by whose square root the first sum over edges is divided.
         attn_drop_rate: Dropout on the attention weights; 0.2 as published.
-        num_elements: Atomic numbers are below it.
+        num_elements: Atomic numbers must be less than this.
         device: Device of the parameters.
         dtype: Type of the parameters.
 
@@ -274,13 +274,13 @@ class TDN(ElementModel):
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Trade computing each block twice in training for not storing its activations."""
+        """Save memory in training: compute each block again in the backward pass instead of storing its activations."""
         self.grad_checkpointing = enable
 
     def _edges(self, vectors: torch.Tensor, edge_index: torch.Tensor, num_nodes: int) -> Edges | EdgeParts:
-        """What the layers need to know about edges with vectors (E, 3) from receiver to sender.
+        """Describe edges for the layers, from their vectors (E, 3) from receiver to sender.
 
-        A large graph comes in parts, for memory; in training, `set_grad_checkpointing` does more for it.
+        A large graph is split into parts to save memory; in training, `set_grad_checkpointing` saves more.
         """
         sender, receiver = edge_index.unbind(0)
         tracing = torch.compiler.is_compiling() or type(vectors) is not torch.Tensor
@@ -297,7 +297,7 @@ class TDN(ElementModel):
         return Edges(sender, receiver, matrix, self.basis(distance), envelope, num_nodes, incoming)
 
     def _nodes(self, atomic_numbers: torch.Tensor, edges: Edges | EdgeParts) -> torch.Tensor:
-        """Features (N, d, C) behind the last norm; (N, 1, C) if only scalars are read."""
+        """Features (N, d, C) after the last norm; (N, 1, C) if only scalars are used."""
         x = self.degree(edges)
         x = x + F.pad(self.embed(atomic_numbers).to(x.dtype).unsqueeze(1), (0, 0, 0, x.shape[1] - 1))
         for block in self.blocks:
@@ -344,7 +344,7 @@ class TDN(ElementModel):
         edge_index: torch.Tensor | None = None,
         shifts: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Features of the atoms behind the last norm; see `forward` for the arguments.
+        """Features of the atoms after the last norm; see `forward` for the arguments.
 
         Returns:
             (N, (l_max + 1)², hidden_channels) of a model with direct forces; (N, 1, hidden_channels) of one whose
@@ -394,7 +394,7 @@ class TDN(ElementModel):
     ) -> dict[str, torch.Tensor]:
         """Energies and forces.
 
-        With forces as gradients, the result can be differentiated again wherever gradients are enabled. For
+        With forces as gradients, the result can be differentiated again while gradients are enabled. For
         `torch.compile` in one graph and `torch.export`, give the edges, and `cell` or `num_graphs` or no `batch`; with
         forces as gradients, export by `blockzoo.tasks.molecules.export.export_program`.
 
@@ -407,7 +407,7 @@ class TDN(ElementModel):
             edge_index: Pairs (sender, receiver) within the cutoff, (2, E), see
                 `blockzoo.layers.equivariant.neighbors`; found here by default.
             shifts: Image of the sender for each edge, in cell vectors, (E, 3).
-            num_graphs: Number of graphs, where `cell` does not tell.
+            num_graphs: Number of graphs; needed if `cell` does not give it.
 
         Returns:
             "energy" (B,), in float64 unless `extensive=False`, and "forces" (N, 3) in the model's type; with `cell` and

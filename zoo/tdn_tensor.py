@@ -37,11 +37,11 @@ about = FamilyAbout(
 
 
 class TDNTensor(TDN):
-    """One symmetric tensor for each graph.
+    """Model that predicts one symmetric tensor for each graph.
 
     Args:
         l_max: As for `TDN`, at least 2.
-        **kwargs: See `TDN`; what concerns energies and forces is not taken.
+        **kwargs: See `TDN`; arguments about energies and forces are not accepted.
 
     Raises:
         ValueError: `l_max` is less than 2, or see `TDN`.
@@ -80,9 +80,9 @@ class TDNTensor(TDN):
         """See `TDN.forward` for the arguments.
 
         Returns:
-            "tensor" (B, 3, 3), symmetric. It turns with the molecule and does not depend on where it is. References of
-            elements (`set_references`) are added to the first irreducible part, the trace over √3; scales multiply the
-            rest.
+            "tensor" (B, 3, 3), symmetric. It turns with the molecule, and does not depend on the molecule's position.
+            References of elements (`set_references`) are added to the first irreducible part, the trace over √3; scales
+            multiply the rest.
         """
         x = self.forward_features(positions, atomic_numbers, batch, cell, pbc, edge_index, shifts)
         if batch is None:

@@ -5,9 +5,9 @@ Time-Series-Library, whose outputs these models reproduce from the same weights.
 
 What differs from that code: each inception block is one convolution; the period search neither synchronises a device
 nor breaks a graph; periods can be chosen per sample (`period_scope="sample"`); calendar features are a call argument
-that may be left out; statistics of a series with no observed value are finite; models that forecast and detect take
-a mask of missing values too; arguments without effect are gone; series in small units are scaled before they are
-standardised (`published_norm`).
+that is optional; statistics of a series with no observed value are finite; models that forecast and detect anomalies
+take a mask of missing values too; arguments without effect are removed; series in small units are scaled before they
+are standardised (`published_norm`).
 
 Series are (B, T, C): batch, steps, channels. `seq_len` is T of the input, `pred_len` the number of steps to forecast.
 """
@@ -54,11 +54,11 @@ about = FamilyAbout(
 
 
 class TimesNet(ZooModel):
-    """Embedding and blocks that the models of all tasks share.
+    """Base class of the models of all tasks: embedding and blocks.
 
     Args:
         seq_len: Steps of the input series.
-        pred_len: Steps to forecast behind them.
+        pred_len: Steps to forecast after them.
         in_chans: Channels of the series.
         d_model: Width of the embedding.
         d_ff: Channels between the two convolutions of a block.
@@ -140,7 +140,7 @@ class TimesNet(ZooModel):
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Trade computing each block twice in training for not storing its activations."""
+        """Save memory in training: compute each block again in the backward pass instead of storing its activations."""
         self.grad_checkpointing = enable
 
     def _check(self, x: torch.Tensor) -> None:
@@ -202,7 +202,7 @@ class TimesNet(ZooModel):
             x: Raw series, (B, seq_len, in_chans).
             indices: Blocks to return: all (None), the last n (int), or those listed.
             norm: No effect: every block's output is normalised already.
-            stop_early: Do not run the blocks behind the last one listed.
+            stop_early: Do not run blocks after the last requested one.
             output_fmt: "NLC" for (B, steps, d_model), "NCL" for (B, d_model, steps).
             intermediates_only: Return the list alone.
 
@@ -219,7 +219,7 @@ class TimesNet(ZooModel):
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drop the blocks behind the last one in `indices`, and the head; returns the indices counted from 0."""
+        """Remove the head and the blocks after the last one in `indices`; returns the indices counted from 0."""
         take, last = feature_take_indices(len(self.blocks), indices)
         self.blocks, self.drop_paths = self.blocks[: last + 1], self.drop_paths[: last + 1]
         if prune_head:
@@ -241,7 +241,7 @@ class TimesNet(ZooModel):
 
     @classmethod
     def convert_state_dict(cls, state_dict: dict[str, Any], model: ZooModel) -> dict[str, Any]:
-        """Time-Series-Library's layout to ours.
+        """Convert Time-Series-Library's layout to ours.
 
         Its position table is a constant that we compute, and its calendar embedding is left out for models that do not
         use one.
@@ -358,7 +358,8 @@ class TimesNetImputation(TimesNet):
             time_features: Calendar features, (B, seq_len, number set by `time_freq`), in [-0.5, 0.5].
 
         Returns:
-            The whole series, (B, seq_len, in_chans), in the unit of `x`; read it at the missing places.
+            The whole series, (B, seq_len, in_chans), in the unit of `x`; its values at the missing places fill the
+            gaps.
 
         Raises:
             ValueError: A shape does not fit.
@@ -457,7 +458,7 @@ class TimesNetClassifier(TimesNet):
 
         Args:
             num_classes: Classes; 0 for none.
-            global_pool: Only None: the classifier reads all steps, there is no pooling.
+            global_pool: Must be None: the classifier reads all steps without pooling.
         """
         if global_pool:
             raise ValueError(f"global_pool={global_pool!r} must be None: the classifier reads all steps")
@@ -469,7 +470,7 @@ class TimesNetClassifier(TimesNet):
     def _standardize(
         self, x: torch.Tensor, mask: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Leave the series as it is: the level of a channel may tell the class."""
+        """Return the series unchanged, since the level of a channel may depend on the class."""
         self._check(x)
         return x, x.new_zeros(()), x.new_ones(())
 
@@ -494,7 +495,7 @@ class TimesNetClassifier(TimesNet):
         """Classify series.
 
         Args:
-            x: Series, (B, seq_len, in_chans), standardised as the training data was, zero behind the last real step.
+            x: Series, (B, seq_len, in_chans), standardised like the training data, zero after the last real step.
             mask: 1 where a step is real, 0 where it is padding, (B, seq_len); all are real by default.
 
         Returns:

@@ -1,6 +1,6 @@
-"""Attention and blocks made of it.
+"""Attention layers, and blocks that use attention.
 
-| file | what is there |
+| file | contents |
 | --- | --- |
 | `gated_linear` | attention as a recurrence with gates, whose cost is linear in the number of tokens |
 | `pooled` | self-attention of a feature map whose keys and values are pooled |

@@ -1,18 +1,19 @@
 r"""Gated linear attention: a token mixer whose cost grows with the number of tokens, not with its square.
 
-A state S (keys x values) for each head is carried over the tokens, fades by a gate in (0, 1) for each key, and is read:
+Each head has a state S (keys x values). At every token, each key's row of S is multiplied by a gate in (0, 1), and the
+state is read:
 
     S_t = diag(exp(g_t)) S_{t-1} + k_t v_t^T,    o_t = scale * S_t^T q_t,    g_t <= 0
 
 Two exact forms compute it. The recurrent one is the definition. The chunked one works on C tokens at a time: with
-b the running sum of g inside a chunk, and S the state in front of it,
+b the running sum of g inside a chunk, and S the state before it,
 
     o_i = scale (exp(b_i) q_i)^T S + scale sum_{j <= i} (sum_d q_id k_jd exp(b_id - b_jd)) v_j
     S <- diag(exp(b_C)) S + sum_j (exp(b_C - b_j) k_j) v_j^T
 
-All exponents are at most zero, so that nothing overflows however strong the gates are; the price is a product of
-C x C x keys for each chunk, which keeps C small. On a CUDA device flash-linear-attention's kernels compute the same,
-where the package `fla` is installed; BLOCKZOO_KERNELS=torch leaves them alone.
+All exponents are at most zero, so nothing overflows, however strong the gates are. The price is a product of C x C x
+keys for each chunk, so C must be small. On a CUDA device, the kernels of flash-linear-attention compute the same if the
+package `fla` is installed; BLOCKZOO_KERNELS=torch turns them off.
 
 Source: "Gated Linear Attention Transformers with Hardware-Efficient Training" (2023), equations 3 and 4, sections 4.3
 and 4.4.
@@ -55,7 +56,7 @@ def gated_linear_attention(
     state: torch.Tensor | None = None,
     chunk_size: int = _CHUNK,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Read a fading state at every token, chunk by chunk.
+    """Gated linear attention in its chunked form: read a fading state at every token.
 
     Args:
         q: Queries, (B, heads, T, K); multiplied by K^-0.5.
@@ -66,14 +67,14 @@ def gated_linear_attention(
         chunk_size: Tokens of a chunk; does not change the result.
 
     Returns:
-        Values read, (B, heads, T, V), and the state behind the last token.
+        Values read, (B, heads, T, V), and the state after the last token.
     """
     batch, heads, tokens, keys = q.shape
     scale = keys**-0.5
     if state is None:
         state = q.new_zeros(batch, heads, keys, v.shape[3])
     pad = -tokens % chunk_size
-    # Tokens behind the end add nothing to the state, and do not let it fade.
+    # Tokens after the end add nothing to the state, and do not let it fade.
     q, k, v, g = (F.pad(x, (0, 0, 0, pad)).unflatten(2, (-1, chunk_size)) for x in (q, k, v, g))
     total = g.cumsum(3)  # (B, heads, chunks, C, K)
     end = total[..., -1:, :]
@@ -101,14 +102,14 @@ def _uses_fla(x: torch.Tensor) -> bool:
 class GatedLinearAttention(nn.Module):
     """Token mixer with the interface of self-attention, at a cost linear in the tokens.
 
-    Keys have half the channels of values; the gates of keys come through a bottleneck and are drawn towards one by the
-    root of degree 16, as published. What is read is normalised for each head, multiplied by a SiLU gate and projected.
+    Keys have half the channels of values; the gates of keys come from a bottleneck, and a root of degree 16 moves them
+    towards one, as published. The values read are normalised for each head, multiplied by a SiLU gate and projected.
 
     Args:
         dim: Channels of a token.
         num_heads: Heads; divides dim / 2.
-        bidirectional: Mix in both directions, for images and whole series: the mean of a pass from the first token on
-            and one from the last. False lets a token see those in front of it and itself.
+        bidirectional: Mix in both directions, for images and whole series: the mean of a pass from the first token and
+            one from the last. False lets a token see only itself and the tokens before it.
         gate_rank: Width of the gates' bottleneck.
         gate_root: Degree of the root.
         device: Device of the parameters.
@@ -149,7 +150,7 @@ class GatedLinearAttention(nn.Module):
 
         Args:
             x: Tokens.
-            attn_mask: For the interface of timm's attention; there are no scores that could be masked.
+            attn_mask: Must be None; part of the interface of timm's attention. There are no scores to mask.
             is_causal: Mix forward only in this call.
 
         Raises:

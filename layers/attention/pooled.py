@@ -21,7 +21,7 @@ torch.fx.wrap("pool_tokens")  # torch.fx keeps its calls whole, whoever traces
 def pool_tokens(x: torch.Tensor, window: int) -> torch.Tensor:
     """Average runs of consecutive positions of a map in row-major order.
 
-    A run goes on from one row into the next; positions that do not fill the last run are left out. This is the pooling
+    A run continues from one row into the next; positions that do not fill a last run are left out. This is the pooling
     that the published weights were trained with, not one over squares, so the result depends on the width of the map.
 
     Args:
@@ -52,8 +52,8 @@ class PooledAttention(nn.Module):
     Args:
         chans: Channels, a multiple of `head_dim`.
         head_dim: Channels of a head; scores are scaled by its inverse root.
-        pool: Positions averaged into one key, see `pool_tokens`; the pooled map has a batch norm of its own. 1 for
-            none.
+        pool: Positions averaged into one key, see `pool_tokens`; the pooled map has its own batch norm. 1 for no
+            pooling.
         attn_drop: Dropout of attention weights.
         proj_drop: Dropout after the output projection.
         device: Device of the parameters.
@@ -111,7 +111,7 @@ class PooledAttention(nn.Module):
 
     @torch.no_grad()
     def fuse(self) -> None:
-        """Merge both batch norms into the projections behind them: a mean of runs commutes with an affine map."""
+        """Merge both batch norms into the projections after them: a mean over runs commutes with an affine map."""
         if not isinstance(self.norm, ModalBatchNorm2d):
             return
         scale, shift = batch_norm_affine(self.norm)

@@ -1,7 +1,7 @@
 """A transformer block that is applied many times over depth and knows how often it has been applied.
 
 Source: "Block-Recurrent Dynamics in Vision Transformers" (2025), the authors' code (KempnerInstitute/raptor), whose
-parameter names and initial values these are. With l the one-based index of the layer that an application stands for,
+parameter names and initial values these are. With l the index, from 1, of the layer that an application replaces,
 
     (s1, s2, s3) = 1 + W_b SiLU(W_a l + b_a) + b_b
     x <- x + s1 * g1 * Attention(LN(x));  x <- x + s2 * g2 * MLP(LN(x));  x <- s3 * x
@@ -26,7 +26,7 @@ EPS = 1e-5
 
 
 class SwiGLU(nn.Module):
-    """SiLU of the first half of the last axis times the second half ("GLU Variants Improve Transformer", 2020)."""
+    """Gated activation: SiLU of the first half of the last axis times the second half ("GLU Variants ..." 2020)."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (..., 2 H) to (..., H)."""
@@ -66,11 +66,12 @@ class RecurrentBlock(nn.Module):
         num_heads: Attention heads, a divisor of `dim`.
         mlp: "swiglu" (three matrices, as in all published models) or "gelu" (two).
         mlp_ratio: Hidden channels over `dim`. At 4, "swiglu" costs 1.31 times a usual block; at 8/3 it costs as much.
-        depth_scale: Condition on the depth, by s1, s2 and s3; without it the block is autonomous.
+        depth_scale: Condition the block on the depth, by s1, s2 and s3; without it, the block does the same at every
+            depth.
         init_values: First values of the layer scales; None for no layer scales.
 
     Raises:
-        ValueError: `num_heads` is no divisor of `dim`, or `mlp` is unknown.
+        ValueError: `num_heads` is not a divisor of `dim`, or `mlp` is unknown.
     """
 
     if TYPE_CHECKING:  # TorchScript would read these as types of its own
@@ -129,7 +130,7 @@ class RecurrentBlock(nn.Module):
         return scale.reshape(depths.shape[0], 3, -1)
 
     def forward(self, x: torch.Tensor, depth: int) -> torch.Tensor:
-        """One application to tokens (B, N, dim), in the place of layer `depth`, counted from 1."""
+        """Apply the block once to tokens (B, N, dim), as layer `depth`, counted from 1."""
         if not self.depth_scale:
             return self.apply_scaled(x, None)
         weight = self.t_proj[0].weight
@@ -137,7 +138,7 @@ class RecurrentBlock(nn.Module):
         return self.apply_scaled(x, self.scales(at))
 
     def apply_scaled(self, x: torch.Tensor, scales: torch.Tensor | None) -> torch.Tensor:
-        """Apply to tokens (B, N, dim) with scales (1 or B, 3, dim), see `scales`; None for an autonomous block."""
+        """Apply the block to tokens (B, N, dim) with scales (1 or B, 3, dim) of `scales`, or None."""
         if not torch.jit.is_scripting():  # alone: scripting reads what stands beside it
             if use_kernel("residual_norm", x) and (scales is None or scales.shape[0] == 1):
                 return self._apply_fused(x, None if scales is None else scales[0])
@@ -150,7 +151,7 @@ class RecurrentBlock(nn.Module):
         return s3 * x
 
     def _apply_fused(self, x: torch.Tensor, scales: torch.Tensor | None) -> torch.Tensor:
-        """The same with scales (3, dim), the first sum and the norm behind it in one pass."""
+        """Apply the block with scales (3, dim), with the first sum and the norm after it in one pass."""
         gains: list[torch.Tensor | None] = [
             layer.gamma if isinstance(layer, LayerScale) else None for layer in (self.ls1, self.ls2)
         ]
@@ -164,11 +165,11 @@ class RecurrentBlock(nn.Module):
 
 
 class DeployedRecurrentBlock(nn.Module):
-    """A `RecurrentBlock` with every exact merge for inference.
+    """A `RecurrentBlock` whose layers are merged for inference; outputs stay the same.
 
     - Scales become a table over the block's depths, joined with the layer scales; without depth scales, layer scales
       go into the rows of the output matrices.
-    - Affine parts of the layer norms go into the columns and biases of the matrices behind them.
+    - Affine parts of the layer norms go into the columns and biases of the matrices after them.
     - The key bias is dropped: it adds one number to all scores of a query. The value bias passes through attention,
       whose weights sum to 1, and joins the output bias. 1/sqrt(head_dim) goes into the query matrix.
 
@@ -219,7 +220,7 @@ class DeployedRecurrentBlock(nn.Module):
         self.fc1, self.act, self.fc2 = _linear(fc1, fc1_bias, weight), block.mlp[1], _linear(fc2, fc2_bias, weight)
 
     def forward(self, x: torch.Tensor, depth: int) -> torch.Tensor:
-        """One application to tokens (B, N, dim), in the place of layer `depth`, counted from 1."""
+        """Apply the block once to tokens (B, N, dim), as layer `depth`, counted from 1."""
         width = (x.shape[-1],)
         q, k, v = _heads(self.qkv(F.layer_norm(x, width, None, None, self.eps)), self.num_heads)
         y = F.scaled_dot_product_attention(q, k, v, scale=1.0)

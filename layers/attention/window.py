@@ -72,7 +72,8 @@ def window_attention(
 ) -> torch.Tensor:
     """Attention in one or both partitions with the same queries, keys and values; the results are added.
 
-    Maps that windows do not divide are padded at the right and below. Padding takes part as keys, as published.
+    Maps whose size is not a multiple of the window are padded at the right and below. Padding takes part as keys, as
+    published.
 
     Args:
         q: (B, C, H, W).
@@ -115,7 +116,7 @@ def window_attention(
 
 @register_notrace_function
 def known(bias: torch.Tensor | None) -> torch.Tensor:
-    """A bias that is there; TorchScript cannot know that of a traced convolution."""
+    """The bias, known to exist; TorchScript cannot know that of a traced convolution."""
     assert bias is not None
     return bias
 
@@ -188,7 +189,7 @@ class WindowAttention(nn.Module):
     def fold_input(self, scale: torch.Tensor, shift: torch.Tensor) -> None:
         """Take in the affine map x -> scale * x + shift in front of the layer, and the activation into the pass of v.
 
-        Padding is zero behind that map, so it keeps the biases of before.
+        Padding is zero after that map, so it keeps the previous biases.
         """
         self.pad_qk = known(self.qk.bias).detach().clone()
         self.pad_v = self.act(known(self.v.bias).detach())

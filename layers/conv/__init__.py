@@ -1,6 +1,6 @@
-"""Convolutions of images and clips, and what belongs to them.
+"""Convolutions of images and clips, with norms, activations and gates.
 
-| file | what is there |
+| file | contents |
 | --- | --- |
 | `conv_norm_act` | convolution, batch norm and activation as one layer with four modes, and their merging |
 | `deployed_conv` | convolutions for inference, with the activation in the same pass |

@@ -70,7 +70,7 @@ def pad_same(x: torch.Tensor, kernel_size: list[int], stride: list[int], value: 
 
 
 def batch_norm_affine(norm: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """The affine map that a batch norm with running statistics is: y = scale * x + shift, both (C,).
+    """The affine map that a batch norm with running statistics computes: y = scale * x + shift, both (C,).
 
     Computed in float32 at least, so that a bfloat16 layer folds as precisely as it normalises.
     """
@@ -83,7 +83,7 @@ def batch_norm_affine(norm: Any) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def fold_before(conv: nn.Conv2d, scale: torch.Tensor, shift: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weight and bias of the convolution that takes x where `conv`, 1x1 and in one group, takes scale * x + shift.
+    """Fold an affine map into the 1x1 convolution `conv` after it: weight and bias that take x, not scale * x + shift.
 
     Args:
         conv: The convolution.
@@ -138,7 +138,7 @@ class _FoldedConv(torch.autograd.Function):
 
 @register_notrace_function
 def folded_conv(conv: Any, x: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """What `conv` gives with weight * scale and another bias.
+    """Apply `conv` with weight * scale and another bias.
 
     Args:
         conv: The convolution, which pads with zeros.
@@ -155,7 +155,7 @@ def folded_conv(conv: Any, x: torch.Tensor, scale: torch.Tensor, bias: torch.Ten
 
 
 def replace_parameters(conv: nn.Module, weight: torch.Tensor, bias: torch.Tensor) -> None:
-    """Give a convolution or linear layer new values, of any shape; what was trainable stays so."""
+    """Give a convolution or linear layer new values of any shape; trainable parameters stay trainable."""
     trainable = bool(conv.weight.requires_grad)
     conv.weight = nn.Parameter(weight.detach().to(conv.weight.dtype), trainable)  # type: ignore[arg-type]
     conv.bias = nn.Parameter(bias.detach().to(conv.weight.dtype), trainable)  # type: ignore[arg-type]
@@ -175,7 +175,7 @@ def counted(x: torch.Tensor, batches: torch.Tensor) -> torch.Tensor:
 
 @register_notrace_module
 class ModalBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm without a convolution to be folded into: frozen in modes eval, tune and deploy.
+    """Batch norm without a convolution to fold it into: frozen in the modes eval, tune and deploy.
 
     Arguments, shapes and state as for `torch.nn.BatchNorm2d`, with running statistics and a number as momentum.
     """
@@ -205,7 +205,7 @@ class ModalBatchNorm2d(nn.BatchNorm2d):
 
 
 class _ModalPair(nn.Module, abc.ABC):
-    """A convolution and a batch norm that know the four modes."""
+    """Base class of a convolution with a batch norm in the four modes."""
 
     mode: str
 
@@ -238,7 +238,7 @@ class _ModalPair(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def folded(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Weight and bias of the one convolution that the pair is with its running statistics."""
+        """Weight and bias of the single convolution that equals the pair with its running statistics."""
 
     @torch.no_grad()
     def fuse(self) -> None:
@@ -335,7 +335,7 @@ class ConvNormAct(_ModalPair):
         return (self.conv.weight * scale).to(self.conv.weight.dtype), bias.to(self.conv.weight.dtype)
 
     def _affine(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the norm does to the weights, broadcasting to them, and the bias that results."""
+        """The norm's factor of the weights, in a shape that broadcasts to them, and the resulting bias."""
         scale, bias = batch_norm_affine(self.norm)
         if self.conv.bias is not None:
             bias = bias + self.conv.bias * scale
@@ -404,19 +404,19 @@ class NormConv(_ModalPair):
 def set_conv_norm_mode(model: nn.Module, mode: ConvNormMode) -> nn.Module:
     """Switch every convolution with a batch norm in a model, in place.
 
-    Batch norms that stand alone (`ModalBatchNorm2d`) have no convolution to be folded into; they run on their running
-    statistics in every mode but "train", so that the whole model computes the same function in the other three.
+    Batch norms without a convolution (`ModalBatchNorm2d`) use their running statistics in every mode except "train", so
+    that the whole model computes the same function in the other three.
 
     Args:
         model: Any module.
-        mode: "train", "eval", "tune" or "deploy", see the head of this module.
+        mode: "train", "eval", "tune" or "deploy", see the docstring of this module.
 
     Returns:
         The model itself.
 
     Raises:
-        ValueError: There is no such mode, or the model has no layer that knows modes.
-        RuntimeError: A layer is merged already.
+        ValueError: There is no such mode, or the model has no layer with modes.
+        RuntimeError: A layer is already merged.
     """
     layers = [module for module in model.modules() if isinstance(module, _ModalPair | ModalBatchNorm2d)]
     if not layers:

@@ -1,8 +1,8 @@
 """Convolution for inference: activation in the same pass, and on a CPU weights that are rearranged once, not per call.
 
-oneDNN, which runs PyTorch's CPU convolutions, wants weights in an order of its own, and rearranges them in every call.
-That costs as much as the arithmetic where a layer has many weights and few pixels (batch 1, deep stages). Inductor
-keeps rearranged weights when it freezes a model; `DeployedConv2d` does the same in eager mode, with the same operators.
+oneDNN, which runs PyTorch's CPU convolutions, needs weights in its own order, and rearranges them in every call. In a
+layer with many weights and few pixels (batch 1, deep stages), that costs as much as the arithmetic. Inductor keeps
+rearranged weights when it freezes a model; `DeployedConv2d` does the same in eager mode, with the same operators.
 """
 
 from typing import Any
@@ -36,17 +36,19 @@ def runs_eagerly_on_cpu(x: torch.Tensor) -> bool:
 
 @register_notrace_module
 class DeployedConv2d(nn.Conv2d):
-    """A trained convolution and the activation behind it.
+    """A trained convolution and the activation after it, for inference.
 
-    The fast form is taken on a CPU in float32 when no gradient is recorded and nothing is compiled, exported, scripted
+    The fast form is used on a CPU in float32 when no gradient is recorded and nothing is compiled, exported, scripted
     or cast; it needs a PyTorch with oneDNN. In every other case the layer is the ordinary convolution followed by the
-    activation: the same function to rounding, differentiable and exportable. The rearranged copy doubles the memory of
+    activation: the same function apart from rounding, differentiable and exportable. The rearranged copy doubles the
+        memory of
     the weights; it is made at the first call, follows changes of the weights and of the input's shape, and is neither
     saved nor copied.
 
     Args:
         conv: The convolution, whose parameters are shared; zero padding by numbers.
-        act: The activation, a module that oneDNN knows (ReLU, SiLU, exact GELU) or any other, which then runs behind.
+        act: The activation, a module that oneDNN knows (ReLU, SiLU, exact GELU), or any other, which then runs as a
+            separate step.
 
     Shape:
         As for `conv`. In the fast form the result is in channels-last memory.
@@ -80,7 +82,7 @@ class DeployedConv2d(nn.Conv2d):
         self._packed_from: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Everything but the rearranged weights, which cannot be copied."""
+        """The state without the rearranged weights, which cannot be copied."""
         return {**self.__dict__, "_packed": None, "_packed_from": None}
 
     @torch.jit.ignore
@@ -98,7 +100,7 @@ class DeployedConv2d(nn.Conv2d):
 
     @torch.jit.ignore
     def _pack(self, x: torch.Tensor) -> torch.Tensor:
-        """Rearrange the weights for inputs of x's shape, where that is not done; x in channels-last memory."""
+        """Rearrange the weights for inputs of x's shape, if that was not done yet; x is in channels-last memory."""
         version = 0 if self.weight.is_inference() else self.weight._version
         source = (self.weight.data_ptr(), version, tuple(x.shape))  # oneDNN's order depends on the shape
         geometry: Any = (self.padding, self.stride, self.dilation, self.groups)
@@ -121,7 +123,7 @@ class DeployedConv2d(nn.Conv2d):
 
     @torch.jit.ignore
     def add_relu(self, x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-        """relu(conv(x) + other), in one pass in the fast form; only for a layer without activation of its own."""
+        """relu(conv(x) + other), in one pass in the fast form; only for a layer without its own activation."""
         if not self._is_fast(x) or other.dtype != torch.float32:
             return F.relu(self(x) + other)
         x = self._pack(x)

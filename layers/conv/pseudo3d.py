@@ -53,7 +53,7 @@ def as_clip(x: torch.Tensor, steps: int) -> torch.Tensor:
 
 
 def as_courses(x: torch.Tensor) -> torch.Tensor:
-    """View a clip (B, C, T, H, W) as pixels' courses over time, (B, C, T, H * W)."""
+    """View a clip (B, C, T, H, W) as the courses of its pixels over time, (B, C, T, H * W)."""
     batch, chans, steps, height, width = x.shape
     return x.permute(0, 2, 3, 4, 1).reshape(batch, steps, height * width, chans).permute(0, 3, 1, 2)
 
@@ -66,7 +66,7 @@ def from_courses(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 @register_notrace_function
 def pool_time(x: torch.Tensor, round_up: bool) -> torch.Tensor:
-    """Maximum over pairs of frames; a single frame stays.
+    """Take the maximum over pairs of frames; a single frame stays as it is.
 
     Args:
         x: (B, C, T, H, W).
@@ -81,7 +81,7 @@ def pool_time(x: torch.Tensor, round_up: bool) -> torch.Tensor:
 
 
 def add_relu(layer: ConvNormAct, x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """relu(layer(x) + other), in one pass where the layer is deployed.
+    """relu(layer(x) + other), in one pass if the layer is deployed.
 
     Args:
         layer: A layer without activation.
@@ -229,7 +229,7 @@ class PseudoConv3d(nn.Module):
 
     @torch.no_grad()
     def absorb_scale(self, after: nn.Module) -> None:
-        """Move the factor of the mean into the weights of the layer behind, a convolution."""
+        """Move the factor of the mean into the weights of the convolution after this layer."""
         conv: Any = after
         replace_parameters(conv, conv.weight * self.scale, conv.bias)
         self.scale = 1.0

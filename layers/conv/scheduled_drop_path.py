@@ -17,7 +17,7 @@ class ScheduledDropPath(nn.Module):
         rate: Probability at the end of training, in [0, 1).
 
     Shape:
-        (B, *) -> (B, *); what is kept is divided by the keep probability.
+        (B, *) -> (B, *); kept samples are divided by the keep probability.
 
     Raises:
         ValueError: `rate` is out of its range.

@@ -26,7 +26,7 @@ KERNEL_ACTIVATIONS: dict[type[nn.Module], Activation] = {nn.Identity: "none", nn
 class SeparableConv(nn.Module):
     """Depthwise convolution, then a 1x1 convolution with batch norm and activation.
 
-    Merged for deployment, it is one launch of `blockzoo.kernels.separable_conv` where that kernel is in use.
+    After `deploy()`, it is one launch of `blockzoo.kernels.separable_conv` if that kernel is in use.
 
     Args:
         in_chans: Input channels.

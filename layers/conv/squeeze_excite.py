@@ -18,7 +18,7 @@ class ChannelSE(nn.Module):
 
     Args:
         chans: Channels.
-        rd_ratio: Width of the hidden layer over `chans`, rounded to a multiple of 8.
+        rd_ratio: Width of the hidden layer as a share of `chans`, rounded to a multiple of 8.
         device: Device of the parameters.
         dtype: Type of the parameters.
 

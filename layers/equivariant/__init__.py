@@ -2,7 +2,7 @@
 
 Features have shape (N, (l_max + 1)², channels), with the degrees l in e3nn's order.
 
-| file | what is there |
+| file | contents |
 | --- | --- |
 | `cartesian_tensor` | symmetric 3 x 3 tensors as irreducible parts, and back |
 | `constants` | constants of a module that stay exact when its type changes |

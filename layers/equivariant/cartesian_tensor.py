@@ -1,4 +1,4 @@
-"""Symmetric Cartesian tensors as irreducible parts, and back.
+"""Conversion between symmetric Cartesian tensors and their irreducible parts.
 
 A symmetric 3 x 3 tensor is a trace, l = 0, and five components that mix under rotation as the spherical harmonics of
 l = 2 do, in e3nn's order (with y as the polar axis): xz, xy, (2 y² - x² - z²) / 2 √3, yz, (z² - x²) / 2, up to one

@@ -1,4 +1,4 @@
-"""Constants of a module that stay exact when the module changes its type."""
+"""Constant buffers that stay exact when a module changes its dtype."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ __all__ = ["ExactConstants"]
 
 
 class ExactConstants(nn.Module):
-    """Base of modules with constant buffers that are known in float64.
+    """Base class of modules with constant buffers whose values are known in float64.
 
     `module.double()` of a float32 module would keep the rounding of float32; here the buffers are made anew from their
     float64 values whenever the module moves or changes its type. Values loaded from a state dict replace the originals.

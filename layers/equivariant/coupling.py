@@ -98,7 +98,7 @@ def clebsch_gordan_tensor(
 
 
 def sphere_grid(degree: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The product grid that integrates every polynomial up to a degree over the sphere exactly.
+    """Product grid that integrates every polynomial up to a degree exactly over the sphere.
 
     Gauss-Legendre nodes along the polar axis y, equal steps around it.
 

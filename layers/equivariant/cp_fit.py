@@ -1,4 +1,4 @@
-"""Fit CP factors of a tensor, and make the shipped ones.
+"""Fit of CP factors to a tensor, and the program that makes the shipped ones.
 
 T_ijk = sum_r a_ir b_jr c_kr is fitted in float64 by proximal alternating least squares from seeded starts, and the best
 of them by Levenberg-Marquardt. Everything is deterministic on one machine:
@@ -25,7 +25,7 @@ _EFFORT = {8: (1, 500), 28: (40, 6000)}
 
 
 def relative_error(tensor: torch.Tensor, factors: Factors) -> float:
-    """Frobenius norm of what the factors miss, over that of the tensor."""
+    """Relative error of the factors: Frobenius norm of the residual, divided by that of the tensor."""
     full = reconstruct("cp", (torch.ones_like(factors[0][0]), *factors), False)
     return float((full - tensor).norm() / tensor.norm())
 

@@ -1,4 +1,4 @@
-"""Values and gradients of energies, in every mode that a model runs in."""
+"""Energies and their gradients, in every mode that a model runs in."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ __all__ = ["value_and_slope"]
 def value_and_slope(
     function: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]], x: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Parts and the gradient of the sum, for function(x) = (sum, parts); differentiable where gradients are enabled."""
+    """For function(x) = (sum, parts): parts and the gradient of the sum, differentiable where gradients are enabled."""
     if torch.compiler.is_exporting():
         raise RuntimeError(
             "torch.export cannot trace gradients; use blockzoo.tasks.molecules.export.export_program, which exports "

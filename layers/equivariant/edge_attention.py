@@ -1,12 +1,12 @@
 """Attention over the edges of a graph whose messages are products with the edge's spherical harmonics.
 
 Source: "Tensor Decomposition Networks for Fast Machine Learning Interatomic Potential Computations" (2025), section
-3.3, and its code; after "Equiformer" (2023). Only what is read is computed: the l = 0 rows of the maps to logits and
-gates; and what follows the sum over edges is computed on nodes.
+3.3, and its code; after "Equiformer" (2023). Only results that are used are computed: the maps to logits and gates have
+only l = 0 rows. Everything after the sum over edges is computed on nodes.
 
 A layer keeps about 16 kB for the gradient of each edge at 32 channels and l_max 1, and a large structure has a million
-edges. `EdgeParts` describes such a graph: layers go through it a part of the receivers at a time and compute a part
-again when its gradient is taken. Every sum over edges ends at a receiver, so that results are the same.
+edges. `EdgeParts` describes such a graph: layers process the edges of some receivers at a time, and compute each part
+again for its gradient. Every sum over edges ends at a receiver, so that results are the same.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ __all__ = ["EdgeAttention", "EdgeDegree", "EdgeParts", "Edges", "split_edges"]
 
 
 class Edges(NamedTuple):
-    """What the layers know about the edges of a graph.
+    """Edges of a graph, as the layers need them.
 
     Attributes:
         sender: Node that each edge comes from, (E,).
@@ -35,9 +35,9 @@ class Edges(NamedTuple):
         matrix: Products with the edge's harmonics as matrices, (E, d, d), see
             `blockzoo.layers.equivariant.edge_product`.
         radial: Radial basis, (E, K).
-        envelope: Smooth cutoff, (E, 1), or None.
+        envelope: Factor that goes smoothly to 0 at the cutoff, (E, 1), or None.
         num_nodes: Number of receivers.
-        incoming: The edges sorted by receiver, for kernels; None where none is used.
+        incoming: The edges sorted by receiver, for kernels; None if no kernel is used.
     """
 
     sender: torch.Tensor
@@ -51,10 +51,11 @@ class Edges(NamedTuple):
 
 @dataclass(frozen=True)
 class EdgeParts:
-    """The edges of a graph in parts, each with all edges of some receivers, described only while it is computed.
+    """Edges of a graph in parts, to save memory: a part has all edges of some receivers.
 
     Attributes:
-        describe: The function (vectors (E', 3), sender (E',), receiver (E',), number of receivers) -> `Edges`.
+        describe: Called only while a part is computed: the function (vectors (E', 3), sender (E',), receiver (E',),
+            number of receivers) -> `Edges`.
         vectors: Edge vectors of each part, (E', 3).
         sender: Senders of each part, (E',), among all nodes.
         receiver: Receivers of each part, (E',), counted from the part's first.
@@ -76,7 +77,7 @@ def split_edges(
     num_nodes: int,
     limit: int,
 ) -> EdgeParts:
-    """Cut a graph into parts of at most `limit` edges, or one receiver where that alone has more.
+    """Cut a graph into parts of at most `limit` edges; a receiver with more edges is a part of its own.
 
     Args:
         describe: See `EdgeParts`.
@@ -107,7 +108,7 @@ def _over_parts(
     sent: torch.Tensor,
     received: torch.Tensor,
 ) -> torch.Tensor:
-    """Apply a sum over edges part by part; what a part computes is computed again for its gradient.
+    """Apply a sum over edges part by part; each part is computed again for its gradient.
 
     Args:
         layer: Function (edges, sent (N, ...), received (N', ...)) -> (N', ...) for the N' receivers of a part.
@@ -184,7 +185,7 @@ class EdgeAttention(nn.Module):
         radial_hidden: Width of the radial MLP.
         num_heads: Attention heads.
         drop_rate: Dropout on the attention weights.
-        scalars_only: Compute the l = 0 rows of the result alone.
+        scalars_only: Compute only the l = 0 rows of the result.
         device: Device of the parameters.
         dtype: Type of the parameters.
 
@@ -256,7 +257,7 @@ class EdgeAttention(nn.Module):
     def _logits(self, x: torch.Tensor) -> torch.Tensor:
         """Products of `smooth_leaky_relu(x)`, slope 0.2, with the heads' vectors: (E, C) -> (E, H).
 
-        That activation is a sum of x and SiLU, so two narrow matrices take the place of products and sums over (E, C).
+        That activation is a sum of x and SiLU, so two narrow matrices replace products and sums over (E, C).
         """
         heads = self.alpha.shape[0]
         eye = torch.eye(heads, dtype=self.alpha.dtype, device=self.alpha.device)

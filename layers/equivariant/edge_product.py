@@ -1,9 +1,9 @@
 """Product of features with the spherical harmonics of an edge, as one matrix per edge.
 
-A message couples many channels of a feature with one vector of spherical harmonics y. Where all paths share one weight
-for each channel, the product is linear in the feature with a matrix that depends on the edge alone,
-M_ki = sum_j T_ijk y_j. It is exact for every coupling tensor T and costs (l_max + 1)^4 multiplications for each
-channel, whatever the rank of T.
+A message couples many channels of a feature with one vector of spherical harmonics y. If all paths share one weight for
+each channel, the product is linear in the feature with a matrix that depends on the edge alone, M_ki = sum_j T_ijk y_j.
+It is exact for every coupling tensor T and costs (l_max + 1)^4 multiplications for each channel, whatever the rank of
+T.
 
 Source: own derivation; the model that shares path weights is "Tensor Decomposition Networks for Fast Machine Learning
 Interatomic Potential Computations" (2025), section 3.2.
@@ -20,12 +20,12 @@ __all__ = ["EdgeProduct"]
 
 
 class EdgeProduct(ExactConstants):
-    """Exact product with the harmonics of edges, from a coupling tensor or from CP factors of one.
+    """Product of features with the harmonics of edges, from a coupling tensor or from its CP factors.
 
     Args:
         tensor: Coupling tensor (d1, d2, d3) of feature, harmonics and result, see
             `blockzoo.layers.equivariant.coupling`.
-        factors: Instead of it, CP factors (d1, R), (d2, R), (d3, R). They are part of the state dict.
+        factors: Instead of `tensor`, CP factors (d1, R), (d2, R), (d3, R). They are part of the state dict.
         device: Device of the constants.
         dtype: Type of the constants.
 

@@ -1,6 +1,6 @@
 """Neighbour lists: all ordered pairs of atoms within a cutoff, periodic images included.
 
-Small systems are searched pair by pair in torch, on any device; beyond, vesin's cell list does it on the CPU.
+Small systems are searched pair by pair in torch, on any device. Larger ones use vesin's cell list, on the CPU.
 """
 
 import math
@@ -42,7 +42,7 @@ def neighbor_list(
 
     Raises:
         ValueError: A shape does not fit, a position is not finite, or a periodic cell has no volume.
-        ImportError: vesin is needed and not installed.
+        ImportError: vesin is needed, but not installed.
     """
     if positions.ndim != 2 or positions.shape[1] != 3:
         raise ValueError(f"positions has shape {tuple(positions.shape)}, expected (N, 3)")
@@ -91,7 +91,7 @@ def neighbor_list(
 
 
 def _images(cell: torch.Tensor, pbc: torch.Tensor, cutoff: float) -> tuple[tuple[int, ...], torch.Tensor]:
-    """Images to look at on either side along each axis, the most of any graph, and the inverse cells."""
+    """Numbers of images to search on either side along each axis (the maximum over graphs), and the inverse cells."""
     dtype, cell = cell.dtype, cell.double()
     inverse = torch.linalg.pinv(cell)
     height = inverse.norm(dim=1).reciprocal()  # of the cell above the plane of the other two vectors

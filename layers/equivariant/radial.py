@@ -1,4 +1,4 @@
-"""Functions of the distance between two atoms: bases, cutoff envelope, and the MLP that makes weights of them.
+"""Functions of the distance between two atoms: bases, cutoff envelope, and an MLP that turns them into weights.
 
 Sources: Gaussian basis, "Do Transformers Really Perform Badly for Graph Representation?" (2021), as the TDN code uses
 it; Bessel basis and polynomial envelope, "Directional Message Passing for Molecular Graphs" (2020), equations 7 and 8.
@@ -15,7 +15,7 @@ __all__ = ["BesselBasis", "GaussianBasis", "RadialMLP", "polynomial_envelope"]
 
 
 def polynomial_envelope(distance: torch.Tensor, cutoff: float, power: int = 6) -> torch.Tensor:
-    """1 at distance 0, and 0 from `cutoff` on, with continuous first and second derivative there.
+    """Smooth cutoff: 1 at distance 0 and 0 from `cutoff` on, with continuous first and second derivatives there.
 
     Args:
         distance: Any shape.
@@ -85,7 +85,7 @@ class BesselBasis(nn.Module):
 
 
 class RadialMLP(nn.Module):
-    """From radial basis functions to one weight for each channel: two hidden layers with layer norm and SiLU.
+    """MLP from radial basis functions to one weight for each channel: two hidden layers with layer norm and SiLU.
 
     Args:
         num_basis: Number of basis functions.

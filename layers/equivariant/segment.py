@@ -1,4 +1,4 @@
-"""Sums and softmax over segments of rows: what messages need that arrive at nodes."""
+"""Sums and softmax over segments of rows, for messages that arrive at nodes."""
 
 import torch
 

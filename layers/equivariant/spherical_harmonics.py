@@ -41,11 +41,11 @@ def spherical_harmonics(
         l_max: Highest degree.
         normalization: "component": the squares of a degree sum to 2l + 1 on the unit sphere; "norm": to 1; "integral":
             each component's square integrates to 1 over the sphere.
-        normalize: Take the direction of the vectors alone. Without it, degree l grows as the l-th power of the length.
+        normalize: Use only the direction of the vectors. Without it, degree l grows as the l-th power of the length.
 
     Returns:
-        (..., (l_max + 1)²). With `normalize`, a zero vector, which has no direction, gives finite values
-        that mean nothing.
+        (..., (l_max + 1)²). With `normalize`, a zero vector, which has no direction, gives finite but meaningless
+        values.
 
     Raises:
         ValueError: `l_max` is negative, the normalisation unknown, or the last axis not of size 3.

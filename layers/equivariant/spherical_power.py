@@ -1,4 +1,4 @@
-"""Powers of functions on the sphere, and the many-body features that they make.
+"""Powers of functions on the sphere, for many-body features.
 
 Source: "Enabling Efficient Equivariant Operations in the Fourier Basis via Gaunt Tensor Products" (2024), for the
 product basis of "MACE: Higher Order Equivariant Message Passing Neural Networks for Fast and Accurate Force Fields"
@@ -59,7 +59,7 @@ class SphericalPower(ExactConstants):
 
 
 class GauntProductBasis(nn.Module):
-    """Many-body features: weighted powers of the function that a node's features stand for.
+    """Many-body features: weighted powers of the function on the sphere that a node's features describe.
 
     The product basis of MACE with the Gaunt product: sum over n of weight_n[element, l, channel] * (f^n)_l.
 

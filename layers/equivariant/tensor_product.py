@@ -1,9 +1,9 @@
 """Products of two equivariant features: exact Clebsch-Gordan, and low-rank ones (CP factors, Gaunt on a grid).
 
-Features are (..., (l_max + 1)², channels), in e3nn's order, with any number of axes in front. Three ways to connect
-channels, named as in e3nn:
+Features are (..., (l_max + 1)², channels), in e3nn's order, with any number of leading axes. There are three ways to
+connect channels, named as in e3nn:
 
-| mode | channels | weight, with or without the axes in front | result |
+| mode | channels | weight, with or without the leading axes | result |
 | --- | --- | --- | --- |
 | "uuu" | C, C | (C,) | each channel of one with the same channel of the other |
 | "uvu" | U, V | (U, V) | channels U; those of the second are summed |
@@ -70,7 +70,7 @@ class ClebschGordanProduct(ExactConstants):
         l_max_in2: Highest degree of the second.
         l_max_out: Highest degree of the result; l_max_in1 + l_max_in2 by default.
         mode: How channels connect, see above.
-        path_weights: Whether weights have one more axis for the paths, in front of the channels': (..., P, C),
+        path_weights: Whether weights have one more axis for the paths, before those of the channels: (..., P, C),
             (..., P, U, V) or (..., P, U, V, W), in the order of `blockzoo.layers.equivariant.coupling.paths`.
         normalization: "norm" or "component", see `blockzoo.layers.equivariant.coupling.clebsch_gordan_tensor`.
         parity: "o3" leaves out the paths of odd l1 + l2 + l3.
@@ -196,7 +196,7 @@ class LowRankProduct(ExactConstants):
 
 
 class CPTensorProduct(LowRankProduct):
-    """Product with CP factors of the Clebsch-Gordan tensor in place of it.
+    """Product with CP factors in place of the Clebsch-Gordan tensor.
 
     Args:
         l_max: Highest degree of inputs and result, 1 to 3.

@@ -1,6 +1,6 @@
 """Time series of shape (B, T, C).
 
-| file | what is there |
+| file | contents |
 | --- | --- |
 | `embed` | embedding of values, positions and calendar features |
 | `norm` | standardisation of each series by its own mean and deviation, and the way back |

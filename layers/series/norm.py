@@ -1,4 +1,4 @@
-"""Instance standardisation of series, and its inverse."""
+"""Standardisation of each series by its own statistics."""
 
 import torch
 
@@ -19,9 +19,10 @@ def standardize_series(
         x: Series, (B, T, C).
         mask: 1 where a value is observed, 0 where it is missing, (B, T, C); all are observed by default.
         eps: Added to the variance, in squared units of x.
-        published: Standardise `x` as it stands. A channel in so small a unit that its variance is not far above `eps`
-            is then flattened. If False, a channel whose values all lie within -1 and 1, or are so large that their
-            squares would overflow, is first divided by the largest of them, so that the unit does not matter.
+        published: Standardise `x` without a change of unit. In a very small unit, the variance of a channel is not far
+            above `eps`, and the channel is then flattened. If False, a channel whose values all lie within -1 and 1, or
+            are so large that their squares would overflow, is first divided by the largest of them, so that the unit
+            does not matter.
 
     Returns:
         The standardised series (B, T, C), 0 where nothing was observed, and mean and std, each (B, 1, C).

@@ -1,6 +1,6 @@
 """Operators on fields that work on Fourier coefficients.
 
-| file | what is there |
+| file | contents |
 | --- | --- |
 | `factorized_tensor` | weights in Tucker, CP and tensor-train form |
 | `field_ops` | layers that map single points of a field, norms, coordinates and padding |

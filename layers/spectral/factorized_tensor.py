@@ -1,7 +1,7 @@
 """Tensors in factorised form: Tucker, CP and tensor-train, real or complex, one or a stack of them.
 
 Source: "Tensor Decompositions and Applications" (2009), sections 3 and 4, and "Tensor-Train Decomposition" (2011),
-equation 1.2; how ranks follow from a share of the parameters, and the use in Fourier operators, "Multi-Grid Tensorized
+equation 1.2; for ranks from a share of the parameters, and for the use in Fourier operators, "Multi-Grid Tensorized
 Fourier Neural Operator for High-Resolution PDEs" (2023), section 3.
 
 Complex values are pairs: a parameter ends with an axis of length 2, real and imaginary part. No parameter has a complex
@@ -26,7 +26,7 @@ def complex_matmul(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """Product of complex matrices whose parts are real, as one real product.
 
     Args:
-        x: (..., 2, M, I); real and imaginary part on the axis in front of the matrix.
+        x: (..., 2, M, I); real and imaginary part on the axis before the matrix.
         weight: (..., I, O, 2) with the parts last, as parameters are stored; leading axes broadcast.
 
     Returns:
@@ -47,7 +47,8 @@ def complex_times(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 def contract_first(tensor: torch.Tensor, factor: torch.Tensor, is_complex: bool) -> torch.Tensor:
     """Contract the first axis of a tensor (r, ...) with a factor (I, r), and put the new axis last: (..., I).
 
-    Of complex tensors, the tensor has its parts on one more axis in front, (2, r, ...), the factor on its last.
+    If they are complex, the tensor has its real and imaginary parts on an additional first axis, (2, r, ...), and the
+    factor on its last.
     """
     first = int(is_complex)
     rest = tensor.shape[first + 1 :]
@@ -71,7 +72,7 @@ def chain_last(tensor: torch.Tensor, core: torch.Tensor, is_complex: bool) -> to
 
 
 def reconstruct(factorization: str, parts: Sequence[torch.Tensor], is_complex: bool) -> torch.Tensor:
-    """The tensor that parts, in the order of `FactorizedTensor.parts`, stand for.
+    """Build the tensor from its parts, which are in the order of `FactorizedTensor.parts`.
 
     Args:
         factorization: "tucker", "cp" or "tt".
@@ -129,8 +130,9 @@ def tensor_ranks(
     Args:
         shape: Of the full tensor.
         factorization: "tucker" (one rank for each axis), "cp" (one), or "tt" (one between neighbours, and 1 outside).
-        rank: A share of the full tensor's entries that the factors may have together, from which the ranks follow, in
-            proportion to the sizes; or, for integers, the ranks themselves. A single integer is the rank of every axis.
+        rank: A float is the share of the full tensor's entries that the factors may have together; the ranks follow
+            from it, in proportion to the sizes. Integers are the ranks themselves; a single integer is the rank of
+            every axis.
         fixed_modes: Axes that keep their full rank (Tucker).
 
     Raises:
@@ -176,7 +178,7 @@ def tensor_ranks(
 
 
 class FactorizedTensor(nn.Module):
-    """A trainable tensor that is stored by its factors.
+    """A trainable tensor, stored as factors.
 
     | form | parameters | tensor |
     | --- | --- | --- |
@@ -261,7 +263,7 @@ class FactorizedTensor(nn.Module):
 
     @property
     def num_entries(self) -> int:
-        """Numbers stored, a complex one counted as two."""
+        """Number of stored values; a complex one counts as two."""
         return sum(parameter.numel() for parameter in self.parameters())
 
     def full(self) -> torch.Tensor:
@@ -271,7 +273,7 @@ class FactorizedTensor(nn.Module):
         return reconstruct(self.factorization, self.parts(), self.is_complex)
 
     def parts(self) -> list[torch.Tensor]:
-        """Core or weights, where the form has them, and then the factors."""
+        """The core or the weights, if the form has them, then the factors."""
         head = {"tucker": ["core"], "cp": ["weights"], "dense": ["tensor"]}.get(self.factorization, [])
         return [getattr(self, name) for name in head] + list(self.factors)
 
@@ -290,7 +292,7 @@ class FactorizedTensor(nn.Module):
     ) -> "FactorizedTensor":
         """Compress a real tensor: by the higher-order SVD (Tucker) or successive SVDs (tensor-train).
 
-        Both are within a factor of the square root of the order of the best approximation in the Frobenius norm.
+        In the Frobenius norm, the error is at most sqrt(number of axes) times that of the best approximation.
 
         Args:
             tensor: Real, of any shape.
@@ -331,7 +333,7 @@ class FactorizedTensor(nn.Module):
 
 
 def _possible_tt_ranks(shape: Sequence[int], ranks: Sequence[int]) -> tuple[int, ...]:
-    """Ranks no larger than those of the unfolded matrices that successive SVDs meet."""
+    """Limit ranks to those of the unfolded matrices in the successive SVDs."""
     possible = [1]
     for axis in range(len(shape) - 1):
         rows, columns = possible[-1] * shape[axis], math.prod(shape[axis + 1 :])

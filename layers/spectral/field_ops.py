@@ -28,7 +28,7 @@ def coordinate_grid(size: Sequence[int], like: torch.Tensor) -> torch.Tensor:
 
 
 def pad_domain(x: torch.Tensor, amounts: Sequence[int], one_sided: bool = False) -> torch.Tensor:
-    """Zeros on both sides of every axis of a field (B, *size, C), or at its end; negative amounts cut."""
+    """Pad every axis of a field (B, *size, C) with zeros, on both sides or at its end; negative amounts crop."""
     pads = [0, 0]
     for amount in reversed(amounts):
         pads += [0 if one_sided else amount, amount]
@@ -36,12 +36,13 @@ def pad_domain(x: torch.Tensor, amounts: Sequence[int], one_sided: bool = False)
 
 
 class Relay:
-    """What a layer hands to the next one beside its field: the coefficients along the last axis, which it makes of
-    pieces that are still in the cache.
+    """Coefficients along the last axis that a layer passes on with its field.
+
+    It computes them from pieces of the field that are still in the cache.
 
     Attributes:
-        wanted: The next layer's analysis, (K, n); None if it does not want any.
-        ready: Coefficients of the field that was handed on, (B, *size[:-1], K, C); None if they were not made.
+        wanted: The next layer's analysis, (K, n); None if it does not need any.
+        ready: Coefficients of the field that was passed on, (B, *size[:-1], K, C); None if they were not computed.
     """
 
     def __init__(self) -> None:
@@ -50,14 +51,14 @@ class Relay:
 
 
 class PointwiseMLP(nn.Module):
-    """Two linear maps over channels with an activation between, or one.
+    """MLP over channels: two linear maps with an activation between, or one linear map.
 
     Args:
         in_chans: Input channels.
         hidden: Channels between; 0 for a single map.
         out_chans: Output channels.
         act: Activation.
-        drop_rate: Dropout behind each map.
+        drop_rate: Dropout after each map.
         device: Device of the parameters.
         dtype: Type of the parameters.
 
@@ -96,7 +97,7 @@ class PointwiseMLP(nn.Module):
         return x
 
     def drops(self) -> bool:
-        """Whether dropout is at work."""
+        """Whether dropout is active."""
         return self.training and self.drop.p > 0
 
     def weights(self) -> list[torch.Tensor]:
@@ -225,8 +226,9 @@ class FieldNorm(nn.Module):
 
 
 class ComplexPair(nn.Module):
-    """Two real maps that act as the parts of a complex one, on fields (..., 2, C) with their parts on the last axis but
-    one: (a + ib)(x + iy) = a(x) - b(y) + i (a(y) + b(x)).
+    """Complex map from two real ones: (a + ib)(x + iy) = a(x) - b(y) + i (a(y) + b(x)).
+
+    Fields are (..., 2, C), with real and imaginary parts on the second-to-last axis.
 
     Args:
         make: Makes one of the real maps.

@@ -28,7 +28,7 @@ class FNOBlock(nn.Module):
 
     With a = skip(x), b = mlp_skip(x): h = act(norm1(spectral(x)) + a), y = act(norm2(mlp(h) + b)). The last block of a
     model has no activations; inside the MLP it is always GELU. With `preactivation`, x = norm1(act(x)) comes first,
-    norm2 stands in front of the MLP, and nothing behind it.
+    norm2 comes before the MLP, and nothing after it.
 
     Args:
         spectral: The convolution.
@@ -36,18 +36,18 @@ class FNOBlock(nn.Module):
         last: Whether it is a model's last block.
         act: Activation.
         fno_skip: "linear", "soft-gating", "identity" or None.
-        channel_mlp_skip: The same around the MLP.
+        channel_mlp_skip: Skip connection around the MLP: "linear", "soft-gating", "identity" or None.
         mlp_hidden: Hidden channels of the MLP; None for no MLP.
-        mlp_drop_rate: Dropout behind each of its maps.
+        mlp_drop_rate: Dropout after each of its maps.
         norm: Kind of norm, see `FieldNorm`, or None.
         norm_groups: Groups of channels for "group_norm".
-        embed_dim: Size of the embedding that every call must bring for "ada_in".
+        embed_dim: Size of the embedding that every call must pass for "ada_in".
         preactivation: See above.
-        stabilizer: "tanh" in front of the spectral convolution, or None.
+        stabilizer: "tanh" before the spectral convolution, or None.
         conv_bias_kernel: Window of the "linear" skip around it.
-        scaling: Output over input points along each axis; None for the same.
-        semantics: "1.0": without MLP the activation is applied twice, as neuraloperator does since 1.0. "0.3": once,
-            the last block has an activation in front of its MLP, and there is one norm where there is no MLP.
+        scaling: Output points divided by input points along each axis; None for the same size.
+        semantics: "1.0": without MLP the activation is applied twice, as neuraloperator does since 1.0. "0.3": it is
+            applied once, the last block has an activation before its MLP, and a block without MLP has only one norm.
         device: Device of the parameters.
         dtype: Type of the parameters.
     """
@@ -128,7 +128,7 @@ class FNOBlock(nn.Module):
             x: (B, *size, C), or (B, *size, 2, C) if complex.
             output_size: Points along each axis of the result; by default those of `x`, times the scaling.
             embedding: For norms that take one.
-            relay: From the layer in front, with what it has made ready, and for the next one.
+            relay: Coefficients from the layer before, and for the next one.
 
         Returns:
             (B, *output_size, C).
@@ -164,7 +164,7 @@ class FNOBlock(nn.Module):
         return h
 
     def analysis(self, x: torch.Tensor, size: Sequence[int], output_size: Sequence[int]) -> torch.Tensor | None:
-        """What this block takes from a relay.
+        """The matrix of the coefficients that this block can take from a relay.
 
         Args:
             x: A field, for its type and device.
@@ -179,13 +179,13 @@ class FNOBlock(nn.Module):
         return None if tables is None else tables[0]
 
     def _row_tables(self, x: torch.Tensor, size: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """Transforms along the last axis, if nothing but the maps of single points stands behind the convolution."""
+        """Transforms along the last axis, if only maps of single points come after the convolution."""
         if self.preactivation or self.stabilizer or self.norm1 is not None or self.norm2 is not None:
             return None
         return self.spectral.row_tables(x, size)
 
     def _point_weights(self) -> list[torch.Tensor | None] | None:
-        """Weights for `point_block`, if that is what follows the spectral convolution."""
+        """Weights for `point_block`, if it can compute everything after the spectral convolution."""
         if self.spectral.is_complex or isinstance(self.fno_skip, LocalConv) or self.act is not F.gelu:
             return None
         if self.mlp is None:
@@ -205,7 +205,7 @@ class FNOBlock(nn.Module):
     def _field_by_field(
         self, x: torch.Tensor, h: torch.Tensor, size: Sequence[int], embedding: torch.Tensor | None
     ) -> torch.Tensor:
-        """The same in general, with skip connections that go to another grid, see neighbours, or are complex."""
+        """The general form, for skip connections that change the grid, use neighbouring points, or are complex."""
         if self.fno_skip is not None:
             h = h + self._on_grid(self.fno_skip(x), size)
         h = self.act(h) if self.acts_inside else h

@@ -4,11 +4,11 @@ Two exact forms of the same linear map:
 
 - "dft": products with real matrices of cosines and sines, one axis after the other, the real axis first. Per value of
   the field, axis i costs about 2 * kept_i multiplications, and nothing is permuted, since channels stay last. Works in
-  every floating type, under autocast, and where there are no complex numbers (ONNX).
+  every floating type, under autocast, and without complex numbers (ONNX).
 - "fft": fast transforms, one axis after the other; frequencies that are not kept are dropped as soon as an axis is
-  done. Libraries refuse empty batches, for which the first form is taken.
+  done. Empty batches use "dft", since libraries refuse them.
 
-"auto" takes the first where few frequencies are kept, see `uses_dft`.
+"auto" uses "dft" if few frequencies are kept, see `uses_dft`.
 
 Conventions: analysis divides by the number of points (`norm="forward"`), synthesis does not. Spectra are
 (B, 2, *kept, C), real and imaginary part on axis 1. The last axis of a real field keeps only non-negative frequencies.
@@ -35,8 +35,8 @@ class Band(NamedTuple):
 def kept_bands(size: Sequence[int], n_modes: Sequence[int], is_complex: bool = False) -> list[Band]:
     """Frequencies of a grid that a layer with `n_modes` modes keeps.
 
-    An axis with m modes keeps -(m // 2) .. m - m // 2 - 1, the last axis of a real field 0 .. m // 2, as far as the
-    grid has them: -(n // 2) .. (n - 1) // 2 and 0 .. n // 2.
+    An axis with m modes keeps -(m // 2) .. m - m // 2 - 1, the last axis of a real field 0 .. m // 2, as far as these
+    are frequencies of the grid: -(n // 2) .. (n - 1) // 2 and 0 .. n // 2.
 
     Args:
         size: Points along each axis.
@@ -71,9 +71,11 @@ def _table(kind: str, n: int, band: Band, half: bool, dtype: torch.dtype, device
 
 
 def _make_table(kind: str, n: int, band: Band, half: bool, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Analysis: (2 * m, n) of a real axis, (2 * m, n * 2) of a complex one. Synthesis: the other way round.
+    """The matrix of one axis.
 
-    Parts stand in front of frequencies, and behind points.
+    Analysis: (2 * m, n) of a real axis, (2 * m, n * 2) of a complex one. Synthesis: the transposed shapes.
+
+    Real and imaginary parts are before the frequencies, and after the points.
     """
     points = torch.arange(n, device=device)
     frequencies = torch.arange(band.low, band.low + band.count, device=device)
@@ -99,13 +101,13 @@ _LIMIT, _TRAINING_LIMIT = 180, 300
 
 
 def uses_dft(size: Sequence[int], bands: Sequence[Band], x: torch.Tensor, is_complex: bool = False) -> bool:
-    """The rule behind backend "auto".
+    """Whether backend "auto" uses "dft".
 
-    Matrices, while their multiplications for each value of the field are no more than `_LIMIT` for each axis, or
-    `_TRAINING_LIMIT` where gradients are recorded: there fast transforms run backward over all frequencies. Between 16
+    It does if the matrices need at most `_LIMIT` multiplications per axis for each value of the field, or
+    `_TRAINING_LIMIT` while gradients are recorded: there, fast transforms run backward over all frequencies. Between 16
     and 4096 points an axis and 1 to 3 axes, both forms take about the same time at these numbers, on one thread of a
-    CPU with 512-bit vectors (`blockzoo bench fno` measures both). Matrices alone work in other types, under autocast
-    and in ONNX.
+    CPU with 512-bit vectors (`blockzoo bench fno` measures both). Only matrices work in other types, under autocast and
+    in ONNX.
 
     Args:
         size: Points along each axis.
@@ -142,12 +144,12 @@ def analyse(
     """Coefficients of the kept frequencies.
 
     Args:
-        x: Real field (B, *size, C), or complex field (B, *size, 2, C) with its parts on the last axis but one.
+        x: Real field (B, *size, C), or complex field (B, *size, 2, C) with its parts on the second-to-last axis.
         bands: Frequencies of each axis.
         is_complex: Which of the two.
         backend: "auto", "dft" or "fft".
-        size: Points along each axis of a real field of which x has the coefficients along the last axis already, as
-            `row_tables` gives them: (B, *size[:-1], 2 * m, C). The other axes follow by "dft".
+        size: If x already holds the coefficients along the last axis of a real field, as from `row_tables`, the points
+            along each axis of that field: (B, *size[:-1], 2 * m, C). The other axes follow by "dft".
 
     Returns:
         (B, 2, *kept, C).
@@ -226,7 +228,7 @@ def synthesise(
     backend: Backend = "auto",
     but_last: bool = False,
 ) -> torch.Tensor:
-    """The field that has the given coefficients; of a real field, what is real in them.
+    """Compute the field with the given coefficients; for a real field, its real part.
 
     Args:
         z: (B, 2, *kept, C).

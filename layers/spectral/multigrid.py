@@ -20,22 +20,22 @@ class MultigridPatching:
     """Cut fields into patches, and put results together again.
 
     Each axis of n points is cut into 2 ** levels patches of s points. Level 0 of a patch is the patch itself with
-    `padding` points on both sides; level l is as many points, 2 ** l apart, around the same centre. Levels are
-    channels, the finest first; the last one without padding covers the whole field. Patches go to the batch axis, in
-    the order sample, first axis, second axis, ...
+    `padding` points on both sides; level l has as many points, 2 ** l apart, around the same centre. Levels are
+    channels, the finest first; the last level covers the whole field, even without its padding. Patches go to the batch
+    axis, in the order sample, first axis, second axis, ...
 
     With a `group` of processes, every process calls `patch` with the same fields and gets its share of the patches, and
     `stitch` gives all of them the whole result. Gradients of parameters are scaled so that their mean over the
     processes, which data-parallel wrappers take, is the gradient of the loss, which all processes compute alike.
 
     Args:
-        levels: Coarser views; 0 means no patches.
-        padding_fraction: Points of padding over those of the axis, rounded; a number, or one for each axis.
-        dims: Axes of space; None to see from each field.
-        boundary: Beyond the field lies its other side ("circular"), nothing ("zeros"), its mirror image without
-            ("reflect") or its last value ("replicate").
-        lowpass: Remove what a coarser grid cannot resolve before points are left out, which is exact for periodic
-            fields; published models leave out points as they are.
+        levels: Number of coarser views; 0 means no patches.
+        padding_fraction: Points of padding as a share of the axis, rounded: a number, or one for each axis.
+        dims: Number of axes of space; None to take it from each field.
+        boundary: What is beyond the border of the field: its other side ("circular"), zeros ("zeros"), its mirror image
+            without the border ("reflect"), or its last value ("replicate").
+        lowpass: Before points are left out, remove the frequencies that a coarser grid cannot resolve; this is exact
+            for periodic fields. Published models do not do that.
         group: A `torch.distributed` process group, or "world" for that of all processes; None for one process.
 
     Raises:
@@ -92,11 +92,11 @@ class MultigridPatching:
 
         Args:
             x: (B, C, *size).
-            levels: How many coarser views to give, all by default; the patches stay the same.
+            levels: Number of coarser views to return, all by default; the patches stay the same.
 
         Returns:
-            (B * 2 ** (levels * axes), C * (levels + 1), *padded patch); of these patches, a group's process gets its
-            share, as equal as it can be.
+            (B * 2 ** (levels * axes), C * (levels + 1), *padded patch); each process of a group gets its share of these
+            patches, as equal as possible.
         """
         size = x.shape[2:]
         patch = self.patch_size(size)
@@ -112,14 +112,14 @@ class MultigridPatching:
         return self._views(x, starts, self.patch_size(x.shape[2:]), self.levels if levels is None else levels)
 
     def random_patch(self, y: torch.Tensor, generator: torch.Generator | None = None) -> tuple[list[int], torch.Tensor]:
-        """A random place for a patch, and what fields have there, without padding.
+        """Choose a random place for a patch, and return it with the fields there, without padding.
 
         Args:
             y: (B, C, *size).
             generator: A CPU generator; torch's global one by default.
 
         Returns:
-            The first point along each axis, for `patch_at`, and (B, C, *patch). In a periodic field a patch may go over
+            The first point along each axis, for `patch_at`, and (B, C, *patch). In a periodic field, a patch may cross
             the border.
         """
         size = y.shape[2:]
@@ -158,9 +158,9 @@ class MultigridPatching:
         """Put patches together.
 
         Args:
-            y: (B * 2 ** (levels * axes), C, *patch), padded or not; of a group's process, its share of them.
-            size: Points of the field along each axis; by default those of the fields that were patched last if such
-                patches fit, and otherwise those that padded patches of this size come from.
+            y: (B * 2 ** (levels * axes), C, *patch), padded or not; in a group, the share of this process.
+            size: Points of the field along each axis; by default, those of the last patched fields if the patches fit
+                them, and otherwise those that give padded patches of this size.
 
         Returns:
             (B, C, *size).
@@ -225,14 +225,14 @@ class MultigridPatching:
 
 
 def _window(start: int, points: int, padding: int, level: int) -> torch.Tensor:
-    """Points that a view of level `level` takes around the patch start .. start + points - 1; may lie outside."""
+    """Points of the view of level `level` around the patch start .. start + points - 1; may be outside the field."""
     step = 2**level
     first = (2 * start + points - points * step) // 2
     return first + step * torch.arange(-padding, points + padding)
 
 
 def _lowpass(x: torch.Tensor, level: int) -> torch.Tensor:
-    """Fields (B, C, *size) without what a grid of every 2 ** level-th point cannot resolve."""
+    """Remove the frequencies of fields (B, C, *size) that a grid of every 2 ** level-th point cannot resolve."""
     size = x.shape[2:]
     fewer = [max(n >> level, 1) for n in size]
     bands = kept_bands(fewer, [n - 1 if n % 2 == 0 else n for n in fewer])
@@ -245,7 +245,7 @@ def _shares(count: int, processes: int) -> list[int]:
 
 
 class _Scatter(torch.autograd.Function):
-    """Give each process its share of what all have; the gradient is put together again."""
+    """Give each process its share of the patches; the backward pass collects the gradients of all shares."""
 
     @staticmethod
     def forward(ctx: Any, patches: torch.Tensor, group: Any) -> torch.Tensor:  # type: ignore[override]
@@ -260,7 +260,7 @@ class _Scatter(torch.autograd.Function):
 
 
 class _Gather(torch.autograd.Function):
-    """Give all processes the patches of all; each gets the gradient of its own, times the number of processes."""
+    """Collect the patches of all processes; each gets the gradient of its own, times the number of processes."""
 
     @staticmethod
     def forward(ctx: Any, patches: torch.Tensor, per_sample: int, group: Any) -> torch.Tensor:  # type: ignore[override]

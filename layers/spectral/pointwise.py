@@ -1,4 +1,4 @@
-"""The part of an operator's block that maps single points, a few thousand points at a time.
+"""The pointwise part of an operator's block, computed on a few thousand points at a time to stay in the cache.
 
 With skip connections S and M of a field x, a linear map, a factor for each channel, or x itself,
 
@@ -6,9 +6,9 @@ With skip connections S and M of a field x, a linear map, a factor for each chan
 
 Field by field, this reads and writes memory some ten times over, and on a CPU moving a field costs more than the
 arithmetic. `point_block` runs all of it on pieces that stay in the cache, and in training keeps h and x only and
-computes the rest again in the backward pass. Where h comes out of a Fourier transform along the last axis and z goes
-into one, both as matrix products, they are part of it: a piece is a few rows, and neither h nor its gradient is ever a
-whole field.
+computes the rest again in the backward pass. If h comes out of a Fourier transform along the last axis and z goes into
+one, both as matrix products, the pieces include these transforms: a piece is a few rows, and neither h nor its gradient
+is ever stored as a whole field.
 
 The passes over a piece, and the buffer that holds each result (in brackets, where it is not part of an input or output;
 "act" is the hidden layer after its activation, "coefficients" are those of the rows of z):
@@ -29,8 +29,8 @@ The passes over a piece, and the buffer that holds each result (in brackets, whe
               8  grad_h = synthesis' grad_s
               9  grad_x = S' grad_s + M' grad_y, and the weights of S and M
 
-Only the parts that a block has are run. A buffer takes a second result as soon as the first is not read any more, which
-keeps a piece in the cache; the products with a gate's gradient use [y] once y is done with.
+Only the parts that a block has are run. A buffer takes a second result as soon as the first is not needed any more, so
+that a piece stays in the cache. The products with a gate's gradient use [y] when y is not needed any more.
 """
 
 import math
@@ -49,11 +49,11 @@ PIECE = 2**18
 _gelu, _gelu_backward = torch.ops.aten.gelu.out, torch.ops.aten.gelu_backward.grad_input
 
 Weights = Sequence[torch.Tensor | None]
-"""Tensors in the order of the arguments they belong to; None for those that are not there."""
+"""Tensors in the order of the arguments they belong to; None for missing ones."""
 
 
 class PointBlock(NamedTuple):
-    """Which of the parts there are.
+    """Describes which of the parts a block has.
 
     Attributes:
         skip: S: "matrix", "gate", "identity" or None.
@@ -82,11 +82,11 @@ class PointBlock(NamedTuple):
 
 
 class RowTables(NamedTuple):
-    """Transforms along the last axis of space, as matrices.
+    """Transforms along the last axis, as matrices.
 
     Attributes:
-        synthesis: (n, K) makes rows of h from their coefficients; None where h is a field.
-        analysis: (K', n) gives the coefficients of rows of z; None where they are not asked for.
+        synthesis: (n, K) makes rows of h from their coefficients; None if h is a field.
+        analysis: (K', n) gives the coefficients of rows of z; None if they are not needed.
     """
 
     synthesis: torch.Tensor | None = None
@@ -94,7 +94,7 @@ class RowTables(NamedTuple):
 
     @property
     def row(self) -> int:
-        """Points of a row, n; 1 without transforms, for which points need not stay together."""
+        """Points of a row, n; 1 without transforms, since points then need not stay together."""
         if self.synthesis is not None:
             return len(self.synthesis)
         return 1 if self.analysis is None else self.analysis.shape[1]
@@ -111,7 +111,8 @@ def _skipped(kind: str | None, x: torch.Tensor | None, weight: torch.Tensor | No
 def runs_in_pieces(fields: Sequence[torch.Tensor], weights: Weights) -> bool:
     """Whether `point_block` may run on fields (*size, C) with these weights.
 
-    They must be real ones of one type on a CPU, the fields large enough, outside graphs, autocast and transforms.
+    All must be real, of one type, and on a CPU, and the fields must be large enough. Graphs, autocast and torch.func
+    transforms are not supported.
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.onnx.is_in_onnx_export():
         return False
@@ -135,14 +136,14 @@ def point_block(
     tables: RowTables | None = None,
     overwrite: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """What `block.plain` computes.
+    """Compute the pointwise part of a block: the fast form of `block.plain`.
 
     Args:
         block: The parts.
         h: (*size, C), or with `tables.synthesis` the coefficients of its rows, (*size[:-1], K, C).
         x: (*size, C'), for skip connections.
-        weights: skip, w1, b1, w2, b2, mlp_skip; None for those that are not there.
-        tables: Transforms in front and behind; none by default.
+        weights: skip, w1, b1, w2, b2, mlp_skip; None for missing ones.
+        tables: Transforms before and after; none by default.
         overwrite: Without gradients, the result may take the memory of `h`.
 
     Returns:
@@ -215,7 +216,7 @@ Buffer = Literal["s", "u", "hidden", "act", "y", "grad_y"]
 
 
 class _Pieces:
-    """How fields are cut, and buffers for what is computed of a piece.
+    """Cuts fields into pieces, and holds the buffers for the results of a piece.
 
     Args:
         h: Field (points, C), or coefficients of rows (R, K, C).
@@ -234,7 +235,7 @@ class _Pieces:
         self.views: dict[tuple[Buffer, int, int], torch.Tensor] = {}
 
     def cut(self, *fields: tuple[torch.Tensor | None, bool]) -> Any:
-        """Pieces of tensors side by side.
+        """Cut several tensors into pieces in parallel.
 
         Args:
             *fields: A tensor, or None, whose pieces are None; and whether it has one entry for each row, not for each
@@ -323,7 +324,7 @@ class _InPieces(torch.autograd.Function):
 def _differentiable_backward(
     block: PointBlock, tables: RowTables, grads: Weights, tensors: Weights, needed: Sequence[bool]
 ) -> Weights:
-    """Gradients that have gradients, by torch's own operations; `grads` are those of z and of its coefficients."""
+    """Differentiable gradients, by torch's own operations; `grads` are those of z and of its coefficients."""
     with torch.enable_grad():
         # Views, so that what the tensors were computed from is not followed here.
         own = [t if t is None or not t.requires_grad else t.view_as(t) for t in tensors]
@@ -348,7 +349,7 @@ def _backward(
 
     Args:
         block: The parts.
-        tables: Transforms in front and behind.
+        tables: Transforms before and after.
         grads: Gradients of z and of its coefficients.
         tensors: h, x and the weights, see `point_block`.
         needed: Which of these tensors need a gradient.
@@ -439,13 +440,13 @@ def _backward(
 def _add_linear_grads(
     grad: torch.Tensor, x: torch.Tensor, grad_weight: torch.Tensor | None, grad_bias: torch.Tensor | None
 ) -> None:
-    """Add what a piece gives to the gradients of a linear map's weight (C', C) and bias (C',).
+    """Add a piece's part to the gradients of a linear map's weight (C', C) and bias (C',).
 
     Args:
         grad: Gradient of the map's result, (points, C').
-        x: What the map was applied to, (points, C).
-        grad_weight: Sum to add to, or None where it is not needed.
-        grad_bias: Sum to add to, or None where it is not needed.
+        x: Input of the map, (points, C).
+        grad_weight: Sum to add to, or None if it is not needed.
+        grad_bias: Sum to add to, or None if it is not needed.
     """
     if grad_weight is not None:
         grad_weight.addmm_(grad.t(), x)
@@ -460,13 +461,13 @@ def _add_skip_weight_grad(
     grad_weight: torch.Tensor | None,
     scratch: torch.Tensor,
 ) -> None:
-    """Add what a piece gives to the gradient of a skip connection's weight.
+    """Add a piece's part to the gradient of a skip connection's weight.
 
     Args:
         kind: "matrix", "gate", "identity" or None.
         grad: Gradient of the connection's result, (points, C).
-        x: What the connection was applied to, (points, C).
-        grad_weight: Sum to add to, or None where it is not needed.
+        x: Input of the connection, (points, C).
+        grad_weight: Sum to add to, or None if it is not needed.
         scratch: Room for a product of the size of x.
     """
     if grad_weight is None or kind is None:
@@ -488,7 +489,7 @@ def _skip_input_grad(
         grad: Gradient of the connection's result, (points, C).
         weight: Of the connection.
         grad_x: Where the gradient goes, (points, C).
-        add: Add to what is there, instead of overwriting it.
+        add: Add to the values there, instead of overwriting them.
     """
     if kind is None:
         return

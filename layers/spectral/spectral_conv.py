@@ -40,12 +40,12 @@ _TYPICAL_BATCH = 16
 
 
 class SpectralWeight(nn.Module):
-    """What the modes of one or of several layers are multiplied by.
+    """Weights of the Fourier modes of one or of several layers, dense or factorised.
 
-    A dense weight is stored with its modes in front, (*modes, in_chans, out_chans, 2), so that mixing is one batched
+    A dense weight is stored with its modes first, (*modes, in_chans, out_chans, 2), so that mixing is one batched
     product without a permutation. A factorised one has the axes (layers,) in_chans, out_chans, *modes, where `layers`
-    is there if several layers share one tensor. Slot j of an axis with m modes belongs to frequency j - m // 2, of the
-    last axis of a real field to frequency j.
+    exists only if several layers share one tensor. Slot j of an axis with m modes belongs to frequency j - m // 2; on
+    the last axis of a real field, it belongs to frequency j.
 
     Args:
         in_chans: Input channels.
@@ -55,7 +55,7 @@ class SpectralWeight(nn.Module):
         factorization: "dense", "tucker", "cp" or "tt", in upper or lower case.
         rank: See `blockzoo.layers.spectral.factorized_tensor.tensor_ranks`.
         fixed_modes: Axes of the tensor that keep their full rank (Tucker).
-        layers: Layers that share the tensor; None for one layer of its own.
+        layers: Number of layers that share the tensor; None for a single layer.
         device: Device of the parameters.
         dtype: Type of the parameters, a real one.
 
@@ -119,7 +119,7 @@ class SpectralWeight(nn.Module):
             layer: Which of the layers that share the tensor.
             where: The slots of these modes, along each axis.
             implementation: "reconstructed" builds the dense weights first, "factorized" applies one factor after the
-                other, "auto" does what takes less time by a rule that counts multiplications.
+                other, "auto" chooses the faster way by a rule that counts multiplications.
 
         Returns:
             (B, 2, *modes, out_chans).
@@ -148,7 +148,7 @@ class SpectralWeight(nn.Module):
         return y.permute(order + 1, order, *range(order), order + 2)
 
     def _factors_are_cheaper(self, batch: int, modes: int, built: bool = False) -> bool:
-        """Compare the multiplications of both ways, at what they cost; moving a built weight counts as well."""
+        """Compare the cost of the multiplications of both ways; moving a built weight counts too."""
         if self.factorization == "dense" or self.separable:
             return False
         pair, ranks = self.in_chans * self.out_chans, self.tensor.rank[0 if self.layers is None else 1 :]
@@ -245,13 +245,13 @@ class SpectralConv(nn.Module):
     """Keep some Fourier coefficients, mix channels by a matrix for each, transform back, add a bias.
 
     The weights belong to frequencies: the layer is the same operator on every grid that has them, and on a coarser grid
-    uses the frequencies there are. The result may live on another grid than the input, by `output_size`.
+    it uses the frequencies that this grid has. `output_size` puts the result on another grid than the input.
 
     Args:
         in_chans: Input channels.
         out_chans: Output channels.
-        n_modes: Modes along each axis, see `blockzoo.layers.spectral.fourier.kept_bands`; can be lowered and raised
-            again by `set_n_modes`, so that a mode keeps its weights.
+        n_modes: Modes along each axis, see `blockzoo.layers.spectral.fourier.kept_bands`; `set_n_modes` can lower and
+            raise the number again; a mode keeps its weights.
         max_n_modes: Modes that are stored, at least `n_modes`; the same by default.
         bias: Add a bias for each channel.
         separable: One factor for each channel instead of a matrix, see `SpectralWeight`.
@@ -260,8 +260,9 @@ class SpectralConv(nn.Module):
             `blockzoo.layers.spectral.factorized_tensor.tensor_ranks`.
         fixed_modes: Axes of the weights that keep their full rank (Tucker).
         implementation: How factors are applied, see `SpectralWeight.mix`.
-        is_complex: Take and give complex fields; then the last axis keeps frequencies of both signs.
-        weight: Weights that several layers share, instead of own ones; they stay the parameters of whoever owns them.
+        is_complex: Map complex fields to complex fields; the last axis then keeps frequencies of both signs.
+        weight: Weights that several layers share, instead of the layer's own. They are not registered as parameters of
+            this layer.
         layer: Which of these layers this one is.
         backend: See `blockzoo.layers.spectral.fourier`.
         device: Device of the parameters.
@@ -378,7 +379,8 @@ class SpectralConv(nn.Module):
         """Apply the layer to fields with channels last.
 
         Args:
-            x: (B, *size, in_chans); of complex fields (B, *size, 2, in_chans), with parts in front of channels.
+            x: (B, *size, in_chans); of complex fields (B, *size, 2, in_chans), with real and imaginary parts before
+                channels.
             output_size: Points along each axis of the result; those of x by default.
 
         Returns:
@@ -399,7 +401,7 @@ class SpectralConv(nn.Module):
             size: Points along each axis, of fields and results.
 
         Returns:
-            Matrices of analysis and synthesis; None where the layer works otherwise: on complex fields and by "fft".
+            Matrices of analysis and synthesis; None if the layer does not use matrices: on complex fields and by "fft".
         """
         bands = self.bands(size, size)
         if self.is_complex or self.backend == "fft" or (self.backend == "auto" and not uses_dft(size, bands, x)):
@@ -407,14 +409,14 @@ class SpectralConv(nn.Module):
         return row_tables(size[-1], bands[-1], x)
 
     def between_rows(self, a: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-        """What happens between these transforms.
+        """Apply the layer between the transforms of `row_tables`.
 
         Args:
             a: Coefficients of the field along the last axis, (B, *size[:-1], 2 * m, in_chans).
             size: Points along each axis.
 
         Returns:
-            Those of the result, (B, *size[:-1], 2 * m, out_chans).
+            Coefficients of the result, (B, *size[:-1], 2 * m, out_chans).
         """
         bands = self.bands(size, size)
         # (B, *size[:-1], 2 * m, C) -> (B, 2, *kept, C) -> (B, 2, *kept, C') -> (B, *size[:-1], 2 * m, C')

@@ -1,1 +1,1 @@
-"""The commands of `blockzoo`: training, evaluation, export, and what keeps the zoo in order."""
+"""The commands of `blockzoo`: training, evaluation, export and maintenance."""

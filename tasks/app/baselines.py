@@ -1,11 +1,12 @@
-"""What simple methods reach on the data of a config, beside a model.
+"""Measure simple methods on the data of a config, to compare a model with.
 
     blockzoo baselines --config timesnet/m3_monthly
     blockzoo baselines --config timesnet/daphnet --out baselines
     blockzoo baselines --config molecules/tdn --metric test/energy_mae --out baselines
 
 The methods belong to the config's task and see the same data, masks and metrics as its model. `--out` writes a JSON
-report for each method, as `blockzoo publish --baseline` reads them. Further arguments go to the training command line.
+report for each method; `blockzoo publish --baseline` reads these reports. Further arguments go to the training command
+line.
 """
 
 import argparse
@@ -56,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _write(folder: Path, scores: dict[str, dict[str, float]], metric: str) -> None:
-    """Write reports in the form of those of `blockzoo seeds`; nothing is random, so each has one run."""
+    """Write reports like those of `blockzoo seeds`; nothing is random, so each has one run."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, found in scores.items():
         value = found[metric]

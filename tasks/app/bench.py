@@ -1,7 +1,7 @@
 """Time models and kernels against the originals: as built, merged for deployment, and compiled.
 
-Variants have the same weights and inputs, their outputs are compared first, and they run turn by turn in one process.
-A suite compares a family with its original; any other name is a model, whose variants are compared with each other.
+All variants have the same weights and inputs and run turn by turn in one process, after their outputs are compared. A
+suite compares a family with its original. Any other name is a model, whose variants are compared with each other.
 
 Examples:
   blockzoo bench timesnet
@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def expand(words: list[str]) -> list[str]:
-    """Put the word `model` in front of a name that is no suite."""
+    """Put the word `model` before a name that is not a suite."""
     known = {*rooms.declared("suites"), "kernels", "models", "model"}
     if words and not words[0].startswith("-") and words[0] not in known:
         return ["model", *words]
@@ -116,10 +116,10 @@ def _model_rows(args: argparse.Namespace) -> Rows:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure and print; on a GPU without TF32, so that variants compute the same.
+    """Measure and print; on a GPU without TF32, so that all variants compute the same.
 
     Raises:
-        ValueError: An option has a value that cannot be.
+        ValueError: An option has an impossible value.
     """
     for option in ("threads", "runs", "batch_size"):
         value = getattr(args, option, None)

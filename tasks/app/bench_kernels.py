@@ -2,22 +2,22 @@
 
 `blockzoo bench kernels --device cuda` measures every kernel at the sizes of `CASES`, forward and in training (forward
 and backward): ours, the eager reference, the compiled one, and peers that are installed. A variant is timed only after
-its result agreed with the float64 reference. Runs alternate between the variants, with a cold L2 cache; times are
-those of device events on a GPU, and of the host's clock on a CPU, where ours is torch's operators and small inputs stay
-in the cache, so that the floor says little.
+its result agreed with the float64 reference. Runs alternate between the variants. On a GPU, the L2 cache is cold and
+device events give the time. On a CPU, the host's clock does; there, ours uses torch's operators and small inputs stay
+in the cache, so compare with the floor only on a GPU.
 
-The floor of a case is the larger of two times: operations over the rate of a large matrix product, and the bytes that
-must move at least over the bandwidth of a large copy, both measured in the same process.
+The floor of a case is its least possible time, the larger of two: its operations at the rate of a large matrix product,
+and the bytes that it must move at the bandwidth of a large copy. Both rates are measured in the same process.
 
 Peers: e3nn's tensor product and cuEquivariance's channel-wise one, with gather and sum around them, for the edge
-product; neuraloperator's contraction for spectral mixing; flash-linear-attention. They get inputs in their own layout,
-whose conversion is not timed; of cuEquivariance's product the sum over paths is not timed either.
+product; neuraloperator's contraction for spectral mixing; flash-linear-attention. They get inputs in their own layout;
+the conversion is not timed. For cuEquivariance's product, the sum over paths is not timed either.
 
 `--table [FILE]` prints the table of a run, `kernels/measured.json` by default, in Markdown.
 
 `--out DIR` writes kernels.json and kernels.png there. `--tune` first tries configurations of each kernel and writes
-tuned.json; copied to blockzoo/kernels/tuned.json, it makes kernels that won the default on that device: those that
-beat the compiled reference by 1.2 at some size, and nowhere lose to it.
+tuned.json; copied to blockzoo/kernels/tuned.json, it makes the kernels that won the default on that device. A kernel
+wins if it is 1.2 times as fast as the compiled reference at some size, and never slower.
 """
 
 import argparse
@@ -51,14 +51,14 @@ def _first(result: Any) -> torch.Tensor:
 
 
 def _leaves(inputs: list[Any], trained: int | None = None) -> list[Any]:
-    """Copies of the inputs, the first of which record gradients."""
+    """Copies of the inputs; the first few record gradients."""
     numbers = [isinstance(x, torch.Tensor) and (x.is_floating_point() or x.is_complex()) for x in inputs]
     count = len(inputs) if trained is None else trained
     return [x.clone().requires_grad_() if numbers[i] and i < count else x for i, x in enumerate(inputs)]
 
 
 def _training(function: Callable[..., Any], inputs: list[Any]) -> Callable[[], Any]:
-    """A call forward and backward, or forward if no input records gradients."""
+    """A forward and backward call, or only forward if no input records gradients."""
     leaves = [x for x in inputs if x.requires_grad]
 
     def step() -> Any:
@@ -138,7 +138,7 @@ def tune(cases: list[Case], clock: Clock) -> dict[str, Any]:
 
 
 def winners(rows: list[dict[str, Any]]) -> dict[str, bool]:
-    """Which kernels beat the compiled reference by `WIN` at some size and phase, and nowhere lose to it."""
+    """Find the kernels that are `WIN` times as fast as the compiled reference at some size, and never slower."""
     ours: dict[str, list[float]] = {}
     for row in rows:
         if row["variant"] == "ours":
@@ -147,7 +147,7 @@ def winners(rows: list[dict[str, Any]]) -> dict[str, bool]:
 
 
 def markdown_table(result: Mapping[str, Any]) -> str:
-    """The table of a run in Markdown, and what it was measured on; empty columns if there was none.
+    """The table of a run in Markdown, and its device; the columns are empty without a run.
 
     Args:
         result: What `--out` writes as kernels.json, or nothing.
@@ -189,11 +189,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="print a table of a run's kernels.json, or of the committed one, in Markdown; nothing is measured",
     )
-    parser.add_argument("--tune", action="store_true", help="find launch configurations of kernels first")
+    parser.add_argument("--tune", action="store_true", help="first search for the best launch configurations")
 
 
 def _read_result(name: str) -> dict[str, Any]:
-    """A run's file, the committed one without a name."""
+    """Read the file of a run, by default the committed one."""
     path: Any = Path(name) if name else files("blockzoo.kernels").joinpath("measured.json")
     if not path.is_file():
         raise ValueError(f"--table {name!r} is no file; give the kernels.json that --out wrote")
@@ -204,10 +204,10 @@ def _read_result(name: str) -> dict[str, Any]:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, print, and write what was asked for.
+    """Measure, print, and write the requested files.
 
     Raises:
-        ValueError: A kernel is unknown, tuning is asked for without a GPU, or the file of a table is none.
+        ValueError: A kernel is unknown, tuning is asked for without a GPU, or the file of a table is not valid.
     """
     if args.table is not None:
         print(markdown_table(_read_result(args.table)))

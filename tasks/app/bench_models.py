@@ -1,13 +1,13 @@
-"""All model families against their originals, on one device.
+"""Compare all model families with their originals, on one device.
 
 Runs the tables of the suites that stand for a family: ours as built, deployed and compiled, against timm's models, the
 plain formulations, e3nn and neuraloperator (where it is installed), on the same weights, in one process and turn by
 turn, after comparing outputs. Rows of all families have the same columns. GFLOP/s counts products, convolutions and
-attention, and is left out where transforms do the work; "of rate" relates it to that of a large product of float32,
-measured in the same process. float32 is float32: TF32 is off, also in convolutions. On a GPU compiled forms are always
-among the variants, and batches are larger.
+attention, and is left out if transforms do most of the work; "of rate" is its share of the rate of a large float32
+product in the same process. TF32 is off, also in convolutions. On a GPU, compiled forms are always measured too, and
+batches are larger.
 
-Kernels are those that BLOCKZOO_KERNELS chooses, which is part of the result. `--family NAME` runs one suite, `--out
+BLOCKZOO_KERNELS chooses the kernels; its value is part of the result. `--family NAME` runs one suite, `--out
 DIR` writes models.json, after every family, and models.png.
 """
 
@@ -34,13 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _suites() -> dict[str, Suite]:
-    """The suites that stand for a family."""
+    """The suites that represent a family."""
     found = {name: rooms.load(place)[name] for name, place in sorted(rooms.declared("suites").items())}
     return {name: suite for name, suite in found.items() if suite.summary is not None}
 
 
 def _rows(suite: Suite, args: argparse.Namespace) -> Rows:
-    """A suite's rows under its own defaults, with the options that all suites share taken over."""
+    """Rows of a suite with its own defaults, and with the options that all suites share."""
     parser = argparse.ArgumentParser()
     if suite.add_arguments is not None:
         suite.add_arguments(parser)
@@ -49,7 +49,7 @@ def _rows(suite: Suite, args: argparse.Namespace) -> Rows:
 
 
 def _common(family: str, row: dict[str, Any], rate: float) -> dict[str, Any]:
-    """A suite's row in the columns that all families share."""
+    """Convert a suite's row to the columns that all families share."""
     about = [f"{key} {value}" if isinstance(value, int) else str(value) for key, value in row.items()
              if key not in _MEASURED]  # fmt: skip
     found = {"phase": "forward", **{key: row[key] for key in _MEASURED if key in row}}
@@ -58,7 +58,7 @@ def _common(family: str, row: dict[str, Any], rate: float) -> dict[str, Any]:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, print, and write what was asked for.
+    """Measure, print, and write the requested files.
 
     Raises:
         ValueError: The family is unknown.

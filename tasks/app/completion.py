@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def whole_parser() -> argparse.ArgumentParser:
-    """One parser with every sub-command, models and packaged configs included."""
+    """Make one parser with every sub-command, and with models and packaged configs as choices."""
     import blockzoo
     from blockzoo.tasks.core.configs import list_configs
 

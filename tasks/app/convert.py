@@ -1,9 +1,10 @@
-"""Turn a file of weights into safetensors in our layout, and adopt it as if it had been downloaded.
+"""Convert a file of weights that you fetched by hand, and put it into the cache like a download.
 
-For weights that a program cannot fetch, such as those behind a page that asks for confirmation: save the file with a
-browser, then adopt it. The file is read without running code from it; its layout must be that of the model, tensor for
-tensor. It goes into the cache, where `create_model(NAME, pretrained=True)` finds it, and its hash is recorded: from
-then on no other file is taken for the same weights. With --out it is written there instead, for any model.
+Use it for weights that a program cannot fetch, such as those on a page that asks for confirmation: save the file with a
+browser, then run this command. The result is a safetensors file in blockzoo's layout. The file is read without running
+code from it; its layout must be that of the model, tensor for tensor. It goes into the cache, where `create_model(NAME,
+pretrained=True)` finds it, and its hash is recorded: from then on, no other file is accepted for these weights. With
+--out, the result is written to that file instead, for any model.
 
 Examples:
   blockzoo convert p3d_rgb_199.checkpoint.pth.tar --as p3d199.kinetics_rgb
@@ -32,15 +33,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def read_as(path: str | Path, name: str, model_args: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The tensors of a file in the layout of a model, which they fit one by one.
+    """Read the tensors of a file in the layout of a model, and check that each fits.
 
     Args:
         path: A file of weights in our layout or a published one.
-        name: "model" or "model.tag"; also a model of timm's for which the manifest lists weights.
-        model_args: Arguments of the model, beside those of the tag.
+        name: "model" or "model.tag"; or a timm model with weights in the manifest.
+        model_args: Arguments of the model, besides those of the tag.
 
     Raises:
-        CheckpointError: The file is no file of weights, or its layout is another model's; the message names tensors
+        CheckpointError: The file does not hold weights, or has the layout of another model; the message names tensors
             that are missing, unknown, of another shape, or not finite.
     """
     import blockzoo

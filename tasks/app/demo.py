@@ -1,8 +1,8 @@
-"""Show every family: evaluate the shipped checkpoints on real test data, compare with their cards, write a page.
+"""Evaluate all shipped checkpoints on packaged test data, compare with their model cards, and write a page.
 
-The page is one HTML file that needs nothing from outside: for each family what it is for, inputs and outputs, metrics
-against claims, its speed against the original's on this machine, how to call it and how to train it. Exit status 1 if
-a measured metric differs from the claimed one.
+The page is one HTML file that works offline. For each family it shows the purpose, inputs and outputs, metrics beside
+those of the cards, the speed beside that of the original on this machine, and how to call and train it. The exit status
+is 1 if a metric differs from that of its card.
 
 Examples:
   blockzoo demo
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add_out(parser, "the page to write (default: demo.html)", default="demo.html")
     parser.add_argument("--only", metavar="MODEL.TAG", help="only this checkpoint, and its family")
-    parser.add_argument("--no-speed", action="store_true", help="leave the comparison of speed out")
+    parser.add_argument("--no-speed", action="store_true", help="leave out the comparison of speed")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -46,13 +46,13 @@ def evaluate(artifact: Artifact) -> Result:
 
 
 def _say(text: str) -> None:
-    """Tell a person who waits what is going on."""
+    """Print progress for a person who waits."""
     if sys.stderr.isatty():
         print(text, file=sys.stderr)
 
 
 def _chapters(results: list[Result], args: argparse.Namespace) -> list[Chapter]:
-    """What the page shows: all families, or only that of the chosen checkpoint."""
+    """Chapters of the page: all families, or only that of the chosen checkpoint."""
     chapters = []
     for family in families():
         own = [result for result in results if family_of(result.artifact.name) in (family.name, *family.also)]

@@ -12,11 +12,11 @@ __all__ = ["Family", "families"]
 
 @dataclass(frozen=True)
 class Family:
-    """A family with those that are shown as part of it.
+    """A family, with the families that are shown as part of it.
 
     Attributes:
-        name: Of its module in the package.
-        about: What it says about itself.
+        name: Name of its module in the package.
+        about: Its texts for people.
         also: Families that are shown with it.
     """
 
@@ -31,13 +31,13 @@ class Family:
 
     @property
     def bench(self) -> str:
-        """What stands behind `blockzoo bench` to measure it: a suite, or else a model."""
+        """The name for `blockzoo bench` that measures it: a suite, or else a model."""
         found = [name for name, suite in suites().items() if self.name in (name, suite.family)]
         return found[0] if found else self.models[0]
 
 
 def families() -> list[Family]:
-    """All families of the registry, by modality and name; those that are part of another stand with it."""
+    """All families of the registry, by modality and name; one that is part of another is listed with that one."""
     about = {name: family_about(name) for name in blockzoo.list_families()}
     modality = {name: blockzoo.get_pretrained_cfg(blockzoo.list_models(family=name)[0]).modality for name in about}
     shown = sorted((name for name in about if not about[name].part_of), key=lambda name: (modality[name], name))

@@ -1,4 +1,4 @@
-"""The demo's page: one HTML file without anything from outside."""
+"""The demo's page: one HTML file that works offline."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def _contents(chapters: list[Chapter]) -> str:
 
 
 def _short(result: Result, chapter: Chapter) -> str:
-    """The data of a result, with the model where there are several of them."""
+    """The data of a result, with the model if there are several."""
     data = str(result.artifact.metric["dataset"])
     several = sum(other.artifact.metric["dataset"] == data for other in chapter.results) > 1
     return f"{data}: {result.artifact.name.partition('.')[0]}" if several else data

@@ -1,4 +1,4 @@
-"""What `blockzoo demo` found out, as its page shows it."""
+"""Results of `blockzoo demo`, in the form that its page shows."""
 
 from dataclasses import dataclass, field
 
@@ -14,7 +14,7 @@ TOLERANCE = 1e-6
 
 @dataclass
 class Result:
-    """What the demo found out about one checkpoint; `sections` are pairs of heading and HTML."""
+    """The demo's result for one checkpoint; `sections` are pairs of heading and HTML."""
 
     artifact: Artifact
     measured: float
@@ -23,13 +23,13 @@ class Result:
 
     @property
     def claimed(self) -> float:
-        """The metric on the card: on the packaged sample of the data, where not all of them are packaged."""
+        """The metric on the card; if only a sample of the data is packaged, the metric on that sample."""
         metric = self.artifact.metric
         return float(metric.get("sample", metric["value"]))
 
     @property
     def data(self) -> str:
-        """What was evaluated on."""
+        """The data of the evaluation."""
         metric = self.artifact.metric
         return f"{metric['dataset']} {metric['split']}{' (packaged sample)' if 'sample' in metric else ''}"
 
@@ -41,7 +41,7 @@ class Result:
 
 @dataclass
 class Chapter:
-    """What the page says about a family."""
+    """The page's chapter about a family."""
 
     family: Family
     results: list[Result]

@@ -1,6 +1,6 @@
 """The demo's part on speed: a small model of each family against the original, on this machine, in seconds.
 
-`blockzoo bench` measures the same at more and larger sizes, longer, and in training too.
+`blockzoo bench` measures more and larger sizes, with more runs, and training too.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ SECONDS = 2.0
 
 @dataclass
 class Speed:
-    """Milliseconds of the fastest of some runs of each, which other work on the machine disturbs least."""
+    """Times of the fastest runs of both, in ms; other work on the machine disturbs these least."""
 
     case: SpeedCase
     theirs: float

@@ -1,8 +1,8 @@
 """Fetch and verify pretrained weights, for example before going offline.
 
-What is about to be fetched, from where and under which licence, is printed first. `--published` leaves out what is
-under no free licence; `--all-licences` takes everything, whatever its licence. A name fetches that one file in any
-case.
+The command first prints what it will fetch, from where, and under which licence. `--published` fetches official weights
+under a free licence; `--all-licences` fetches all weights under any licence. A name fetches that one file under any
+licence.
 
 Examples:
   blockzoo download --all
@@ -28,8 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--all", action="store_true", help="all weights of this project")
     parser.add_argument("--published", action="store_true", help="official weights under a free licence, gigabytes")
     both = ("--all-licences", "--all-licenses")
-    parser.add_argument(*both, action="store_true", help="all weights, ours and official, under whatever licence")
-    parser.add_argument("--list", action="store_true", help="only say what would be fetched, from where, which licence")
+    parser.add_argument(*both, action="store_true", help="all weights, the project's and official, under any licence")
+    parser.add_argument(
+        "--list", action="store_true", help="only print what would be fetched, from where, and its licence"
+    )
     parser.add_argument("--to", metavar="DIR", help="also copy the files into this folder")
     add_cache_dir(parser)
     parser.add_argument("--verify", action="store_true", help="hash the files again, cached ones included")
@@ -61,7 +63,7 @@ def _chosen(args: argparse.Namespace) -> list[Artifact]:
 
 
 def _announce(artifacts: list[Artifact], cache_dir: str | None) -> None:
-    """Print what is there and what will be fetched, from where, and under which licences."""
+    """Print what is cached, what will be fetched, from where, and under which licences."""
     rows = []
     for artifact in artifacts:
         source = "; ".join(map(str, artifact.sources))
@@ -71,7 +73,7 @@ def _announce(artifacts: list[Artifact], cache_dir: str | None) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Fetch, and print where the files are; status 1 if some could not be had."""
+    """Fetch, and print where the files are; status 1 if some could not be fetched."""
     artifacts = _chosen(args)
     _announce(artifacts, args.cache_dir)
     if args.list:

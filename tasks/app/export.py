@@ -1,8 +1,9 @@
 """Write a model to a file, then read the file back, run it on fresh inputs and compare.
 
-The batch is free unless --static-batch fixes it; --dynamic-size also frees height and width (and time), in steps of the
-network's stride. Nothing is written if the outputs differ. With --quantize the file holds int8 weights; for shipped
-checkpoints the metric of their card is measured before and after, on the packaged test data.
+The exported program takes any batch size, unless --static-batch fixes it. With --dynamic-size it also takes other
+heights and widths (and times), in steps of the network's stride. Nothing is written if the outputs differ. With
+--quantize, the file holds int8 weights; for shipped checkpoints, the command measures the metric of the card before and
+after, on the packaged test data.
 
 Examples:
   blockzoo export timesnet_classifier.japanese_vowels --format torch-export --out vowels.pt2
@@ -38,14 +39,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_out(parser, "the file to write")
     parser.add_argument("--deploy", action="store_true", help="merge what can be merged first")
     parser.add_argument("--static-batch", type=int, metavar="N", help="fix the batch size instead of leaving it free")
-    parser.add_argument("--size", metavar="H,W", help="sizes behind the channels, instead of the model's own")
-    parser.add_argument("--dynamic-size", action="store_true", help="leave the sizes behind the channels free")
+    parser.add_argument(
+        "--size", metavar="H,W", help="sizes of the axes after the channels, instead of the model's own"
+    )
+    parser.add_argument(
+        "--dynamic-size", action="store_true", help="leave the sizes of the axes after the channels free"
+    )
     parser.add_argument("--quantize", choices=("dynamic", "static"), help="int8, with --format onnx")
     parser.add_argument(
         "--calibration", metavar="PATH", help="data for --quantize static: a folder or a file (default: a run's own)"
     )
     parser.add_argument("--table", metavar="PAGE", help="export small models of all families, and write the table")
-    parser.add_argument("--only", metavar="NAME", action="append", help="with --table: measure only these rows anew")
+    parser.add_argument("--only", metavar="NAME", action="append", help="with --table: measure only these rows again")
     add_model_args(parser)
 
 
@@ -118,7 +123,7 @@ def _export(args: argparse.Namespace, model: Any, weights: str) -> int:
 
 
 def _rebuilt(args: argparse.Namespace, path: Path) -> Any:
-    """The model built anew with the weights of a file, as a runner."""
+    """Build the model again with the weights of a file, as a program to run."""
     import blockzoo
     from blockzoo.checkpoints import load_state_dict
     from blockzoo.tasks.deploy.export import flatten
@@ -187,7 +192,7 @@ def _quantize(args: argparse.Namespace, model: Any) -> int:
 
 
 def _own_data(name: str) -> Any:
-    """The data module that a run's folder describes, with the run's own options; None for any other name."""
+    """The data module of a run's folder, with the options of the run; None for any other name."""
     folder = Path(name.removeprefix("local-dir:"))
     if not name.startswith("local-dir:") or not (folder / "config.yaml").is_file():
         return None

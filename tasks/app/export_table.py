@@ -1,4 +1,4 @@
-"""What exports to which format: measured on a small model of each kind, and written into a page of the documentation.
+"""The table of exports in the documentation: which model exports to which format, measured on small models.
 
 For maintainers, in a source checkout: `blockzoo export --table docs/exports.md`. Each model goes through every format,
 with free sizes where the architecture allows them, and the file is run and compared as `blockzoo export` does. Results
@@ -30,7 +30,7 @@ def rows() -> list[Small]:
 
 
 def row_of(name: str) -> Small:
-    """The row that stands for a model."""
+    """The row that represents a model."""
     return next(row for row in rows() if any(fnmatch.fnmatchcase(name, pattern) for pattern in row.covers))
 
 
@@ -38,7 +38,7 @@ def measure_row(row: Small, formats: tuple[str, ...] = tuple(COLUMNS)) -> dict[s
     """Export a row's model to formats and compare.
 
     Returns:
-        "size": what sizes are free, or why none is; and for each format "ok" with the difference, or "no" with the
+        "size": which sizes are free, or why none is. For each format: "ok" with the difference, or "no" with the
         reason.
     """
     import torch
@@ -95,10 +95,10 @@ def write_table(readme: Path, only: list[str] | None = None) -> int:
 
     Args:
         readme: The page, in `docs/` of a checkout; results are kept in `RESULTS` of that checkout.
-        only: Names of the rows to measure anew; all by default.
+        only: Names of the rows to measure again; all by default.
 
     Raises:
-        ValueError: The file has no markers, or a name is no row's.
+        ValueError: The file has no markers, or no row has the name.
     """
     text = readme.read_text(encoding="utf-8")
     if BEGIN not in text or END not in text:

@@ -1,4 +1,4 @@
-"""Show what a model takes, gives and costs, and its pretrained weights.
+"""Show the inputs, outputs, size and pretrained weights of a model.
 
 Examples:
   blockzoo info timesnet_classifier.japanese_vowels
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def describe(name: str, model_args: dict[str, Any]) -> dict[str, Any]:
-    """Facts about a model, measured on one that is built for it; arguments are those that it is built with."""
+    """Facts about a model, measured on one that is built with these arguments."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 

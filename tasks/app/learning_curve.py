@@ -1,10 +1,10 @@
-"""Train one config on training sets of several sizes, and draw how the errors fall.
+"""Train a config on training sets of several sizes, and draw the errors over the size.
 
     blockzoo learning-curve --config molecules/tdn --sizes 180 720 2880 --out curve.json
 
-Every size gets the same number of optimiser steps with `--steps`, otherwise the config's epochs. The result is written
-after every fit, and sizes that it already holds are not run again; the picture goes beside it. Further arguments go to
-`blockzoo fit`.
+With `--steps`, every size gets the same number of optimiser steps, otherwise the epochs of the config. The result is
+written after every fit. Sizes that it already holds are not run again. The picture is written beside it. Further
+arguments go to `blockzoo fit`.
 """
 
 import argparse
@@ -41,7 +41,7 @@ FURTHER = True
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("--config", required=True, help="name of a packaged config, or a path")
-    parser.add_argument("--sizes", type=int, nargs="+", required=True, help="training structures")
+    parser.add_argument("--sizes", type=int, nargs="+", required=True, help="sizes of the training set")
     parser.add_argument("--steps", type=int, help="optimiser steps of every fit")
     parser.add_argument(
         "--metrics", nargs="+", default=["test/energy_mae", "test/force_mae"], help="the test metrics to report"

@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the list.
 
     Raises:
-        ValueError: No model is like that; the message says what there is.
+        ValueError: No model matches; the message lists the known values.
     """
     if args.configs:
         root = Path(str(files("blockzoo.configs")))
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _nothing(args: argparse.Namespace) -> str:
-    """Why no model was found: the first option whose value no model has, or all of them together."""
+    """Say why no model was found: the first option whose value no model has, or all options together."""
     import blockzoo
 
     cfgs = [blockzoo.get_pretrained_cfg(name) for name in blockzoo.list_models()]

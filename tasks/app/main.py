@@ -19,7 +19,7 @@ TRAINING = {
     "validate": "validation metrics of a config or of a finished run's folder",
     "test": "test metrics of a config or of a finished run's folder",
 }
-"""Sub-commands of Lightning's command line; `predict` is one too when it gets a config or a run's folder alone."""
+"""Sub-commands of Lightning's command line; `predict` is one too when it gets a config, or only a run's folder."""
 
 
 def usage() -> str:
@@ -31,7 +31,7 @@ def usage() -> str:
         lines += ["", f"{group}:", *(f"  {name:<25}{text}" for name, text in entries.items())]
     lines += [
         "",
-        "MODEL is the same everywhere: name, name.tag, local-dir:FOLDER, hf-hub:OWNER/NAME, timm:NAME, or the",
+        "MODEL is name, name.tag, local-dir:FOLDER, hf-hub:OWNER/NAME, timm:NAME, or the",
     ]
     lines += ["folder of a finished run. `blockzoo COMMAND --help` says more. Examples:"]
     lines += ["  blockzoo demo", "  blockzoo fit --config timesnet/japanese_vowels"]
@@ -53,7 +53,7 @@ def parser_of(command: Command) -> argparse.ArgumentParser:
 
 
 def _is_training(words: Sequence[str]) -> bool:
-    """Whether a call is Lightning's: also `predict` with a config, or with a run's folder and no file."""
+    """Whether Lightning's command line handles a call; also `predict` with a config, or with only a run's folder."""
     if words[0] in TRAINING:
         return True
     rest = words[1:]
@@ -65,7 +65,7 @@ def _is_training(words: Sequence[str]) -> bool:
 
 
 def _find(words: Sequence[str]) -> tuple[Command, list[str]] | None:
-    """The sub-command that the words name, of two words or of one, and what stands behind it."""
+    """Find the sub-command that the words name, of two words or of one, and the words after it."""
     known = commands()
     for count in (2, 1):
         name = " ".join(words[:count])

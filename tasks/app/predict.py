@@ -1,7 +1,8 @@
 """Apply a model to your own files, or a finished run to its own data.
 
-Classify images, videos and series; forecast, repair or score series; map fields; compute energies and forces. Files are
-prepared as the weights want it. A run's folder without files, or --config, predicts the run's own prediction data.
+It classifies images, videos and series; forecasts series, fills their gaps or scores anomalies; maps fields; and
+computes energies and forces. Files are prepared as the weights expect. With a run's folder and no files, or with
+--config, it predicts the run's own prediction data.
 
 Examples:
   blockzoo predict timesnet_classifier.japanese_vowels series.csv

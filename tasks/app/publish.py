@@ -2,10 +2,9 @@
 
     blockzoo publish RUN --name MODEL.TAG --seeds seeds.json --baseline "published recipe" base.json ...
 
-For maintainers, in a source checkout. The run's weights are copied beside the manifest, evaluated once more through
-`blockzoo.create_model` on the test set by `blockzoo demo`, and described; no figure in the card is typed by hand.
-A baseline is a report of `blockzoo seeds` or `blockzoo baselines`, or any JSON object with "last" (median, min, max)
-and "runs".
+For maintainers, in a source checkout. The command copies the run's weights beside the manifest, evaluates them again on
+the test set like `blockzoo demo`, and writes the card. No figure in the card is typed by hand. A baseline is a report
+of `blockzoo seeds` or `blockzoo baselines`, or any JSON object with "last" (median, min, max) and "runs".
 """
 
 import argparse
@@ -35,7 +34,7 @@ _PREPROCESSING = ("mean", "std", "label_names", "input_size", "frame_stride", "c
 
 
 def _spread(path: str, key: str, unit: str, factor: float) -> str:
-    """One table row's cells: median and range of several seeds; "either" of last epoch and best by validation."""
+    """Cells of a table row: median and range over several seeds, of the last epoch and of the best by validation."""
     report = json.loads(Path(path).read_text(encoding="utf-8"))
     if key == "either":
         key = "last" if "last" in report else "chosen"
@@ -84,21 +83,21 @@ def _figures(args: argparse.Namespace) -> list[tuple[str, str]]:
 def _check_claim(
     claimed: float, measured: float, tolerance: float, sample: int | None, is_share: bool
 ) -> dict[str, float]:
-    """Compare the run's own figure with that of its weights on the packaged data.
+    """Compare the metric that a run reports with that of its weights on the packaged data.
 
     Args:
-        claimed: What the run reports.
-        measured: What the weights reach when they are read back.
+        claimed: The run's own metric.
+        measured: The metric of the weights, read from the file.
         tolerance: Largest difference on the same data.
-        sample: How many samples are packaged, where that is not the whole of the data.
-        is_share: Whether the metric is a share of right answers.
+        sample: Number of packaged samples, if not all data are packaged.
+        is_share: Whether the metric is a share of correct answers.
 
     Returns:
         The figure on the sample for the manifest; nothing if all the data are packaged.
 
     Raises:
         ValueError: The figures disagree: by more than the tolerance, or on a sample by more than four standard errors,
-            where the error of one sample is taken to be as large as the metric if that is no share.
+            where the error of one sample is taken to be as large as the metric, if the metric is not a share.
     """
     allowed = tolerance
     if sample is not None:
@@ -124,7 +123,7 @@ def _measure(name: str, dataset: str, config: dict[str, Any], weights: Path) -> 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("run", help="folder of a finished fit")
-    parser.add_argument("--name", required=True, metavar="MODEL.TAG", help="the name that the checkpoint gets")
+    parser.add_argument("--name", required=True, metavar="MODEL.TAG", help="name of the new checkpoint")
     parser.add_argument("--seeds", required=True, help="JSON of `blockzoo seeds` for the same config")
     parser.add_argument(
         "--baseline",
@@ -135,16 +134,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="another recipe and its report",
     )
     parser.add_argument("--metric", default="test/acc", help="the metric of the card (default: test/acc)")
-    parser.add_argument("--unit", help="of the table's figures (default: %% for accuracy, none otherwise)")
-    parser.add_argument("--factor", type=float, help="from the metric to the unit (default: 100 for %%, 1 otherwise)")
+    parser.add_argument("--unit", help="unit of the table's figures (default: %% for accuracy, none otherwise)")
+    parser.add_argument("--factor", type=float, help="factor to the unit (default: 100 for %%, 1 otherwise)")
     parser.add_argument(
         "--figure", nargs=2, action="append", default=[], metavar=("FILE", "CAPTION"), help="a picture for the card"
     )
     chosen = "the seed with the lowest validation loss"
     parser.add_argument("--chosen", default=chosen, help=f"how the shipped seed was chosen (default: {chosen})")
-    parser.add_argument("--limit", action="append", default=[], metavar="TEXT", help="a paragraph under Limits")
+    parser.add_argument(
+        "--limit", action="append", default=[], metavar="TEXT", help="a paragraph for the section Limits"
+    )
     parser.add_argument("--dataset", required=True, help="the data set that the metric is measured on")
-    parser.add_argument("--sample", type=int, metavar="N", help="samples that are packaged, if those are not all")
+    parser.add_argument("--sample", type=int, metavar="N", help="number of packaged samples, if not all are packaged")
     parser.add_argument("--data-license", required=True, help="the licence of the training data")
     parser.add_argument("--commit", help="the commit that the run was made at (default: the checkout's)")
     parser.add_argument("--command", required=True, help="the command that made the run")

@@ -1,9 +1,9 @@
-"""Run one config with several seeds and report the spread.
+"""Train a config with several seeds, and report the spread of a metric.
 
     blockzoo seeds --config timesnet/japanese_vowels --seeds 0 1 2 3 4
 
-For each seed: fit, then test the weights of the last epoch and those that validation chose. Nothing is selected by a
-test metric. Further arguments go to `blockzoo fit`.
+For each seed, the command fits the config, then tests the weights of the last epoch and the best by validation. No test
+metric selects anything. Further arguments go to `blockzoo fit`.
 """
 
 import argparse

@@ -62,7 +62,7 @@ class ZooCLI(LightningCLI):
         """Parse a command line, in which configs may be named and a finished run may be given by its folder.
 
         Raises:
-            UsageError: It is wrong; the first line of the message says what, and where.
+            UsageError: The command line is wrong; the first line of the message says what, and where.
         """
         self.command = list(sys.argv[1:] if args is None else args)
         expanded = expand(self.command)

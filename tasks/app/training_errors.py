@@ -1,4 +1,4 @@
-"""What was wrong with a command or a config, in one line instead of the parser's own account of it."""
+"""One-line messages about mistakes in commands and configs, instead of the parser's own messages."""
 
 import difflib
 import inspect
@@ -24,7 +24,7 @@ _FRAME = re.compile(
 
 
 class UsageError(ValueError):
-    """A command or a config that cannot be run as it was given."""
+    """A mistake in a command or a config."""
 
 
 def explain(error: BaseException, args: Sequence[str] = (), options: Iterable[str] = ()) -> str:
@@ -41,7 +41,7 @@ def explain(error: BaseException, args: Sequence[str] = (), options: Iterable[st
 
 
 def _missing_module(error: BaseException) -> str | None:
-    """The first import that failed; the parser reports what followed from it instead."""
+    """Find the first import that failed, since the parser reports only its consequences."""
     found: str | None = None
     link: BaseException | None = error
     seen: set[int] = set()
@@ -84,7 +84,7 @@ def _unreadable(text: str, args: Sequence[str]) -> str | None:
 
 
 def _cause(text: str) -> str:
-    """The innermost keys and the first line that says something."""
+    """The innermost keys, and the first informative line of the message."""
     keys: list[str] = []
     for line in text.splitlines():
         stripped = line.strip().removeprefix("- ")
@@ -101,7 +101,7 @@ def _cause(text: str) -> str:
 
 
 def _arguments(class_path: str) -> list[str]:
-    """What a class takes, including what it hands on to its bases."""
+    """The arguments that a class takes, including those for its base classes."""
     found = pydoc.locate(class_path)
     bases = inspect.getmro(found) if isinstance(found, type) else ()
     return [name for base in bases if "__init__" in vars(base) for name in inspect.signature(base).parameters]
@@ -123,7 +123,7 @@ def _near(name: str, known: Iterable[str]) -> str:
 
 
 def _files(args: Sequence[str]) -> list[Path]:
-    """The config files of a command line, the last one first, because it has the last word."""
+    """The config files of a command line, the last one first, because it overrides the others."""
     pairs = zip(["", *args], args, strict=False)
     paths = [word.partition("=")[2] or word for before, word in pairs if _is_config(before, word)]
     return [Path(path) for path in reversed(paths) if Path(path).is_file()]
@@ -134,7 +134,7 @@ def _is_config(before: str, word: str) -> bool:
 
 
 def _place(name: str, args: Sequence[str]) -> str:
-    """Where a name stands: an option, or a line of a config file."""
+    """Where a name appears: an option, or a line of a config file."""
     last = name.rpartition(".")[2]
     for word in args:
         if word.startswith("--") and last in re.split(r"[.=]", word):

@@ -1,1 +1,1 @@
-"""What every task, data module and command shares."""
+"""Code that all tasks, data modules and commands share."""

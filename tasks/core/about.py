@@ -1,4 +1,4 @@
-"""What the core offers to the commands: callbacks that serve every task."""
+"""Declarations of the core for the commands: callbacks for every task."""
 
 from blockzoo.tasks.core.rooms import Command, Room
 

@@ -1,4 +1,4 @@
-"""Saving checkpoints so that nothing can damage an earlier one."""
+"""Saving of checkpoints without risk to earlier ones."""
 
 import os
 import socket
@@ -18,14 +18,14 @@ _SUFFIX = ".writing"
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes local checkpoints to a temporary file in the same folder, syncs it and renames it over the old one.
 
-    A process that is killed in the middle leaves the earlier checkpoint whole, and a `*.writing` file that the next
-    save there removes. The name of such a file says which machine and process writes it, so that those of other
-    processes that still run, or run on other machines, are left alone. Reading accepts nothing but tensors and plain
+    If a process is killed during a save, the earlier checkpoint stays complete. The save leaves a `*.writing` file,
+    which the next save in that folder removes. The name of such a file says which machine and process writes it, so
+    that the files of running processes and of other machines are not removed. Reading accepts only tensors and plain
     values.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None) -> None:
-        """Write a checkpoint; paths with a protocol, such as s3://, go Lightning's way."""
+        """Write a checkpoint; Lightning writes those whose path has a protocol, such as s3://."""
         if "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
@@ -52,12 +52,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def _host() -> str:
-    """The machine's name as a part of a file's name."""
+    """The machine's name, in a form for file names."""
     return "".join(letter if letter.isalnum() else "-" for letter in socket.gethostname())
 
 
 def _is_stale(file: Path) -> bool:
-    """Whether a temporary file is from a process of this machine that has ended."""
+    """Whether a temporary file comes from a process on this machine that has ended."""
     parts = file.name.removesuffix(_SUFFIX).split(".")[-3:]
     if len(parts) != 3 or parts[0] != _host() or not parts[1].isdigit() or int(parts[1]) == os.getpid():
         return False

@@ -17,12 +17,12 @@ __all__ = ["Classification", "check_classes"]
 
 
 def check_classes(model: Any, data: Any, training: bool) -> None:
-    """Compare the classes and channels of data with a model's before anything is computed.
+    """Compare the classes and channels of the data with those of the model.
 
     Args:
-        model: With `num_classes`, and `pretrained_cfg` where its weights know names of classes.
+        model: A model with `num_classes`, and with `pretrained_cfg` if its weights have class names.
         data: A data module after its `setup`; anything without `preprocessing` is accepted.
-        training: In training, classes of the same number may have other names than the weights had.
+        training: Whether it is for training; then the classes may have other names than those of the weights.
 
     Raises:
         ValueError: The numbers differ, or the names are the same in another order; the message says both.
@@ -47,7 +47,7 @@ def check_classes(model: Any, data: Any, training: bool) -> None:
 
 
 class _Mix(Mixup):
-    """timm's mixing for a batch of any size: of an odd one the sample in the middle meets itself."""
+    """timm's mixing, for a batch of any size: in an odd batch, the middle sample is mixed with itself."""
 
     def __call__(self, x: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         share = self._mix_batch(x)
@@ -55,7 +55,7 @@ class _Mix(Mixup):
 
 
 class Classification(Task):
-    """Classify images or clips by cross entropy, and after a teacher if one is given.
+    """Task that classifies images or clips by cross entropy, and can also learn from a teacher.
 
     Batches are dictionaries with `x` (B, C, H, W), `label` (B,) and `index` (B,). Logged are `loss` and, in evaluation,
     `acc`, `acc5` (for more than five classes) and `ece`, see `ClassificationMetrics`. After a test, `test_confusion`
@@ -64,18 +64,18 @@ class Classification(Task):
     The distilled loss is `(1 - w) * cross entropy + w * t² * KL(teacher || student)` of the logits over t for "soft"
     ("Distilling the Knowledge in a Neural Network", 2015), and `(1 - w) * cross entropy + w * cross entropy with the
     teacher's class` for "hard" ("Training data-efficient image transformers & distillation through attention", 2021).
-    The teacher sees the same augmented images. It is no part of the task's weights.
+    The teacher sees the same augmented images. It is not part of the task's weights.
 
     Args:
         label_smoothing: Share of the target spread over all classes, in training only.
         mixup: Parameter of the Beta distribution that mixes two images; 0 for none.
-        cutmix: The same for pasting a rectangle of one image into another; with both, each batch gets one of the two at
-            random.
+        cutmix: Parameter of the Beta distribution for pasting a rectangle of one image into another; 0 for none. With
+            both, each batch gets one of the two at random.
         mix_prob: Probability that a batch is mixed at all.
         teacher: Name of a model for `blockzoo.create_model`, "timm:" names included, pretrained unless
             `teacher_checkpoint` is given.
-        teacher_kwargs: Its further arguments.
-        teacher_checkpoint: File of its weights.
+        teacher_kwargs: Further arguments of the teacher.
+        teacher_checkpoint: File of the teacher's weights.
         distill_weight: w, from 0 to 1.
         distill_temperature: t, for "soft".
         distill_kind: "soft" or "hard".

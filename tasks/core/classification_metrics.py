@@ -1,4 +1,4 @@
-"""Metrics that classification tasks share, whatever is classified."""
+"""Metrics of all classification tasks."""
 
 from typing import Any
 
@@ -17,9 +17,9 @@ __all__ = ["ClassificationMetrics"]
 class ClassificationMetrics(nn.Module):
     """Metrics of each evaluation stage, over all its samples at once.
 
-    They are `acc` (share that is right) and those of `extra`: "acc5" (the right class is among the five likeliest),
-    "f1" (mean over classes), "ece" (expected calibration error in 15 bins). In the stage "test" a confusion matrix is
-    counted too: how many samples of each true class (row) were taken for each class (column).
+    They are `acc` (share of correct predictions) and those of `extra`: "acc5" (the correct class is among the five most
+    likely), "f1" (mean over classes), "ece" (expected calibration error in 15 bins). In the stage "test" a confusion
+    matrix is counted too: how many samples of each true class (row) were taken for each class (column).
 
     Args:
         num_classes: Classes.

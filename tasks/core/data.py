@@ -1,4 +1,4 @@
-"""What all data modules share."""
+"""Base class of all data modules."""
 
 import abc
 from typing import Any
@@ -12,11 +12,11 @@ __all__ = ["ZooData"]
 
 
 class ZooData(LightningDataModule, abc.ABC):
-    """Training, validation, test and prediction sets, and the loaders over them.
+    """Base class of data modules: training, validation, test and prediction sets, and their loaders.
 
-    Subclasses set `datasets` in `setup`, with the keys "train", "val", "test" and "predict" as far as they exist.
-    Loaders for evaluation neither shuffle nor drop anything. On several devices Lightning repeats up to one sample for
-    each device but one, so that all see as many; evaluate on one device where a metric must be exact.
+    Subclasses set `datasets` in `setup`, with those of the keys "train", "val", "test" and "predict" that exist.
+    Loaders for evaluation neither shuffle nor drop anything. On several devices, Lightning repeats some samples so that
+    all devices get the same number; evaluate on one device if a metric must be exact.
 
     Args:
         batch_size: Samples in a batch, on each device.
@@ -32,13 +32,13 @@ class ZooData(LightningDataModule, abc.ABC):
         self.datasets: dict[str, Dataset[Any]] = {}
 
     def match(self, cfg: dict[str, Any], trained: bool = True) -> None:
-        """Prepare inputs as a model wants them, where this module's arguments leave it open; by default nothing is.
+        """Set how inputs are prepared to what a model expects, where the user gave no argument; by default, do nothing.
 
         Within a trainer `setup` calls it for the trainer's model. Without one, call it before `setup`.
 
         Args:
             cfg: The model's `pretrained_cfg`, or what `wanted_inputs` returns.
-            trained: Whether it is what the model's weights want, not only a default of the architecture.
+            trained: Whether the model's weights expect it; False if it is only a default of the architecture.
         """
 
     def match_task(self) -> None:
@@ -72,7 +72,7 @@ class ZooData(LightningDataModule, abc.ABC):
         )
 
     def _required(self, *names: str) -> Any:
-        """Batches of the first of some parts that is there.
+        """Batches of the first existing part.
 
         Raises:
             ValueError: There is none.
@@ -88,7 +88,7 @@ class ZooData(LightningDataModule, abc.ABC):
         return self._loader("train")
 
     def val_dataloader(self) -> Any:
-        """Batches of the validation part; in a fit nothing if there is none.
+        """Batches of the validation part; in a fit, nothing if there is no such part.
 
         Raises:
             ValueError: Validation was asked for, and there is none.
@@ -105,9 +105,9 @@ class ZooData(LightningDataModule, abc.ABC):
         return self._required("test")
 
     def predict_dataloader(self) -> Any:
-        """Batches of what is to be predicted, the test part if nothing else was given.
+        """Batches to predict, by default those of the test part.
 
         Raises:
-            ValueError: There is neither.
+            ValueError: There is neither a part to predict nor a test part.
         """
         return self._required("predict", "test")

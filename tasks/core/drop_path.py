@@ -1,4 +1,4 @@
-"""Drop path that follows the run."""
+"""Callback that lets drop path grow during a run."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Evaluates a model on the data that a checkpoint's card names, by the evaluator that a room declares."""
+"""Evaluation of a model on the data set of a checkpoint's card, by the evaluator of a room."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ __all__ = ["measure"]
 
 
 def measure(model: Any, name: str, dataset: str) -> tuple[float, list[tuple[str, str]]]:
-    """The metric of the model `name` on packaged data, and sections (heading, HTML) about it.
+    """Measure the metric of the model `name` on packaged data, and make sections (heading, HTML) about it.
 
     Raises:
         ValueError: No room evaluates on this data set.

@@ -1,4 +1,4 @@
-"""Writing files so that they are never there in part, and reading packed ones within bounds."""
+"""Writing files completely or not at all, and unpacking compressed data up to a limit."""
 
 import csv
 import gzip
@@ -13,16 +13,16 @@ __all__ = ["check_output", "read_bounded", "replacing", "unzipped", "write_csv",
 
 
 def check_output(path: str | Path, inputs: Iterable[str | Path] = (), folder: bool = False) -> None:
-    """Refuse an output that cannot be written, before any work is done for it.
+    """Refuse an output path that cannot be written, before any work is done.
 
     Args:
         path: The file or folder to write.
         inputs: Files that are read, none of which may be overwritten.
-        folder: A folder is written; its missing parents are made later.
+        folder: Whether the output is a folder; missing parents are made later.
 
     Raises:
-        ValueError: It is one of the inputs, a folder where a file is wanted or the reverse, its folder is missing, or
-            it may not be written.
+        ValueError: The path is one of the inputs, is a folder instead of a file or the reverse, has no parent folder,
+            or may not be written.
     """
     path = Path(path)
     if any(path.exists() and Path(given).exists() and path.samefile(given) for given in inputs):
@@ -42,13 +42,13 @@ def check_output(path: str | Path, inputs: Iterable[str | Path] = (), folder: bo
 
 
 def replacing(path: str | Path, write: Callable[[Path], Any]) -> None:
-    """Write a file beside its place under a name of its own, then give it its name.
+    """Write a file under a temporary name in the same folder, then rename it.
 
-    An earlier file stays until the new one is whole; several processes may write at once, and the last one wins.
+    An earlier file stays until the new one is complete. Several processes may write at once; the last one wins.
 
     Args:
         path: The file.
-        write: Writes the file that it gets.
+        write: Writes the file at the path that it is given.
     """
     path = Path(path)
     number, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
@@ -67,34 +67,34 @@ def replacing(path: str | Path, write: Callable[[Path], Any]) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
+    """Write a text file, completely or not at all."""
     replacing(path, lambda temporary: temporary.write_bytes(text.encode("utf-8")))
 
 
 def write_csv(path: str | Path, rows: Iterable[Sequence[Any]]) -> None:
-    """Write a CSV file, whole or not at all; the first row holds the names of the columns."""
+    """Write a CSV file, completely or not at all; the first row holds the names of the columns."""
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerows(rows)
     write_text(path, text.getvalue())
 
 
 def write_figure(path: str | Path, figure: Any, dpi: int = 120) -> None:
-    """Write a matplotlib figure as PNG, whole or not at all."""
+    """Write a matplotlib figure as PNG, completely or not at all."""
     replacing(path, lambda temporary: figure.savefig(temporary, dpi=dpi, format="png"))
 
 
 def unzipped(packed: bytes, limit: int, where: str) -> bytes:
-    """Unpack gzip data, but no more of it than makes sense: a few kB can stand for terabytes.
+    """Unpack gzip data up to a limit, since a few kB can unpack to terabytes.
 
     Args:
         packed: The data.
-        limit: The most bytes that they may unpack to.
+        limit: Largest number of bytes that they may unpack to.
         where: What messages call them.
 
     Raises:
         ValueError: They unpack to more.
-        OSError: They are no gzip data (`gzip.BadGzipFile`).
-        EOFError: They are cut off.
+        OSError: They are not gzip data (`gzip.BadGzipFile`).
+        EOFError: They are truncated.
     """
     with gzip.GzipFile(fileobj=io.BytesIO(packed)) as stream:
         return read_bounded(stream, limit, where)

@@ -1,4 +1,4 @@
-"""What happens when a run goes wrong, is stopped, or is resumed."""
+"""Callbacks for runs that fail, are stopped, or are resumed."""
 
 import os
 import random
@@ -31,10 +31,10 @@ def last_checkpoint(trainer: Trainer) -> str | None:
 
 
 class NonFiniteLossGuard(Callback):
-    """Stops before a loss that is not finite reaches the weights."""
+    """Stops the run before a loss that is not finite reaches the weights."""
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: torch.Tensor) -> None:
-        """Check the losses of all processes in each of them, so that all stop together.
+        """Check the losses of all processes in every process, so that all stop together.
 
         Raises:
             NonFiniteLossError: One of them is NaN or infinite.
@@ -53,10 +53,10 @@ class NonFiniteLossGuard(Callback):
 
 
 class InterruptGuard(Callback):
-    """On SIGINT or SIGTERM, stops after the batch at hand; a fit saves where it stands and says how to go on.
+    """On SIGINT or SIGTERM, stops after the current batch; a fit saves its state and prints how to resume.
 
-    All processes stop at the same batch, whichever of them got the signal; a second SIGINT stops at once, unsaved.
-    After a run that raised, the handlers are still in place; the command line puts back the former ones.
+    All processes stop at the same batch, even if only one got the signal. A second SIGINT stops at once, without
+    saving. After a run that raised an error, the handlers are still set; the command line restores the earlier ones.
 
     Args:
         command: Arguments of the `blockzoo` call, for the command that resumes it.
@@ -71,12 +71,12 @@ class InterruptGuard(Callback):
         self._weights_are_swapped = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Take over the two signals before loaders start their workers, which inherit the handlers."""
+        """Set handlers for the two signals before loaders start their workers, which inherit the handlers."""
         self._former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         self._take_over()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Put the former handlers back."""
+        """Restore the earlier handlers."""
         for number, handler in self._former.items():
             if threading.current_thread() is threading.main_thread():
                 signal.signal(number, handler)
@@ -110,7 +110,7 @@ class InterruptGuard(Callback):
         self._weights_are_swapped = True
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note that they are back."""
+        """Note that the weights are back in the module."""
         self._weights_are_swapped = False
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -133,7 +133,7 @@ class InterruptGuard(Callback):
         rank_zero_info(f"{where}; saved {path}. To go on:\n  {self._resume(path)}")
 
     def without_checkpoint(self) -> list[str]:
-        """The arguments of the call, without the checkpoint that it went on from."""
+        """The arguments of the call, without the checkpoint that it resumed."""
         pairs = zip(["", *self.command], self.command, strict=False)
         return [word for before, word in pairs if before != "--ckpt_path" and not word.startswith("--ckpt_path")]
 
@@ -142,10 +142,10 @@ class InterruptGuard(Callback):
 
 
 class ExactResume(Callback):
-    """Makes a fit that was resumed at the end of an epoch go on as if it had never stopped.
+    """Makes a fit that is resumed at the end of an epoch continue as if it had never stopped.
 
-    Checkpoints also hold the random state, and the best checkpoint so far counts although the new run has a folder of
-    its own. A fit resumed within an epoch sees the rest of that epoch in another order.
+    Checkpoints also hold the random state, and the best checkpoint so far still counts, although the new run has its
+    own folder. A fit resumed within an epoch sees the rest of that epoch in another order.
     """
 
     def state_dict(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str, c
     Args:
         columns: Headings, text.
         rows: Cells, HTML; the first of a row is its heading.
-        caption: What the table shows, for those who do not see it.
+        caption: What the table shows, for readers who cannot see it.
         classes: One for each row, for the style sheet.
     """
     head = "".join(f'<th scope="col" role="columnheader">{html.escape(name)}</th>' for name in columns)
@@ -33,7 +33,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], caption: str, c
 
 
 def code(text: str, what: str) -> str:
-    """A block of code with a button that copies it, which shows itself where scripts run; `what` names it."""
+    """A block of code with a button that copies it, visible if scripts run; `what` is the name of the code."""
     label = html.escape(what, quote=True)
     return (
         f'<div class="code"><pre tabindex="0" role="region" aria-label="{label}"><code>{html.escape(text)}</code></pre>'

@@ -1,4 +1,4 @@
-"""Image files as models see them: upright, with 8 bits a channel."""
+"""Reading of image files for models: upright, with 8 bits per channel."""
 
 import struct
 import zlib
@@ -36,16 +36,16 @@ _DECODING = (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, T
 def load_image(path: str | Path, channels: int = 3) -> Image.Image:
     """Read an image file as RGB or grey, upright as its EXIF orientation says.
 
-    Grey images of 16 bits are scaled to 8, floating point ones from [0, 1]; transparency is left out, so that pixels
-    have the colour that is stored under it, as in torchvision and timm.
+    Grey images of 16 bits are scaled to 8 bits, and floating-point ones from [0, 1]. Transparency is ignored: pixels
+    get their stored colour, as in torchvision and timm.
 
     Args:
         path: The file.
         channels: 3 for RGB, 1 for grey.
 
     Raises:
-        UnreadableFileError: It cannot be read, is too large (`PIL.Image.MAX_IMAGE_PIXELS`), or its values have no known
-            white; the message names it.
+        UnreadableFileError: It cannot be read, is too large (`PIL.Image.MAX_IMAGE_PIXELS`), or its value for white is
+            unknown; the message names the file.
     """
     try:
         with Image.open(path) as image:
@@ -62,7 +62,7 @@ def load_image(path: str | Path, channels: int = 3) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF's orientation of a loaded image, 1 if nothing is said."""
+    """EXIF orientation of a loaded image; 1 if it has none."""
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
     except _DECODING:
@@ -70,10 +70,10 @@ def _orientation(image: Image.Image) -> int:
 
 
 def to_channels(image: Image.Image, channels: int = 3) -> Image.Image:
-    """An image of any of Pillow's modes as RGB (3 channels) or grey (1), 8 bits a channel.
+    """Convert an image of any Pillow mode to RGB (3 channels) or grey (1), with 8 bits per channel.
 
     Raises:
-        ValueError: Another number of channels, or values without a known white.
+        ValueError: Another number of channels, or an unknown value for white.
     """
     if channels not in (1, 3):
         raise ValueError(f"images have 3 channels, or 1 as grey; the model takes in_chans={channels}")

@@ -1,4 +1,4 @@
-"""What a case of `blockzoo bench kernels` consists of: an operation at a size, its floor, and its peers."""
+"""Cases of `blockzoo bench kernels`: an operation at a size, its least possible time, and its peers."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,9 +14,9 @@ class Peer:
     """Another implementation of a case's function.
 
     Attributes:
-        function: What is timed.
+        function: The function to time.
         inputs: Its arguments; None for those of the case.
-        to_ours: Brings its result into our layout, to be compared.
+        to_ours: Converts its result to our layout, for comparison.
     """
 
     function: Callable[..., Any]
@@ -30,13 +30,13 @@ class Case:
 
     Attributes:
         kernel: File of the kernel, or of the layer.
-        launches: Names of its launch configurations; none for what has no kernel of ours.
-        size: For people.
+        launches: Names of its launch configurations; none if blockzoo has no kernel for the operation.
+        size: Text for people.
         inputs: Arguments of all variants.
         ours: The public function.
         reference: Plain torch.
         flops: Operations of the forward pass.
-        moved: Bytes that it must move.
+        moved: Bytes that the operation must move.
         peers: Other implementations of the same function.
         trained: How many of the inputs get gradients, counted from the first; None for all, 0 for no training.
     """

@@ -1,4 +1,4 @@
-"""Files in folders by class, whatever they hold: what belongs to a data set, and how a broken file is named."""
+"""Data files in folders by class, and the error for files that cannot be read."""
 
 import hashlib
 import os
@@ -11,8 +11,8 @@ __all__ = ["UnreadableFileError", "class_folders", "content_digest", "is_junk", 
 class UnreadableFileError(ValueError):
     """A data file cannot be read; the message is one line that names it.
 
-    torch raises an error of a loader's worker again with the worker's whole traceback as its message. The last line of
-    that is this error's own message, which is kept alone.
+    When a loader's worker fails, torch raises the error again with the worker's whole traceback as message. Only its
+    last line, the original message, is kept.
     """
 
     def __init__(self, message: str) -> None:
@@ -20,7 +20,7 @@ class UnreadableFileError(ValueError):
 
 
 def is_junk(path: Path) -> bool:
-    """Whether a relative path is hidden or was left by an archive program, or lies in such a folder."""
+    """Whether a relative path is hidden, was left by an archive program, or is in such a folder."""
     return any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
 
 
@@ -29,8 +29,8 @@ def class_folders(
 ) -> tuple[tuple[str, ...], list[tuple[Path, int]]]:
     """List the files of a folder `root/CLASS/**/FILE`.
 
-    Hidden files and folders (`.ipynb_checkpoints`, `._x.png`) and archive droppings (`__MACOSX`) are left out, and
-    files with another ending too.
+    Hidden files and folders (`.ipynb_checkpoints`, `._x.png`), remains of archive programs (`__MACOSX`), and files with
+    other endings are left out.
 
     Args:
         root: The folder.
@@ -39,7 +39,7 @@ def class_folders(
         class_names: The classes that the folder must have; by default those that it has.
 
     Returns:
-        Names of the classes, sorted, and each file with the number of its class.
+        Sorted names of the classes, and each file with the index of its class.
 
     Raises:
         FileNotFoundError: There is no such folder.
@@ -67,7 +67,7 @@ def class_folders(
 
 
 def _walk(folder: Path) -> list[Path]:
-    """All files below a folder that are no junk, in order; links to folders are followed."""
+    """All files below a folder except junk, in order; links to folders are followed."""
     found = []
     for place, folders, files in os.walk(folder, followlinks=True):
         folders[:] = sorted(name for name in folders if not is_junk(Path(name)))
@@ -76,7 +76,7 @@ def _walk(folder: Path) -> list[Path]:
 
 
 def stat_digest(files: Iterable[tuple[Path, int]]) -> str:
-    """SHA-256 of names, labels, sizes and times of change: equal if no file was touched."""
+    """SHA-256 of names, labels, sizes and modification times: equal if no file was changed."""
     digest = hashlib.sha256()
     for path, label in files:
         about = path.stat()

@@ -1,4 +1,4 @@
-"""How much memory a piece of work needs at its peak, beyond what the process had before it."""
+"""Measurement of the peak memory of a function, beyond what the process had before."""
 
 import gc
 import multiprocessing
@@ -20,13 +20,13 @@ def _resident(field: str = "VmRSS") -> int:
 
 
 def peak_bytes(function: Callable[[], Any]) -> int:
-    """Bytes by which the memory of this process grows, at most, while `function` runs.
+    """Largest growth of this process's memory in bytes while `function` runs.
 
-    What an earlier call has left to the allocator is used again and does not count: measure in a fresh process, see
-    `peak_bytes_apart`.
+    Memory that an earlier call left to the allocator is used again and does not count. So measure in a fresh process,
+    see `peak_bytes_apart`.
 
     Raises:
-        OSError: The system does not tell (it is not Linux).
+        OSError: The system does not report it (it is not Linux).
     """
     gc.collect()
     before = _resident()
@@ -39,7 +39,7 @@ def peak_bytes(function: Callable[[], Any]) -> int:
 
 
 def _sampled(function: Callable[[], Any], before: int) -> int:
-    """The same by looking every millisecond, where the system's own peak cannot be reset."""
+    """Measure the growth every millisecond, if the system's own peak cannot be reset."""
     most, done = before, threading.Event()
 
     def watch() -> None:
@@ -66,11 +66,11 @@ def _child(prepare: Callable[..., Callable[[], Any]], args: tuple[Any, ...], thr
 
 
 def peak_bytes_apart(prepare: Callable[..., Callable[[], Any]], *args: Any) -> int:
-    """`peak_bytes` of the function that `prepare(*args)` returns, in a fresh process.
+    """Measure `peak_bytes` of the function that `prepare(*args)` returns, in a fresh process.
 
     Args:
-        prepare: A function of a module, which builds what is not to be counted.
-        *args: Its arguments, all of which can be pickled.
+        prepare: A function of a module; what it builds does not count.
+        *args: Its arguments; they must be picklable.
 
     Raises:
         RuntimeError: The process failed; its own message is on the standard error stream.

@@ -1,4 +1,4 @@
-"""One grammar for the names of models, in every command.
+"""Names of models, in the same notation for every command.
 
 A name is `name`, `name.tag`, `local-dir:FOLDER`, `hf-hub:OWNER/NAME`, `timm:NAME`, or the folder of a finished run.
 """
@@ -18,7 +18,7 @@ def is_run_folder(name: str) -> bool:
 
 
 def resolve(name: str) -> str:
-    """The name that `blockzoo.create_model` takes; a folder of a finished run becomes `local-dir:FOLDER`.
+    """Convert a name to one that `blockzoo.create_model` takes; a run's folder becomes `local-dir:FOLDER`.
 
     Raises:
         ValueError: The folder has no `config.json`, or the name looks like a path that does not exist.
@@ -44,7 +44,7 @@ def build(name: str, pretrained: bool | None = None, **kwargs: Any) -> Any:
 
     Args:
         name: See this module.
-        pretrained: Load weights or not; by default what the name asks for.
+        pretrained: Whether to load weights; by default, if the name asks for them.
         **kwargs: Passed on to `blockzoo.create_model`.
 
     Raises:

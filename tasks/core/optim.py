@@ -20,8 +20,8 @@ def parameter_groups(
     Args:
         model: The model; frozen parameters are left out.
         weight_decay: Decay of all other parameters.
-        layer_decay: Factor of the learning rate from each layer group to the one before it, by the model's
-            `group_matcher()`; None for one rate. Source: "BEiT" (2021), after "ELECTRA" (2020).
+        layer_decay: Factor between the learning rate of a layer group and that of the next one, by the model's
+            `group_matcher()`; None for equal rates. Source: "BEiT" (2021), after "ELECTRA" (2020).
     """
     exempt: Any = getattr(model, "no_weight_decay", set)
     skip: Iterable[str] = exempt()
@@ -36,15 +36,15 @@ def parameter_groups(
 def cosine_schedule(
     optimizer: torch.optim.Optimizer, total_steps: int, warmup_fraction: float = 0.0, min_lr_ratio: float = 0.0
 ) -> LambdaLR:
-    """Linear warm-up, then a cosine down to `min_lr_ratio` of each group's rate, and that rate from there on.
+    """Linear warm-up, then a cosine down to `min_lr_ratio` of each group's rate, which stays at the end.
 
     Source: "SGDR: Stochastic Gradient Descent with Warm Restarts" (2017), equation 5, without restarts.
 
     Args:
         optimizer: The optimiser; each group's own rate is the peak. A group's `lr_scale` multiplies it.
         total_steps: Optimiser steps of the whole run.
-        warmup_fraction: Part of the steps that warms up, in [0, 1).
-        min_lr_ratio: Last rate over peak rate, in [0, 1].
+        warmup_fraction: Share of the steps for the warm-up, in [0, 1).
+        min_lr_ratio: Last rate as a share of the peak rate, in [0, 1].
 
     Raises:
         ValueError: A fraction is out of its range.
@@ -68,7 +68,7 @@ def cosine_schedule(
 
 
 def halving_schedule(optimizer: torch.optim.Optimizer) -> LambdaLR:
-    """Half the rate with every epoch from the third on; step it once an epoch.
+    """Halve the rate in every epoch from the third on; call `step` once per epoch.
 
     Source: "type1" of Time-Series-Library, whose first change leaves the rate as it is.
     """
@@ -80,7 +80,7 @@ def halving_schedule(optimizer: torch.optim.Optimizer) -> LambdaLR:
 
 
 def set_peak(scheduler: Any, lr: float) -> None:
-    """Give a schedule from here another peak rate, from its next step on and for the rates of this moment."""
+    """Change the peak rate of a schedule from this module, for its current rates and all later steps."""
     scheduler.base_lrs = [lr for _ in scheduler.base_lrs]
     for group, factor in zip(scheduler.optimizer.param_groups, scheduler.lr_lambdas, strict=True):
         group["lr"] = lr * factor(scheduler.last_epoch)

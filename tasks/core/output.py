@@ -41,10 +41,10 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: st
 
 
 def one_line(error: BaseException) -> str:
-    """What a command says of an error instead of a traceback.
+    """The line that a command prints for an error, instead of a traceback.
 
-    Errors that say what is wrong with a call or a file speak for themselves. Any other is named by its kind, with how
-    to see where it arose.
+    Errors about a call or a file are printed as they are. Others get the name of their class, and a hint how to see the
+    traceback.
     """
     from blockzoo.checkpoints import CheckpointError
 
@@ -139,7 +139,7 @@ def add_model_args(parser: argparse.ArgumentParser) -> None:
 
 
 def parse_model_args(pairs: Sequence[str]) -> dict[str, Any]:
-    """Turn NAME=VALUE texts into arguments; a value that is no Python literal stays text.
+    """Turn NAME=VALUE texts into arguments; a value that is not a Python literal stays a string.
 
     Raises:
         ValueError: A text has no "=".

@@ -1,4 +1,4 @@
-"""Compact files of real series that ship with the package, and how they were made.
+"""Compact files of real series that ship with the package, and the command that makes them.
 
     blockzoo package series m3 | daphnet | internal_bleeding  SOURCE --out NAME.npz
 
@@ -26,7 +26,7 @@ def read_arrays(path: Any) -> dict[str, np.ndarray]:
 
 
 def pack_series(series: list[np.ndarray], decimals: int = 2) -> dict[str, np.ndarray]:
-    """Series of unequal length as differences of whole numbers, which compress well.
+    """Pack series of unequal length as differences of whole numbers, which compress well.
 
     Raises:
         ValueError: A value has more decimals.
@@ -41,7 +41,7 @@ def pack_series(series: list[np.ndarray], decimals: int = 2) -> dict[str, np.nda
 
 
 def unpack_series(arrays: dict[str, np.ndarray]) -> list[np.ndarray]:
-    """What `pack_series` packed, float64."""
+    """Unpack the series of `pack_series`, as float64."""
     parts = np.split(arrays["differences"].astype(np.int64), np.cumsum(arrays["lengths"])[:-1])
     return [part.cumsum() / 10 ** int(arrays["decimals"]) for part in parts]
 

@@ -34,7 +34,7 @@ _count = itertools.count()
 
 
 def picture(figure: Any, alt: str) -> str:
-    """A figure as an inline SVG with a text alternative; its text is text and its colours are the page's."""
+    """Make an inline SVG from a figure, with a text alternative, selectable text, and the page's colours."""
     width = figure.get_size_inches()[0]
     found = _svg(figure, "tight", alt, width)
     plt.close(figure)
@@ -44,13 +44,13 @@ def picture(figure: Any, alt: str) -> str:
 def panels(
     figure: Any, alts: Sequence[str], size: tuple[float, float] | None = None, columns: int | None = None
 ) -> str:
-    """The axes of a figure as charts of their own, which the page lays out to fit the screen.
+    """Make a separate chart from each axes of a figure; the page arranges them to fit the screen.
 
     Args:
         figure: Laid out by matplotlib, not yet drawn.
         alts: A text alternative for each visible axes, in order.
         size: Width and height of one axes with its labels, in inches.
-        columns: Panels that belong into one row where it fits; as many as fit by default.
+        columns: Number of panels in a row, if they fit; by default, as many as fit.
     """
     axes = [axis for axis in figure.axes if axis.axison]
     if size is not None:
@@ -82,7 +82,7 @@ def _corners(box: Any) -> np.ndarray:
 
 
 def _svg(figure: Any, box: Any, alt: str, inches: float) -> str:
-    """The part of a figure in a box, without what only a file of its own needs, and with ids that no other one has."""
+    """Part of a figure as SVG, without the parts that only a separate file needs, and with unique ids."""
     buffer = io.StringIO()
     with plt.rc_context({"svg.fonttype": "none"}):
         figure.savefig(buffer, format="svg", bbox_inches=box, transparent=True, dpi=144, metadata={"Date": None})
@@ -132,8 +132,8 @@ def tiles(items: Sequence[tuple[str, str]], columns: int, classes: str = "") -> 
 
     Args:
         items: Pairs of a picture and its caption, both HTML.
-        columns: Of them in a row on a wide screen.
-        classes: Of the element around them, for the style sheet.
+        columns: Pictures in a row on a wide screen.
+        classes: CSS classes of the element around them.
     """
     inner = "".join(f"<figure>{shown}<figcaption>{caption}</figcaption></figure>" for shown, caption in items)
     return f'<div class="tiles {classes}" style="--columns: {columns}">{inner}</div>'

@@ -1,4 +1,4 @@
-"""What the readers of `blockzoo predict` share: finding files, and printing or writing likeliest classes."""
+"""Helpers for the readers of `blockzoo predict`: finding files, and printing or writing classes."""
 
 import argparse
 import sys
@@ -16,7 +16,7 @@ __all__ = ["class_rows", "classify_files", "files_below", "print_likeliest", "vi
 
 
 def files_below(paths: list[str], kind: str, suffixes: tuple[str, ...]) -> list[Path]:
-    """The files that are named, and those in the folders that are named, in order; hidden ones are left out.
+    """List the given files and those in the given folders, in order; hidden files are left out.
 
     Args:
         paths: Files and folders.
@@ -43,14 +43,14 @@ def files_below(paths: list[str], kind: str, suffixes: tuple[str, ...]) -> list[
 def views_of_files(
     paths: list[str], kind: str, suffixes: tuple[str, ...], read: Callable[[Path], torch.Tensor], count: int
 ) -> torch.Tensor:
-    """The first `count` views of files that are evenly spread over those that are named or in named folders.
+    """Read at most `count` views of files that are evenly spread over the given files and folders.
 
     Args:
         paths: Files and folders.
         kind: What the files are, for messages.
         suffixes: Endings of files that are taken from folders.
         read: From a file to views (N, ...).
-        count: Most views.
+        count: Largest number of views.
 
     Raises:
         ValueError: There is no such file, or one cannot be read.
@@ -62,7 +62,7 @@ def views_of_files(
 
 
 def class_rows(kind: str, name: Any, probabilities: Any, labels: list[str]) -> dict[str, Any]:
-    """What `print_likeliest` takes, of one sample with probabilities (num_classes,)."""
+    """Make a row for `print_likeliest` from a sample with probabilities (num_classes,)."""
     return {kind: name, "probabilities": dict(zip(labels, probabilities.tolist(), strict=True))}
 
 
@@ -106,7 +106,7 @@ def classify_files(
     suffixes: tuple[str, ...],
     read: Callable[[Path], Any],
 ) -> int:
-    """Classify files, and those in folders; one that cannot be read is named, and the others go on.
+    """Classify files and those in folders. A file that cannot be read is named, and the others are still classified.
 
     Args:
         model: With a `pretrained_cfg` that may name the classes.

@@ -1,8 +1,8 @@
 """Finds the rooms of `blockzoo.tasks` and reads what each declares about itself.
 
 A room is a folder of `blockzoo.tasks` with a module `about.py` that holds `room = Room(...)`. Declarations are text:
-nothing heavy is imported to read them, and what they name is imported when it is used. The commands ask here, so that a
-new room, or a new family in a room, edits no list elsewhere.
+nothing heavy is imported to read them, and what they name is imported when it is used. The commands read the
+declarations from here, so a new room or family needs no entry in another list.
 """
 
 import functools
@@ -23,7 +23,7 @@ class Command:
     """A sub-command of `blockzoo`.
 
     Attributes:
-        name: What is typed behind `blockzoo`, one word or two.
+        name: The words to type after `blockzoo`, one or two.
         group: One of `GROUPS`.
         module: The module with `add_arguments(parser)` and `run(args)`, which returns the exit status.
         text: One line for `blockzoo --help`.
@@ -37,12 +37,12 @@ class Command:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Where the training data of a data set come from, for programs in int8 and for compression.
+    """The training data of a data set, for int8 programs and for compression.
 
     Attributes:
         data: The data module.
-        packaged: Whether its data ship with blockzoo, so that it takes `seq_len` alone; otherwise it takes their
-            folder.
+        packaged: Whether the data ship with blockzoo; the data module then takes only `seq_len`, otherwise the folder
+            of the data.
     """
 
     data: str
@@ -63,7 +63,7 @@ class Int8:
 
 @dataclass(frozen=True)
 class Room:
-    """What a room of `blockzoo.tasks` offers to the commands.
+    """Declaration of a room: what it offers to the commands.
 
     Functions and classes are named as "package.module:name".
 
@@ -73,15 +73,15 @@ class Room:
         readers: By "modality/task", or "modality" alone, the function `(model, files, args) -> exit status` behind
             `blockzoo predict`.
         reader_arguments: Functions that add the readers' own options to the parser of `blockzoo predict`.
-        suites: By the name behind `blockzoo bench`, the `Suite` that is run.
-        kernels: By kernel, the table of `Cases` that `blockzoo bench kernels` measures it at.
-        speed: By family, a function that makes the demo's `SpeedCase` where timm has no model of the same name.
+        suites: By the name after `blockzoo bench`, the `Suite` to run.
+        kernels: By kernel, the `Cases` that `blockzoo bench kernels` measures.
+        speed: By family, a function that makes the demo's `SpeedCase`, if timm has no model of the same name.
         calibration: By data set, the data whose training part sets the scales of int8 programs.
         calibration_files: By "modality/task", a function `(model, path, count)` from a user's files to forward
             arguments that set the scales of int8 programs.
         int8: By modality, how its models become programs in int8; those of other modalities do not.
         exporters: By modality, a function `(model, form, path)` that writes models whose sizes are free by nature.
-        metrics: By name in a card, what a metric is called for people.
+        metrics: By name in a card, the metric's name for people.
         baselines: By a task's class name, the function `(task, data, args) -> scores` behind `blockzoo baselines`:
             metrics by name, by method.
         baseline_arguments: Functions that add the baselines' own options to that command's parser.
@@ -127,7 +127,7 @@ def rooms() -> dict[str, Room]:
 
 
 def declared(what: str) -> dict[str, Any]:
-    """One kind of declaration of all rooms together, by name.
+    """Collect one kind of declaration from all rooms, by name.
 
     Args:
         what: An attribute of `Room` that is a mapping, for example "evaluators".
@@ -144,10 +144,10 @@ def declared(what: str) -> dict[str, Any]:
 
 
 def components() -> dict[str, str]:
-    """Where each task, data module and callback is, by class name.
+    """Find the module of each task, data module and callback, by class name.
 
     Raises:
-        ValueError: Two classes have one name.
+        ValueError: Two classes have the same name.
     """
     merged: dict[str, str] = {}
     for room in rooms().values():

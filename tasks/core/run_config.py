@@ -1,6 +1,6 @@
-"""The config of a run folder, which may come from anybody: it may name only classes known to be harmless.
+"""Check of a run folder's config: since it may come from anyone, it may name only classes known to be harmless.
 
-What is checked is the config after its interpolations are resolved, because `${a}.${b}` can spell any name.
+The check sees the config after its interpolations are resolved, because `${a}.${b}` can form any name.
 """
 
 import importlib
@@ -65,12 +65,12 @@ _NEVER = ("ckpt_path", "config", "__path__", "__default_config__")
 def check_run_config(path: Path) -> None:
     """Refuse the config of a run folder that names anything but classes of the zoo and of a short list.
 
-    The list holds optimisers of torch, and callbacks, loggers and profilers of Lightning. A config that the user gives
-    by `--config` is not checked: it is code.
+    The list holds optimisers of torch, and callbacks, loggers and profilers of Lightning. A config that the user passes
+    with `--config` is treated as code, and not checked.
 
     Raises:
         ValueError: The config cannot be read, is nested too deeply, or names something else; the message says what,
-            where, and what to do for a folder that one trusts.
+            where, and what to do if you trust the folder.
     """
     content = _read(path)
     if not isinstance(content, dict):
@@ -83,9 +83,9 @@ def check_run_config(path: Path) -> None:
 
 
 def _read(path: Path) -> Any:
-    """The content of a YAML file, whose size is bounded before any of it is built.
+    """Read a YAML file; its size is limited before anything is built.
 
-    Aliases let a few lines stand for billions of values; they are counted as often as they are used.
+    Aliases can expand a few lines to billions of values; each use of an alias counts.
     """
     if path.stat().st_size > MAX_BYTES:
         raise ValueError(f"{path} has {path.stat().st_size:,} bytes; the config of a run has at most {MAX_BYTES:,}")
@@ -101,7 +101,7 @@ def _read(path: Path) -> Any:
 
 
 def _count(node: Any, known: dict[int, int]) -> int:
-    """How many values a YAML node stands for; one that holds itself counts as too many."""
+    """Number of values that a YAML node expands to; one that contains itself counts as too many."""
     if id(node) not in known:
         known[id(node)] = MAX_VALUES + 1  # for whoever meets the node again inside itself
         inner = node.value if isinstance(node, yaml.SequenceNode) else []
@@ -112,7 +112,7 @@ def _count(node: Any, known: dict[int, int]) -> int:
 
 
 def _resolved(content: dict[str, Any], path: Path) -> Any:
-    """The config with its interpolations replaced by what they stand for; none of them calls a resolver."""
+    """The config with its interpolations replaced by their values; no resolver is called."""
     try:
         return OmegaConf.to_container(OmegaConf.create(content), resolve=True)
     except (OmegaConfBaseException, ValueError, TypeError, RecursionError) as error:
@@ -121,7 +121,7 @@ def _resolved(content: dict[str, Any], path: Path) -> Any:
 
 
 def _aliases() -> set[str]:
-    """Every dotted path of the allowed classes: where they are offered, and where they are defined."""
+    """Every dotted path of the allowed classes: where they are exported, and where they are defined."""
     found = set()
     for name, place in _ALLOWED.items():
         kind = getattr(importlib.import_module(place.rpartition(".")[0]), name, None)
@@ -183,9 +183,9 @@ def _is_code(value: str, key: str) -> bool:
 
 
 def _is_near(written: str, folder: Path) -> bool:
-    """Whether a place is inside the working directory, inside the run's folder, or one of the three around that.
+    """Whether a path is inside the working directory or the run's folder, or is one of the run's three parent folders.
 
-    Links count as what they lead to. Three folders lie around a run: of its version, its name and all runs.
+    Links are followed. A run has three parent folders: its version, its name, and that of all runs.
     """
     if ".." in Path(written).parts or written.startswith("~") or ":" in written:
         return False
@@ -194,7 +194,7 @@ def _is_near(written: str, folder: Path) -> bool:
 
 
 def _holds_classes(file: Path) -> bool:
-    """Whether a text is the name of a file with a config in it, which the parser would read."""
+    """Whether a string is the name of a config file that the parser would read."""
     try:
         if not file.is_file():
             return False

@@ -1,4 +1,4 @@
-"""What a finished fit leaves behind: weights, config, curves and a model card."""
+"""The folder of a finished fit: weights, config, curves and a model card."""
 
 import csv
 import hashlib
@@ -31,10 +31,10 @@ _OF_OTHER_WEIGHTS = ("checkpoint", "description", "file", "source", "url", "hf_h
 
 
 class RunFolder(Callback):
-    """Turns the logger's folder into a complete record of a finished fit.
+    """Callback that turns the logger's folder into a complete record of a finished fit.
 
-    It holds `model.safetensors` (the best weights by the `ModelCheckpoint` that has a `monitor`, averaged ones where
-    weights are averaged; the last weights if nothing is monitored), `last.safetensors`, `config.json` (so that
+    It holds `model.safetensors` (the best weights by the `ModelCheckpoint` with a `monitor`, or the last weights
+    without one; averaged weights if the run averages them), `last.safetensors`, `config.json` (so that
     `blockzoo.create_model("local-dir:FOLDER", pretrained=True)` builds the model), `metrics.csv` and `config.yaml` of
     others, `curves.png`, `results.json`, `confusion.csv` of a classifier's test, figures and tables of a field model's
     test, and the model card `README.md`. A fit that fails or is stopped gets none of it.
@@ -78,7 +78,7 @@ class RunFolder(Callback):
         self._describe(folder)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Add the test metrics of `model.safetensors`: of the first test after the fit that has these weights."""
+        """Add the metrics of the first test of `model.safetensors` after the fit."""
         log_dir = trainer.log_dir
         if not self._facts or "test" in self._facts["results"] or not trainer.is_global_zero or log_dir is None:
             return
@@ -121,7 +121,7 @@ class RunFolder(Callback):
 
 
 def _keeper(trainer: Trainer) -> ModelCheckpoint | None:
-    """The callback that has kept the best weights by a metric, if any."""
+    """The callback that kept the best weights by a metric, or None."""
     for callback in trainer.checkpoint_callbacks:
         if isinstance(callback, ModelCheckpoint) and callback.monitor and callback.best_model_path:
             return callback
@@ -129,14 +129,14 @@ def _keeper(trainer: Trainer) -> ModelCheckpoint | None:
 
 
 def _read(checkpoint: str) -> tuple[dict[str, Any], int]:
-    """The model's part of a checkpoint, averages where weights are averaged, and its epoch."""
+    """The model's weights in a checkpoint (averaged, if the run averages them), and its epoch."""
     content = torch.load(checkpoint, map_location="cpu", weights_only=True)
     state_dict = {name: value for name, value in content["state_dict"].items() if name.startswith("model.")}
     return {name.removeprefix("model."): value for name, value in state_dict.items()}, int(content["epoch"])
 
 
 def _hub_config(task: Task, preprocessing: dict[str, Any]) -> dict[str, Any]:
-    """The folder's `config.json`, in timm's format, without what is true of other weights only."""
+    """The folder's `config.json` in timm's format, without entries that belong to other weights."""
     cfg = task.model.pretrained_cfg
     model_args = dict(task.hparams.get("model_kwargs") or {})
     if task.hparams.get("pretrained") or "." in task.model_name or ":" in task.model_name:

@@ -1,4 +1,4 @@
-"""The resolved config of a fit, beside its results."""
+"""Callback that saves the resolved config of a fit beside its results."""
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
@@ -9,9 +9,9 @@ _OF_ONE_CALL = ("ckpt_path", "weights_only", "verbose", "return_predictions", "c
 
 
 class SaveFitConfig(SaveConfigCallback):
-    """Writes `config.yaml` into the run's folder, for `fit` only, so that evaluations leave it alone.
+    """Writes `config.yaml` into the run's folder, only for `fit`, so that evaluations do not change it.
 
-    What belongs to one call and would be refused by another subcommand, such as `ckpt_path`, is left out.
+    Entries that belong to one call, such as `ckpt_path`, are left out, since other subcommands refuse them.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -23,7 +23,7 @@ def cifar10_images() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def cifar10_sample(model: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The packaged images as bytes (B, 3, 32, 32), as the model takes them, and their labels (B,)."""
+    """The packaged images: as bytes (B, 3, 32, 32), prepared for the model, and their labels (B,)."""
     images, labels = cifar10_images()
     cfg = model.pretrained_cfg
     mean, std = (torch.tensor(cfg[key]).reshape(1, -1, 1, 1) for key in ("mean", "std"))
@@ -39,7 +39,7 @@ def prediction_grid(
     heat: torch.Tensor,
     words: str,
 ) -> str:
-    """HTML: the chosen images with predictions, beside each its map (H, W) in [0, 1], and what that is in words."""
+    """HTML of the chosen images with predictions; beside each, its map (H, W) in [0, 1] and a caption."""
     items = []
     for index, map_ in zip(chosen.tolist(), heat, strict=True):
         pixels = images[index].permute(1, 2, 0).numpy()

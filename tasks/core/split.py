@@ -6,7 +6,7 @@ __all__ = ["stratified_split"]
 
 
 def stratified_split(labels: torch.Tensor, fraction: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Split indices so that each class gives the same share, rounded, to the second part.
+    """Split indices so that the second part has the same share of each class, rounded.
 
     Args:
         labels: Class of each sample, (N,).

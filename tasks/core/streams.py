@@ -1,4 +1,4 @@
-"""Random streams that belong to a seed and further numbers, and never overlap."""
+"""Random streams that are set by a seed and further numbers, and never overlap."""
 
 import numpy as np
 
@@ -6,10 +6,10 @@ __all__ = ["stream"]
 
 
 def stream(seed: int, *place: int) -> np.random.Generator:
-    """The random numbers of one place, for example of one sample, in what a seed starts.
+    """Make the random stream of a seed and a place, for example of one sample.
 
-    Sums and products of seeds and indices meet: the stream of index 1,000,003 under seed 0 is that of index 0 under
-    seed 1. torch's own generator takes 32 bits of a seed only. Here every pair has a stream of its own.
+    Seeds computed from sums and products collide: index 1,000,003 with seed 0 could give the stream of index 0 with
+    seed 1. torch's own generator uses only 32 bits of a seed. Here, every pair has its own stream.
 
     Args:
         seed: From 0 to 2 ** 64 - 1.

@@ -1,4 +1,4 @@
-"""What a suite of `blockzoo bench` and a speed case of `blockzoo demo` consist of."""
+"""Suites of `blockzoo bench`, and speed cases of `blockzoo demo`."""
 
 import argparse
 from collections.abc import Callable, Iterable, Mapping
@@ -20,13 +20,13 @@ class Suite:
     """A comparison that `blockzoo bench NAME` runs.
 
     Attributes:
-        text: What is measured against what, for `--help`.
+        text: What the suite compares, for `--help`.
         rows: From the options to the table's rows; those of different tables differ in "what" or "table".
         options: Which of the shared options it takes: "batch_size", "compile", "device", "model_args".
         add_arguments: Declares its own options.
         tables: Names of its tables, from which `--only` chooses; none if there is one table.
-        family: The family that it stands for, if that has another name.
-        summary: Options under which `blockzoo bench models` takes it in; None leaves it out.
+        family: The family of the suite, if it has another name.
+        summary: Options for its run in `blockzoo bench models`; None leaves it out.
     """
 
     text: str
@@ -58,7 +58,7 @@ class SpeedCase:
 
 
 def batches(args: argparse.Namespace, small: int, large: int) -> list[int]:
-    """Batch sizes to measure: the one that was asked for, or one sample and as many as keep the device busy."""
+    """Batch sizes to measure: the requested one, or one sample and a number that keeps the device busy."""
     return [args.batch_size] if args.batch_size else [1, large if args.device == "cuda" else small]
 
 

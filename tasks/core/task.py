@@ -1,4 +1,4 @@
-"""What all tasks share: a model of the zoo, its weights, optimiser and schedule."""
+"""Base class of all tasks: a model of the zoo, its weights, optimiser and schedule."""
 
 import abc
 import csv
@@ -19,26 +19,26 @@ __all__ = ["Task"]
 
 
 class Task(LightningModule, abc.ABC):
-    """A model with a loss and metrics.
+    """Base class of tasks: a model with a loss and metrics.
 
     Subclasses implement `shared_step` and, where it makes sense, `predict_step`. Metrics are named `stage/name`.
 
     Args:
-        model_name: Name for `blockzoo.create_model`, tag included where there is one.
+        model_name: Name for `blockzoo.create_model`, with its tag if it has one.
         model_kwargs: Its further arguments.
         pretrained: Start from the tag's weights.
         checkpoint_path: Start from the weights in this file, in our layout or a published one, or a run's checkpoint.
         optimizer: Makes the optimiser from parameter groups, for example `{class_path: torch.optim.AdamW, init_args:
             {lr: 1e-3}}` in a config.
         lr: Learning rate that replaces the optimiser's own; also what Lightning's `LearningRateFinder` sets.
-        weight_decay: Decay of weights, instead of the optimiser's own; biases, norms and what the model exempts have
-            none.
+        weight_decay: Decay of weights, instead of the optimiser's own; biases, norms and parameters that the model
+            exempts have none.
         layer_decay: Factor of the learning rate from layer to layer, see `parameter_groups`.
         schedule: "cosine" or "constant" after the warm-up; its length is that of the run. Or "halving" with every epoch
             from the third on, without a warm-up.
-        warmup_fraction: Part of the run that warms the learning rate up from 0.
-        min_lr_ratio: Last learning rate of the cosine over its peak.
-        freeze: Regular expressions; parameters whose names match one from their start are not trained.
+        warmup_fraction: Share of the run in which the learning rate rises from 0.
+        min_lr_ratio: Last learning rate of the cosine, as a share of its peak.
+        freeze: Regular expressions; a parameter is not trained if one matches the start of its name.
         compile: Run the model through `torch.compile`.
     """
 
@@ -105,7 +105,7 @@ class Task(LightningModule, abc.ABC):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_start(self) -> None:
-        """Let a learning rate that `LearningRateFinder` has just found reach the schedule, made before it."""
+        """Pass the learning rate that `LearningRateFinder` found to the schedule, which was made before."""
         if self.lr is None or self.lr == self._scheduled_lr:
             return
         for config in self.trainer.lr_scheduler_configs:
@@ -128,7 +128,7 @@ class Task(LightningModule, abc.ABC):
         self.shared_step(batch, "test")
 
     def write_predictions(self, batches: list[dict[str, torch.Tensor]], path: Path) -> Path:
-        """Write what `predict_step` returned for all batches: a CSV file with a row for each sample.
+        """Write the results of `predict_step` for all batches to a CSV file, with a row for each sample.
 
         Args:
             batches: Results of the batches, tensors (B, *) by name.

@@ -1,4 +1,4 @@
-"""Timing functions turn by turn, on a CPU or a GPU: what the suites of `blockzoo bench` share."""
+"""Timing of functions in turn, on a CPU or a GPU, for the suites of `blockzoo bench`."""
 
 import statistics
 import subprocess
@@ -24,7 +24,7 @@ __all__ = [
 
 
 def checked_device(name: str | None) -> str:
-    """The device that was asked for, the CPU by default.
+    """The requested device, by default the CPU.
 
     Raises:
         ValueError: There is no such device.
@@ -38,7 +38,7 @@ def checked_device(name: str | None) -> str:
 
 
 class Clock:
-    """Milliseconds of a call on a device, with a cold L2 cache on a GPU.
+    """Measures the milliseconds of a call on a device, with a cold L2 cache on a GPU.
 
     Args:
         device: "cpu" or "cuda".
@@ -83,9 +83,9 @@ def interleaved(functions: Mapping[str, Callable[[], Any]], runs: int, device: s
 def operations(functions: Mapping[str, Callable[[], Any]]) -> dict[str, int]:
     """Operations of products, convolutions and attention in each function, two for a multiply-add.
 
-    A compiled or deployed form counts as the one it was made from, where that is among the functions: the counter sees
-    neither compiled code nor oneDNN's convolutions. A deployed form alone is counted while gradients are recorded, when
-    it runs PyTorch's.
+    A compiled or deployed form gets the count of its original, if that is among the functions, because the counter sees
+    neither compiled code nor oneDNN's convolutions. A deployed form without its original is counted while gradients are
+    recorded, since it then runs PyTorch's convolutions.
     """
     counts: dict[str, int] = {}
     for name, function in functions.items():
@@ -112,7 +112,7 @@ def timed_rows(
     """One row for each variant: median, smallest and largest time, and the ratio to a variant.
 
     Args:
-        about: What all rows begin with.
+        about: Entries at the start of every row.
         times: Milliseconds of each variant.
         base: The variant that others are compared with, the first by default.
         counts: Operations of each variant, for a column of GFLOP/s.
@@ -128,7 +128,7 @@ def timed_rows(
 
 
 def ceilings(device: str, clock: Clock) -> dict[str, float]:
-    """Bytes and operations for a second, by a large copy and a large product of float32."""
+    """Bytes and operations per second of this device, from a large copy and a large float32 product."""
     big = device == "cuda"
     source = torch.randn((2**28 if big else 2**22,), device=device)
     target = torch.empty_like(source)
@@ -140,7 +140,7 @@ def ceilings(device: str, clock: Clock) -> dict[str, float]:
 
 
 def environment(device: str) -> dict[str, Any]:
-    """What figures depend on: versions, device, driver, threads, dispatch."""
+    """The environment of a measurement: versions, device, driver, threads, choice of kernels."""
     facts = {"torch": torch.__version__, "triton": triton.__version__ if triton else None, "device": device}
     if device == "cuda":
         query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]

@@ -1,4 +1,4 @@
-"""How a model wants its inputs: the one place where data modules and commands look it up."""
+"""How a model expects its inputs; data modules and commands look it up here."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ def input_channels(model: nn.Module) -> int:
 
 
 def fit_channels(values: Sequence[float], channels: int, name: str) -> tuple[float, ...]:
-    """Mean or deviation of each channel, for another number of channels: their average for grey images.
+    """Adapt mean or deviation of each channel to another number of channels; grey images get the average.
 
     Raises:
         ValueError: There is no such number for each channel.
@@ -41,7 +41,7 @@ def fit_channels(values: Sequence[float], channels: int, name: str) -> tuple[flo
 
 
 def image_transform(cfg: Mapping[str, Any], channels: int) -> Any:
-    """The evaluation transform that weights want.
+    """The evaluation transform that weights expect.
 
     Args:
         cfg: The model's `pretrained_cfg`.
@@ -55,15 +55,15 @@ def image_transform(cfg: Mapping[str, Any], channels: int) -> Any:
 def wanted_inputs(
     model: nn.Module, pretrained: bool = False, checkpoint: str | Path | None = None
 ) -> tuple[dict[str, Any], bool]:
-    """How a model wants its inputs, by the names of `pretrained_cfg`, and whether its weights say so.
+    """How a model expects its inputs, in entries of `pretrained_cfg`, and whether its weights define them.
 
     Args:
         model: The model.
         pretrained: Whether it has the weights of its tag.
-        checkpoint: The file that its weights are from. If a fit has written it, the configuration stored there counts.
+        checkpoint: The file of its weights. If a fit wrote it, the configuration stored there is used.
 
     Returns:
-        The configuration with the model's own number of channels; and whether it is that of the weights, not only of
+        The configuration with the model's own number of channels; and whether it comes from the weights, not only from
         the architecture.
     """
     cfg = dict(getattr(model, "pretrained_cfg", None) or {})
@@ -75,7 +75,7 @@ def wanted_inputs(
 
 
 def _stored_config(path: Path) -> dict[str, Any]:
-    """The configuration that a fit has written into a file of weights, or beside it; empty if there is none."""
+    """The configuration that a fit wrote into a file of weights or beside it; empty if there is none."""
     text = None
     if path.suffix == ".safetensors" and path.is_file():
         try:

@@ -1,1 +1,1 @@
-"""Writing trained models for other runtimes, also in int8."""
+"""Export of trained models for other runtimes, also in int8."""

@@ -1,4 +1,4 @@
-"""What an exported model is held to."""
+"""Helpers for checks of exported models."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ TOLERANCE = 1e-4
 
 
 def liven(model: Any) -> None:
-    """Set layer scales that start next to zero to one, so that outputs depend on inputs and comparing them tells."""
+    """Set layer scales that start near zero to one, so that outputs depend on inputs and a comparison is meaningful."""
     for name, parameter in model.named_parameters():
         if name.rpartition(".")[2] == "gamma" and parameter.detach().abs().max() < 1e-2:
             parameter.data.fill_(1.0)

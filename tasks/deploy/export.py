@@ -1,12 +1,12 @@
-"""Write models to files that run without this package, read the files back, and compare.
+"""Export of models to files that run without this package, with a comparison of their outputs.
 
     torch-export    `torch.export.save`; runs in Python with torch
     aoti            compiled by AOTInductor for this kind of processor; runs from Python and C++; needs a C++ compiler
     onnx            runs in onnxruntime and other runtimes; needs the extra `export`
-    safetensors     the weights alone
+    safetensors     only the weights
 
 The batch is a free axis unless it is fixed. Sizes of images and videos may be free too, in steps of the network's
-stride. What an architecture or a format cannot do is a `ValueError` that says so.
+stride. If an architecture or a format cannot do something, a `ValueError` says so.
 """
 
 import contextlib
@@ -42,7 +42,7 @@ Runner = Callable[[Inputs], list[torch.Tensor]]
 
 
 def _start(model: Any, steps: Sequence[int], more: int) -> tuple[int, ...]:
-    """A size that is traced (more = 0) or tried: near the model's own, and different along each axis."""
+    """A size for tracing (more = 0) or testing: near the model's own, and different along each axis."""
     own = model.export_inputs()["x"].shape[2:]
     return tuple(
         (max(2, round(n / step)) + more + i) * step for i, (n, step) in enumerate(zip(own, steps, strict=True))
@@ -52,7 +52,7 @@ def _start(model: Any, steps: Sequence[int], more: int) -> tuple[int, ...]:
 def fresh_examples(
     model: Any, batch: int | None = None, size: Sequence[int] | None = None, dynamic_size: bool = False
 ) -> list[Inputs]:
-    """Inputs to compare an exported program with its model on: other batches, and other sizes where they are free.
+    """Make inputs to compare an exported program with its model: other batches, and other sizes if they are free.
 
     Args:
         model: A model of the zoo.
@@ -79,16 +79,16 @@ def export_model(
     """Write a model to a file.
 
     Args:
-        model: A model of the zoo, in eval mode, perhaps deployed.
+        model: A model of the zoo in eval mode, deployed or not.
         form: One of `FORMATS`.
-        path: The file. Callers that must not damage an earlier one write to another name and rename.
+        path: The file. To keep an earlier file on failure, write to another name and rename.
         batch: Fix the number of samples; a free one by default, up to `MAX_BATCH`.
-        size: Export for this size, the axes behind the channels, instead of the model's own.
+        size: Export for this size, the axes after the channels, instead of the model's own.
         dynamic_size: Leave the size free, in steps of `model.size_steps()`.
         inputs: Forward arguments to trace with, for a program that takes just these; not for potentials.
 
     Raises:
-        ValueError: The format or the architecture cannot do what is asked, or a package or compiler is missing.
+        ValueError: The format or the architecture does not support the request, or a package or compiler is missing.
     """
     if form not in FORMATS:
         raise ValueError(f"form={form!r} must be one of {', '.join(FORMATS)}")
@@ -119,7 +119,7 @@ def export_model(
 
 @contextlib.contextmanager
 def _told(what: str) -> Iterator[None]:
-    """Turn what torch and onnxruntime raise into a `ValueError` of one line."""
+    """Turn errors of torch and onnxruntime into a `ValueError` of one line."""
     try:
         yield
     except ValueError:
@@ -172,7 +172,7 @@ def compile_program(
 
     Args:
         program: The program, on the device that it is to run on.
-        path: The file to write, whole or not at all.
+        path: The file to write, completely or not at all.
         metadata: Text by key to store with it.
 
     Raises:
@@ -191,7 +191,7 @@ def compile_program(
 
 
 def need_onnx() -> None:
-    """Check that the packages of the extra `export` are there.
+    """Check that the packages of the extra `export` are installed.
 
     Raises:
         ValueError: One is missing; the message names the extra.
@@ -222,7 +222,7 @@ def write_onnx(model: Any, inputs: Inputs | None, shapes: dict[str, Any] | None,
 
 
 def load_exported(path: str | Path, form: str) -> Runner:
-    """Read a file of `export_model`, or any of its format, for a run on the CPU.
+    """Load a file from `export_model`, or any file of its format, to run it on the CPU.
 
     Args:
         path: The file.
@@ -280,10 +280,10 @@ def difference(model: Any, run: Runner, examples: Sequence[Inputs]) -> float:
     Args:
         model: The model.
         run: The program.
-        examples: Inputs; each is given to both.
+        examples: Inputs for both.
 
     Returns:
-        The difference; infinite where the outputs' numbers or shapes differ, or one is not finite.
+        The difference; infinite if the numbers or shapes of outputs differ, or one is not finite.
     """
     worst = 0.0
     for inputs in examples:

@@ -1,4 +1,4 @@
-"""Int8 versions of exported models, by onnxruntime, and what they cost in accuracy.
+"""Int8 versions of exported models, made by onnxruntime, and their accuracy.
 
 Dynamic quantisation stores weights in eight bits and scales activations at run time. Static quantisation fixes the
 scales of activations beforehand, from samples of the training data. Source: "Quantization and Training of Neural
@@ -83,14 +83,14 @@ def quantize_onnx(source: str | Path, path: str | Path, mode: str, samples: Sequ
 def calibration_samples(
     model: Any, dataset: str | None, path: str | Path | None = None, own: Any = None, count: int = SAMPLES
 ) -> Inputs:
-    """Forward arguments that show the program what it will see: of the data that the weights were trained on.
+    """Get samples to calibrate a program with: forward arguments from the data that the weights were trained on.
 
     Args:
         model: A model with pretrained weights.
         dataset: Name of the data set of shipped weights, as in the manifest's metric; None for others.
-        path: Folder with the files of that data set where they are not packaged; for other weights a folder of images
-            or videos, prepared as the weights want them; or a .safetensors file of arrays named as arguments.
-        own: The data module of the model's own run, where it is known; `path` comes before it.
+        path: Folder with the files of that data set, if they are not packaged. For other weights: a folder of images or
+            videos, which are prepared as the weights expect; or a .safetensors file of arrays named like the arguments.
+        own: The data module of the model's own run, if known; `path` takes precedence.
         count: How many samples, evenly spread.
 
     Raises:
@@ -134,7 +134,7 @@ def _training_samples(model: Any, data: Any, count: int) -> Inputs:
 
 
 def _wanted(model: Any, files: bool) -> str:
-    """What `--calibration` takes for a model, in words."""
+    """Describe what `--calibration` takes for a model, for messages."""
     folder = f"a folder of {model.modality}s, or " if files else ""
     return f"{folder}a .safetensors file of arrays {', '.join(model.example_inputs())}"
 
@@ -168,10 +168,9 @@ def _from_file(model: Any, path: Path, count: int) -> Inputs:
 
 
 class RunningModel:
-    """An exported program in the place of its model, for evaluation.
+    """Evaluates an exported program as if it were its model.
 
-    Calls run the program; everything else, such as the configuration and the parts that figures are drawn from, is the
-    model's.
+    Calls run the program. All other attributes, such as the configuration and the parts for figures, are the model's.
     """
 
     def __init__(self, model: Any, run: Runner) -> None:

@@ -25,7 +25,10 @@ room = Room(
     metrics={"l2": "relative L2 error"},
     commands=(
         Command(
-            "science navier-stokes", "science tools", f"{HERE}.solver", "solve forced Navier-Stokes flows, resumably"
+            "science navier-stokes",
+            "science tools",
+            f"{HERE}.solver",
+            "solve forced Navier-Stokes flows; can be resumed",
         ),
         Command(
             "science compare-neuralop",

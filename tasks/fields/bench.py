@@ -209,9 +209,10 @@ def _factor_step(weight: SpectralWeight, x: torch.Tensor, order: Implementation)
 
 
 def factor_rows(runs: int, device: str = "cpu") -> list[dict[str, Any]]:
-    """The order in which factors are applied: both, and which one "auto" takes.
+    """Time both ways to use factorised weights, and the way that "auto" chooses.
 
-    A training step of `SpectralWeight.mix`; the last number is what "auto" takes against the faster one.
+    The time is that of a training step of `SpectralWeight.mix`; the last number is the time of "auto" divided by that
+    of the faster way.
     """
     rows = []
     forms: tuple[Factorization, ...] = ("tucker", "cp", "tt")
@@ -360,7 +361,7 @@ SUITES = {
         summary=None,
     ),
 }
-"""By name behind `blockzoo bench`."""
+"""By name after `blockzoo bench`."""
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
     blockzoo science compare-neuralop --seeds 0 1 2 3 4 --out theirs.json
 
 Model, loss, optimiser and schedule are theirs, set up as in their Darcy example with a Tucker rank of 0.42; data, order
-of work and evaluation are those of `python -m blockzoo.tasks.app.seeds --config darcy/tfno`: all 1000 training
+of work and evaluation are those of `blockzoo seeds --config darcy/tfno`: all 1000 training
 samples, 30 epochs, the last epoch's weights, mean relative L2 error of single test samples in the pressure's own units.
 """
 
@@ -56,15 +56,15 @@ def train_reference(
     """Train once.
 
     Args:
-        seed: Of weights and batches.
-        epochs: How often the training set is seen.
+        seed: Seed of weights and batches.
+        epochs: Passes over the training set.
         batch_size: Samples in a batch.
         lr: Largest learning rate.
         val_size: Last training samples that are held out and evaluated.
 
     Returns:
         `seed`, `parameters`, `seconds` (of the processor), `l2` and `l2_32` (errors on the test set, grids of 16 and
-        32), and `val` where samples are held out.
+        32), and `val` if samples are held out.
 
     Raises:
         ImportError: neuraloperator is not installed.
@@ -111,7 +111,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train once a seed, print, and write the report where that was asked for.
+    """Train once for each seed, print, and write the report if requested.
 
     Raises:
         ImportError: neuraloperator is not installed.

@@ -40,7 +40,7 @@ def read_darcy(path: str | Path | None = None) -> dict[str, torch.Tensor]:
 
 
 class DarcyFlow(FieldData):
-    """Pressure of a flow through a medium of two materials, from the medium: -div(a grad u) = 1, u = 0 at the border.
+    """Darcy flow: from a medium of two materials to the pressure, with -div(a grad u) = 1 and u = 0 at the border.
 
     Source: the set that neuraloperator 0.3.0 ships (MIT), after "Fourier Neural Operator for Parametric Partial
     Differential Equations" (2021), section 5.2: 1000 training and 50 test samples on a grid of 16 x 16 points, and the
@@ -65,7 +65,7 @@ class DarcyFlow(FieldData):
         self.val_size, self.transpose = val_size, transpose
 
     def setup(self, stage: str) -> None:
-        """Read the packaged file; the same whatever the stage."""
+        """Read the packaged file, for every stage."""
         if self.datasets:
             return
         arrays = {name: value.unsqueeze(1) for name, value in read_darcy().items()}

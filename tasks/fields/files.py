@@ -1,4 +1,4 @@
-"""Fields from files of one's own."""
+"""Data module of a user's own files of fields."""
 
 import math
 import zipfile
@@ -30,7 +30,7 @@ _CODE = "it holds Python objects, which are never read since they can run code; 
 
 
 class FieldFiles(FieldData):
-    """Fields of one's own, from files that hold arrays by name.
+    """Your own fields, from files that hold arrays by name.
 
     Formats are .npz, .safetensors, .pt of a dictionary of tensors, HDF5 (.h5, .hdf5; needs the extra `fields`), .mat
     (needs the extra `fields`), and folders with a file `x.npy` and `y.npy`. A single .npy file is `x` alone, for
@@ -43,7 +43,7 @@ class FieldFiles(FieldData):
     Args:
         path: The training part.
         test_paths: Parts for tests.
-        predict_path: What to predict, of which only `x` is read; by default the first part for tests.
+        predict_path: File to predict, of which only `x` is read; by default, the first part for tests.
         val_fraction: Share of the training part, its end, that is held out for validation.
         x_key: Name of the inputs in all files; within groups of HDF5, "group/name".
         y_key: Name of the targets in all files.
@@ -56,7 +56,7 @@ class FieldFiles(FieldData):
     Raises:
         FileNotFoundError: A file is missing.
         ImportError: The package that reads a format is missing.
-        ValueError: A file cannot be read as it should be, an array is missing, its shape does not fit the others, or a
+        ValueError: A file has another form, an array is missing, its shape does not fit the others, or a
             value is not finite; the message names file, array and place.
     """
 
@@ -84,7 +84,7 @@ class FieldFiles(FieldData):
         self.keys, self.layout = {"x": x_key, "y": y_key}, channels
 
     def setup(self, stage: str) -> None:
-        """Read and check the files; the same whatever the stage."""
+        """Read and check the files, for every stage."""
         if self.datasets:
             return
         arrays = self._read(self.path)
@@ -105,7 +105,7 @@ class FieldFiles(FieldData):
         return read_fields(path, needed, self.keys, self.layout)
 
     def fit_axes(self, dims: int, in_chans: int) -> None:
-        """Give fields (N, *size) an axis of channels where a model shows that they have none.
+        """Give fields (N, *size) an axis of channels, if the model shows that they have none.
 
         Args:
             dims: Axes of space that the model maps.
@@ -153,7 +153,7 @@ def read_fields(
         channels: Where the axis of channels stands, see `FieldFiles`.
 
     Returns:
-        `x`, `y` and `trajectory` as far as they are there, in float32, with channels first.
+        Those of `x`, `y` and `trajectory` that exist, in float32, with channels first.
     """
     stored = {name: (keys or {}).get(name, name) for name in NAMES}
     arrays, held = _arrays(Path(path), list(stored.values()))

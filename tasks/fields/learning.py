@@ -38,7 +38,7 @@ def rollout(model: torch.nn.Module, x: torch.Tensor, steps: int, chans: int) -> 
 
 
 class OperatorLearning(Task):
-    """Learn a map from fields to fields by a relative norm of the error.
+    """Task that learns a map from fields to fields by a relative norm of the error.
 
     Batches are those of `blockzoo.tasks.fields.pairs.FieldData`. Logged in evaluation are `l2` and `h1`, the relative
     errors in these norms in the fields' own units, each the mean over samples and channels whose target is not 0
@@ -59,7 +59,7 @@ class OperatorLearning(Task):
             the patch, whose axes do not close.
         step_epochs: Multiply the learning rate by `step_factor` after every so many epochs, as published recipes do;
             instead of the cosine and the warm-up.
-        step_factor: See there.
+        step_factor: See `step_epochs`.
         **kwargs: See `Task`.
 
     Raises:

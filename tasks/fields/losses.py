@@ -125,7 +125,7 @@ def derivatives(
 
 
 class H1Loss(nn.Module):
-    """Distance in the first Sobolev norm, by finite differences: values and first derivatives count alike.
+    """Distance in the first Sobolev norm, by finite differences: values and first derivatives have equal weight.
 
     On a domain of length 1 derivatives outweigh values by about (2 pi k)² for a wave with k periods.
 

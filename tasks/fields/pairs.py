@@ -46,7 +46,7 @@ class FieldData(ZooData, abc.ABC):
 
     @property
     def statistics(self) -> dict[str, torch.Tensor]:
-        """Mean and deviation of each channel over the training part: what `FNO.set_statistics` takes.
+        """Mean and deviation of each channel over the training part: the arguments of `FNO.set_statistics`.
 
         A channel that is constant over the whole part has the deviation 1.
         """
@@ -99,7 +99,7 @@ _FIRST = {"train": 0, "val": 500_000, "test": 1_000_000}
 
 
 class NavierStokes(FieldData):
-    """Vorticity of forced turbulence from its forcing, solved here, see `blockzoo.tasks.fields.solver`.
+    """Vorticity of forced turbulence from its forcing, solved by `blockzoo.tasks.fields.solver`.
 
     With `steps` = 1, `x` is the forcing and `y` the vorticity at `final_time`, starting from rest. With more, a sample
     leads from one instant to the next: `x` is the vorticity and the forcing, `y` the vorticity `final_time / steps`
@@ -182,12 +182,12 @@ class NavierStokes(FieldData):
         return FieldPairs(x=x.flatten(0, 1), y=w.flatten(0, 1))
 
     def prepare_data(self) -> None:
-        """Solve what is not in the cache; by one process of a machine."""
+        """Solve the samples that are not in the cache; in one process per machine."""
         for name, settings in self._parts():
             self._solved(name, settings)
 
     def setup(self, stage: str) -> None:
-        """Read what has been solved; the same whatever the stage."""
+        """Read the solved samples, for every stage."""
         if self.datasets:
             return
         parts = [(name, self._part(name, settings)) for name, settings in self._parts()]

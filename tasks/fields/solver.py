@@ -12,8 +12,8 @@ Gaussian random fields as in "Fourier Neural Operator for Parametric Partial Dif
 
     blockzoo science navier-stokes --count 1000 --size 128 --dtype float32
 
-makes samples ahead of a training, which finds them in the cache; with `--out FILE` they are also written to a file that
-`FieldFiles` reads. An interrupted command goes on where it stopped.
+makes samples ahead of a training, which finds them in the cache. With `--out FILE`, they are also written to a file
+that `FieldFiles` reads. An interrupted command continues where it stopped.
 """
 
 import argparse
@@ -60,7 +60,7 @@ def random_forcing(
     """Gaussian random fields with spectrum amplitude² (|k|² + tau²) ** -alpha and mean zero.
 
     Args:
-        indices: Which fields of the sequence that `seed` starts; each is the same whatever else is asked for.
+        indices: Which fields of the sequence of `seed`; each is the same for every choice of the others.
         size: Points along each axis, at least 64.
         seed: Of the sequence.
         amplitude: Scale; 27 with the other defaults gives a standard deviation of about 1.
@@ -227,14 +227,14 @@ def generate(
     cache_dir: str | Path | None = None,
     progress: bool = True,
 ) -> dict[str, torch.Tensor]:
-    """Samples of a data set, from the cache as far as they are there.
+    """Make the samples of a data set, or read them from the cache.
 
-    They are made and stored in chunks, each written whole or not at all, so that an interrupted command goes on where
-    it stopped; the same settings give the same numbers on the same kind of machine.
+    They are made and stored in chunks, each written completely or not at all, so that an interrupted command continues
+    where it stopped; the same settings give the same numbers on the same kind of machine.
 
     Args:
         count: Samples.
-        settings: What they are.
+        settings: Settings of the data set.
         first: Number of the first sample, a multiple of the chunk of 20.
         cache_dir: Folder of chunks; by default `navier_stokes` in the user's cache.
         progress: Show a bar while samples are made.

@@ -147,4 +147,4 @@ SUITES = {
         "memory and time of training with batch norms in the modes train, eval and tune", _conv_norm, (), summary=None
     ),
 }
-"""By name behind `blockzoo bench`."""
+"""By name after `blockzoo bench`."""

@@ -12,16 +12,16 @@ def class_activation_map(model: Any, x: torch.Tensor, label: torch.Tensor | None
     """Grad-CAM of the last feature map.
 
     Source: "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization" (2017), equations 1, 2.
-    With average pooling in front of a linear classifier it is the class activation map of "Learning Deep Features for
+    With average pooling before a linear classifier, it is the class activation map of "Learning Deep Features for
     Discriminative Localization" (2016), clipped at 0.
 
     Args:
         model: An image model with `forward_features` and `forward_head`, in eval mode.
-        x: Images (B, C, H, W), as the model wants them.
+        x: Images (B, C, H, W), prepared as the model expects.
         label: Class of each image to explain, (B,); the likeliest by default.
 
     Returns:
-        (B, H, W), from 0 to 1 in each image; all 0 where nothing speaks for the class.
+        (B, H, W), from 0 to 1 in each image; all 0 if nothing supports the class.
     """
     with torch.enable_grad():
         features = model.forward_features(x).detach().requires_grad_()

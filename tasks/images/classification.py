@@ -6,4 +6,4 @@ __all__ = ["ImageClassification"]
 
 
 class ImageClassification(Classification):
-    """Classify images by cross entropy, and after a teacher if one is given; see `Classification` for all options."""
+    """Task that classifies images by cross entropy, optionally with a teacher; see `Classification` for all options."""

@@ -19,7 +19,7 @@ __all__ = ["ImageFolder", "TorchvisionImages"]
 
 
 class _Transformed(Dataset[dict[str, torch.Tensor]]):
-    """Samples of a labelled source as dictionaries, prepared as the data module says when a sample is requested."""
+    """Samples of a labelled source as dictionaries, each prepared when it is requested."""
 
     def __init__(self, source: Any, data: "_Transforms", augmented: bool) -> None:
         self.source, self.data, self.augmented = source, data, augmented
@@ -33,7 +33,7 @@ class _Transformed(Dataset[dict[str, torch.Tensor]]):
         return {"x": transform(image), "label": torch.tensor(label), "index": torch.tensor(index)}
 
     def fingerprint(self, known: dict[str, str]) -> dict[str, str]:
-        """What tells these images from others, see `blockzoo.tasks.raptor.activations`."""
+        """Identity of these images for caches, see `blockzoo.tasks.raptor.activations`."""
         return self.source.fingerprint(known)
 
 
@@ -122,10 +122,10 @@ class _Transforms(ZooData):
         self.match({})
 
     def match(self, cfg: dict[str, Any], trained: bool = True) -> None:
-        """Take size, crop, interpolation, mean and deviation from a model's configuration where none was given.
+        """Take size, crop, interpolation, mean and deviation from a model's configuration, unless they are given.
 
         Raises:
-            ValueError: The model wants neither three channels nor one, or statistics do not fit its channels.
+            ValueError: The model takes neither three channels nor one, or statistics do not fit its channels.
         """
         found = {key: value for key, value in cfg.items() if key in self._defaults and value is not None}
         used: dict[str, Any] = {**self._defaults, **found, **self._given}
@@ -151,9 +151,9 @@ class _Transforms(ZooData):
 class ImageFolder(_Transforms):
     """Images in folders by class: `root/train/CLASS/*.jpg`, `root/val/CLASS/*.jpg`, and `root/test` where there is one.
 
-    ImageNet as its tools unpack it has this layout. Images of all of Pillow's modes are read as
-    `blockzoo.tasks.core.image_files.load_image` says, grey for a model with `in_chans=1`. Hidden files and folders and
-    what archive programs leave behind are skipped.
+    ImageNet has this layout when its tools unpack it. Images of all of Pillow's modes are read as
+    `blockzoo.tasks.core.image_files.load_image` says, grey for a model with `in_chans=1`. Hidden files, hidden folders
+    and remains of archive programs are skipped.
 
     Args:
         root: The folder.

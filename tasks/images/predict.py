@@ -15,7 +15,7 @@ __all__ = ["inputs_of", "predict"]
 
 
 def _reader(model: Any) -> Callable[[Path], torch.Tensor]:
-    """From a file to what the model sees of it, (1, C, H, W)."""
+    """Make a function that reads a file as the model's input (1, C, H, W)."""
     channels = input_channels(model)
     transform: Any = image_transform(model.pretrained_cfg, channels)
 
@@ -37,7 +37,7 @@ def inputs_of(model: Any, path: str | Path, count: int) -> dict[str, torch.Tenso
     Args:
         model: The model, whose configuration says how images are prepared.
         path: The folder, or one image.
-        count: Most images that are taken.
+        count: Largest number of images.
 
     Raises:
         ValueError: There are no images, or one cannot be read.

@@ -28,7 +28,7 @@ Part = tuple[torch.Tensor, torch.Tensor]
 
 
 def random_crop_flip(images: torch.Tensor, padding: int, flip: bool = True) -> torch.Tensor:
-    """Shift each image by up to `padding` pixels, with zeros behind the border, and mirror half of them.
+    """Shift each image by up to `padding` pixels, with zeros outside the border, and mirror half of them.
 
     Args:
         images: (B, C, H, W), any dtype.
@@ -85,7 +85,7 @@ class _Images(Dataset[dict[str, torch.Tensor]]):
         ]
 
     def fingerprint(self, known: dict[str, str]) -> dict[str, str]:
-        """What tells these images from others, see `blockzoo.tasks.raptor.activations`."""
+        """Identity of these images for caches, see `blockzoo.tasks.raptor.activations`."""
         digest = hashlib.sha256()
         for values in (self.images, self.labels, self.indices):
             digest.update(f"{list(values.shape)}".encode())
@@ -97,8 +97,8 @@ class MemoryImages(ZooData, abc.ABC):
     """A set of small images with its published training and test part.
 
     Subclasses say how the parts are read. Images are bytes in memory; a sample is `x` (C, H, W), standardised by the
-    mean and deviation that the model's weights want, or those of the training part for a model without weights; `label`
-    and `index`, the image's place in its published part.
+    mean and deviation that the model's weights expect, or those of the training part for a model without weights;
+    `label` and `index`, the image's place in its published part.
 
     Args:
         root: Folder with the files of the set.
@@ -166,7 +166,7 @@ class MemoryImages(ZooData, abc.ABC):
             self.mean, self.std = (fit_channels(cfg[key], self.size[0], key) for key in ("mean", "std"))
 
     def setup(self, stage: str) -> None:
-        """Read, check and split; the same whatever the stage."""
+        """Read, check and split, for every stage."""
         self.match_task()
         mean, std = (torch.tensor(values).reshape(-1, 1, 1) for values in (self.mean, self.std))
         for part in self.datasets.values():
@@ -251,7 +251,7 @@ class CIFAR10(MemoryImages):
         )
 
     def _file(self, folder: str, archive: str, name: str) -> bytes | None:
-        """One file out of a folder or, where there is none, an archive in `root`."""
+        """One file out of a folder or, if there is none, an archive in `root`."""
         path = self.root / folder / name
         if path.is_file():
             return path.read_bytes()

@@ -1,4 +1,4 @@
-"""The zoo's potentials as calculators of ASE, for relaxation, molecular dynamics and whatever else ASE does.
+"""The zoo's potentials as calculators of ASE, for relaxation, molecular dynamics and other tools of ASE.
 
 atoms.calc = ZooCalculator("tdn.gfn2")
 """
@@ -25,9 +25,9 @@ class ZooCalculator(Calculator):  # type: ignore[misc]
     Args:
         model: Name of a model with weights, such as "tdn.gfn2", or a model with the task "potential". A given model is
             copied and stays as it is: its type, device and mode do not change.
-        device: Where it runs.
-        dtype: What it runs in; by default that of its weights. float64 conserves energy best. Positions and sums of
-            energies are in float64 in any case, so that small moves of large systems count.
+        device: Device that it runs on.
+        dtype: Type that it runs in; by default, that of its weights. float64 conserves energy best. Positions and sums
+            of energies are in float64 in any case, so that small moves of large systems count.
         **kwargs: Of ASE's `Calculator`.
 
     Raises:
@@ -59,7 +59,7 @@ class ZooCalculator(Calculator):  # type: ignore[misc]
         """See ASE's `Calculator.calculate`.
 
         Raises:
-            PropertyNotImplementedError: The stress of a structure that is not periodic is asked for.
+            PropertyNotImplementedError: The stress of a structure that is not periodic is requested.
         """
         super().calculate(atoms, properties, system_changes)
         assert self.atoms is not None

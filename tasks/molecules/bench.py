@@ -4,9 +4,9 @@ Four tables. "edge product": features of 128 channels with the harmonics of 10,0
 paths with one weight a channel, against e3nn's `TensorProduct` for the same function, outputs compared first.
 "uuu product": channel by channel, feature with feature, where exact, CP and Gaunt forms cross. "powers": a feature's
 first three powers as a function on the sphere (the product basis of MACE), by the coupling tensor twice and on a grid.
-"model": energy and gradient forces of TDN at the paper's sizes for a molecule of 40 atoms, against a plain version in
-the manner of the published code, from the same weights, and against that code itself where `--official PATH` names a
-checkout of AIRS.
+"model": energy and gradient forces of TDN at the paper's sizes for a molecule of 40 atoms, against a plain version like
+the published code, from the same weights, and against that code itself where `--official PATH` names a checkout of
+AIRS.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--chans", type=int, default=128, help="channels (default: 128)")
     parser.add_argument("--l-max", type=int, nargs="+", default=[1, 2, 3], help="degrees (default: all)")
     parser.add_argument("--atoms", type=int, default=40, help="atoms of the molecule (default: 40)")
-    parser.add_argument("--official", type=Path, help="OpenMol/TDN of a checkout of AIRS, to run beside")
+    parser.add_argument("--official", type=Path, help="OpenMol/TDN of a checkout of AIRS, to compare with")
 
 
 def e3nn_product(l_max: int, channels: int, harmonics: bool) -> Any:
@@ -265,4 +265,4 @@ SUITES = {
         "tdn",
     )
 }
-"""By name behind `blockzoo bench`."""
+"""By name after `blockzoo bench`."""

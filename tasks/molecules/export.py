@@ -1,6 +1,6 @@
 """Write potentials to files that run without this package: energies and forces for any number of atoms.
 
-Forces that are gradients are part of the graph: it is traced with its backward pass and exported like any other. The
+Forces that are gradients are part of the graph, which is traced with its backward pass. The
 package that AOTInductor makes of it holds compiled code, runs from Python and C++ (`AOTIModelPackageLoader`), and takes
 the arguments that molecular-dynamics codes have at hand: positions, atomic numbers, neighbour pairs, and images.
 """
@@ -63,7 +63,7 @@ def export_program(
         model: A potential, see `blockzoo.tdn.TDN`; it is put in eval mode.
         inputs: Example arguments with edges, see `package_inputs`; what they hold is what the program takes, in this
             order. Without "batch" and "cell", or without "batch" and with one cell, the program is for one graph.
-        elementary: Write the operations of backward passes in elementary ones, for formats that lack them.
+        elementary: Replace the operations of backward passes by elementary ones, for formats that lack them.
 
     Returns:
         The program; it returns what the model does. Forces that are gradients cannot be differentiated again.
@@ -119,7 +119,7 @@ class _ByPosition(nn.Module):
 def compile_package(model: Any, path: str | Path, inputs: dict[str, torch.Tensor] | None = None) -> Path:
     """Compile a potential with AOTInductor into one file, for the device of the model.
 
-    What a molecular-dynamics code must know goes with it as metadata, read by `load_metadata` of the loader: the order
+    Facts that a molecular-dynamics code needs are stored as metadata, read by `load_metadata` of the loader: the order
     of the arguments, the cutoff in Å and the atomic numbers that the model accepts.
 
     Args:

@@ -1,4 +1,4 @@
-"""Relax a molecule, let it move without a thermostat, and say how well a potential conserves the energy.
+"""Relax a molecule, run dynamics without a thermostat, and measure how well a potential conserves the energy.
 
     blockzoo science md tdn.gfn2 --molecule CH3CH2OH --steps 10000 --out nve.png
 
@@ -36,7 +36,7 @@ def relax(atoms: Any, fmax: float = 0.02, steps: int = 500) -> bool:
         steps: Largest number of steps.
 
     Returns:
-        Whether the forces have become so small.
+        Whether the forces have fallen below `fmax`.
     """
     from ase.optimize import BFGS
 
@@ -93,7 +93,7 @@ def summarize(record: dict[str, np.ndarray], num_atoms: int) -> dict[str, float]
     Returns:
         "drift", the slope of a line through the total energy, in meV per atom and ps; "deviation", the largest distance
         of the total energy from its first value, and "fluctuation", the standard deviation of the kinetic energy, which
-        says how much is exchanged, both in meV per atom; and "length" in ps.
+        shows how much energy is exchanged, both in meV per atom; and "length" in ps.
     """
     per_atom = 1000 * (record["total"] - record["total"][0]) / num_atoms
     slope = np.polyfit(record["time"], per_atom, 1)[0] if len(per_atom) > 1 else 0.0
@@ -160,7 +160,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Relax, move, print; status 1 if the energy deviates by more than --limit.
+    """Relax, run dynamics, print; status 1 if the energy deviates by more than --limit.
 
     Raises:
         ValueError: An option is out of range, the structure or the output can't be used, or the energy diverges.

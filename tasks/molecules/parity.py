@@ -1,4 +1,4 @@
-"""A picture of how predictions of a potential compare with the truth."""
+"""Figure that compares a potential's predictions with the truth."""
 
 import os
 from pathlib import Path

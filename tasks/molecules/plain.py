@@ -1,4 +1,4 @@
-"""Plain formulations of what `blockzoo bench equivariant` measures, in the manner of the published code."""
+"""Plain formulations, like the published code, as references of `blockzoo bench equivariant`."""
 
 from typing import Any
 

@@ -29,8 +29,8 @@ def fit_references(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Energy of each element by least squares: energies ≈ counts @ references.
 
-    Where compositions do not tell elements apart, such as when all structures have the same formula, the smallest
-    deviation from one common energy per atom is taken (ridge), with a warning.
+    If the compositions do not determine the elements' energies, as when all structures have the same formula, the
+    solution nearest to one common energy per atom is used (ridge), with a warning.
 
     Args:
         counts: Atoms of each element in each structure, (B, Z), float64.
@@ -60,16 +60,17 @@ def fit_references(
 def refit_references(
     model: Any, elements: torch.Tensor, counts: torch.Tensor, missed: Callable[[], torch.Tensor]
 ) -> None:
-    """Add to a trained model's references what it misses of the labels, element by element.
+    """Fit a trained model's references to new labels: add the mean residual of each element.
 
-    The network adds energies of its own, so that what is left of the labels is fitted and not the labels. Elements that
+    The network adds its own energies, so the residuals are fitted, not the labels. Elements that
     the model has not seen are accepted from then on, with their untrained embeddings.
 
     Args:
         model: A model with references, see `blockzoo.tdn.TDN.set_references`.
         elements: Atomic numbers of the training part, (Z,).
         counts: Atoms of each in each structure, (B, Z), float64.
-        missed: What labels exceed the model's outputs by, (B,); called when the model accepts all elements.
+        missed: Function that returns labels minus the model's outputs, (B,); called when the model accepts all
+            elements.
     """
     table = {number: float(model.references[number]) for number in model.elements}
     model.set_references({number: table.get(number, 0.0) for number in {*table, *elements.tolist()}})
@@ -100,7 +101,7 @@ def force_angles(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor
 
 
 class InteratomicPotential(Task):
-    """Learn energies and forces of atomic structures.
+    """Task that learns energies and forces of atomic structures.
 
     Batches are those of `blockzoo.tasks.molecules.structures.collate`. The loss is a weighted sum of an error of
     energies per atom, in eV, and one of forces, in eV/Å. Logged in evaluation, in meV per atom and meV/Å: `energy_mae`

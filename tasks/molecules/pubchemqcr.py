@@ -1,11 +1,11 @@
-"""PubChemQCR: relaxation trajectories of small molecules, in the LMDB files they are published in.
+"""PubChemQCR: relaxation trajectories of small molecules, from the published LMDB files.
 
 An entry's key is the molecule's number in PubChem, its value a gzipped pickle of a dictionary: for each stage of the
 computation ("pm3", "hf", "DFT_1st", "DFT_2nd") a list of steps, each with `coordinates` (a list of `atom`, `x`, `y`,
 `z`, in Å), `energy` (in hartree) and `gradient` (a list of `dx`, `dy`, `dz`, in hartree/bohr), or None.
 
 A pickle can run any code when it is read. These hold only dictionaries, lists, texts and numbers, so the reader here
-refuses whatever else a file asks for: it can import nothing, and so run nothing. Reading needs lmdb (`pip install
+refuses anything else: it cannot import anything, and so cannot run anything. Reading needs lmdb (`pip install
 'blockzoo[molecules]'`).
 
 Source: "A Benchmark for Quantum Chemistry Relaxations via Machine Learning Interatomic Potentials" (2025), and the
@@ -44,7 +44,7 @@ MAX_RECORD = 256 << 20
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Reads containers, texts and numbers; whatever would import something is refused."""
+    """Reads containers, texts and numbers; refuses everything that would import something."""
 
     def find_class(self, module: str, name: str) -> NoReturn:
         raise pickle.UnpicklingError(f"it wants to import {module}.{name}")
@@ -107,7 +107,7 @@ def structures_of(record: dict[str, Any], stage: str, where: str) -> list[Struct
 
 
 class _LMDB(Sequence[Structure]):
-    """Structures that are read when they are asked for."""
+    """Structures, each read when it is requested."""
 
     def __init__(self, files: Sequence[Path], stage: str, entries: Sequence[tuple[int, bytes, int]]) -> None:
         self.files, self.stage, self.entries = files, stage, entries
@@ -140,7 +140,8 @@ class PubChemQCR(MoleculeData):
 
     The parts are those of the published code: molecules without a usable step are left out, the others are shuffled
     with Python's generator and seed 42, and divided. Energies stay total ones: the task fits the elements' energies
-    instead of taking a table of atoms, which shifts all energies of a molecule alike and leaves errors as they are.
+    instead of taking a table of atoms, which shifts all energies of a molecule by the same amount and does not change
+    errors.
 
     The first use reads every entry once to count its steps; the counts are kept in the cache folder.
 
@@ -182,7 +183,7 @@ class PubChemQCR(MoleculeData):
         return found
 
     def prepare_data(self) -> None:
-        """Count the steps of what has not been counted; by one process of a machine."""
+        """Count the steps of files that have not been counted; in one process per machine."""
         for path in self._files():
             _count_steps(path, self.stage)
 

@@ -3,12 +3,12 @@
 Its geometries and its tensors do not belong to one frame: coordinates are those of the published files, tensors those
 of the quantum-chemistry program's standard orientation, whose axes are the principal axes of the nuclear charges. An
 equivariant model cannot learn such pairs beyond the trace. Here geometries are turned into that frame, axes by
-increasing moment. What is left open is the sign of each axis: four proper choices, which is what
-`blockzoo.tasks.molecules.tensors` allows for. Where a molecule is symmetric, the program orders axes by other rules,
-and components of the tensor vanish; such molecules are left out by default. (Found by comparing with tensors of
+increasing moment. The sign of each axis stays open. There are four proper choices, and
+`blockzoo.tasks.molecules.tensors` allows for them. Where a molecule is symmetric, the program orders axes by other
+rules, and components of the tensor vanish; such molecules are left out by default. (Found by comparing with tensors of
 interacting induced dipoles, "Molecular polarizabilities calculated with a modified dipole interaction", 1981: over 150
-molecules without symmetry the median difference of the traceless parts is 140 % of their norm in the files' frame,
-that of unrelated tensors, and 27 % in this one, at the best signs.)
+molecules without symmetry the median difference of the traceless parts is 140 % of their norm in the files' frame, that
+of unrelated tensors, and 27 % in this one, at the best signs.)
 
 Source: "Quantum chemistry structures and properties of 134 kilo molecules" (2014); qm9pack (MIT licence).
 """
@@ -149,7 +149,7 @@ class QM9Polarizability(MoleculeData):
         symmetric: Keep molecules with a vanishing off-diagonal component, whose axes are not known.
         val_fraction: Share held out for validation.
         test_fraction: Share held out for the test.
-        split_seed: Of that choice.
+        split_seed: Seed of that split.
         batch_size: Molecules in a batch, on each device.
         num_workers: Processes that prepare batches.
 
@@ -178,7 +178,7 @@ class QM9Polarizability(MoleculeData):
         self.fractions, self.split_seed = (val_fraction, test_fraction), split_seed
 
     def prepare_data(self) -> None:
-        """Read the CSV files once; by one process of a machine."""
+        """Read the CSV files once; in one process per machine."""
         self._read()
 
     def _read(self) -> dict[str, torch.Tensor]:
@@ -192,7 +192,7 @@ class QM9Polarizability(MoleculeData):
         return load_state_dict(cache)
 
     def setup(self, stage: str) -> None:
-        """Read and divide; the same whatever the stage."""
+        """Read and divide, for every stage."""
         if self.datasets:
             return
         found = self._read()

@@ -30,7 +30,7 @@ __all__ = [
 
 @dataclass
 class Structure:
-    """Atoms, and what is known of them.
+    """One structure: its atoms, energy and forces.
 
     Attributes:
         positions: (n, 3), in Å.
@@ -53,9 +53,9 @@ class StructureSet(Dataset[dict[str, torch.Tensor]]):
     """Structures as samples.
 
     Args:
-        structures: They; read when a sample is asked for.
-        cutoff: Find the neighbours within this distance, in Å, when a sample is first asked for, and keep them. None
-            leaves them to the model.
+        structures: The structures, each read when its sample is requested.
+        cutoff: Find the neighbours within this distance, in Å, when a sample is first requested, and keep them. None
+            leaves this to the model.
     """
 
     def __init__(self, structures: Sequence[Structure], cutoff: float | None = None) -> None:
@@ -79,7 +79,7 @@ class StructureSet(Dataset[dict[str, torch.Tensor]]):
 
 
 def check_cutoff(data: Any, model: Any) -> None:
-    """Refuse data whose neighbours were searched within another distance than the model's.
+    """Refuse data whose neighbours were searched with another cutoff than the model's.
 
     Args:
         data: A data module; None, or one without a cutoff, leaves the search to the model.
@@ -146,8 +146,8 @@ class MoleculeData(ZooData, abc.ABC):
     """Structures with energies in eV and forces in eV/Å.
 
     Args:
-        cutoff: Find the neighbours of each structure within this distance in Å once, and keep them; they must be those
-            that the model wants. None leaves them to the model, which finds them in every step.
+        cutoff: Find the neighbours of each structure within this distance in Å once, and keep them; it must be the
+            model's cutoff. None leaves the search to the model, which finds them in every step.
         batch_size: Structures in a batch, on each device.
         num_workers: Processes that prepare batches.
     """
@@ -225,7 +225,7 @@ class XTBMolecules(MoleculeData):
         self.molecules, self.train_size, self.path = molecules, train_size, path
 
     def setup(self, stage: str) -> None:
-        """Read the file; the same whatever the stage."""
+        """Read the file, for every stage."""
         if self.datasets:
             return
         frames, names = read_frames(self.path)

@@ -22,19 +22,19 @@ def axis_flips() -> torch.Tensor:
 
 
 class TensorProperty(Task):
-    """Learn a symmetric tensor of each molecule, a scalar and an l = 2 part.
+    """Task that learns a symmetric tensor of each molecule: a scalar and an l = 2 part.
 
     Batches hold `target` (B, 6), see `blockzoo.layers.equivariant.cartesian_tensor`. Logged in evaluation, in the
     target's unit: `scalar_mae`, the mean error of a third of the trace; `tensor_error`, the mean Frobenius norm of the
-    error of the rest; and `tensor_norm`, that norm of the rest itself, which is the error of predicting nothing.
+    error of the rest; and `tensor_norm`, the norm of the rest itself, which is the error of a prediction of 0.
 
     Args:
         free_axes: Compare with the best of the four tensors that differ by the signs of axes: for data whose frames are
             known only up to them, such as `QM9Polarizability`.
         references: "fit" fits what each element adds to the trace to the training part before training. With trained
             weights, their outputs are first multiplied by one factor, which brings the mean size of the anisotropic
-            part to that of the labels (which may have another unit), and what they then miss is fitted; elements that
-            the weights do not know are accepted. "model" leaves the model as it is.
+            part to that of the labels (which may have another unit), and the residual is fitted; elements that the
+            weights do not know are accepted. "model" does not change the model.
         **kwargs: See `Task`.
     """
 

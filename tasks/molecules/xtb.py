@@ -1,11 +1,11 @@
-"""Molecular dynamics of small molecules with GFN2-xTB: how the packaged set was made, and how to make others.
+"""Molecular dynamics of small molecules with GFN2-xTB: the program that made the packaged set, and can make others.
 
     blockzoo package xtb --out molecules.safetensors        # pip install 'blockzoo[molecules]'
 
 For every molecule and temperature there are independent trajectories: each starts from the equilibrium geometry with
-velocities and random forces of its own, forgets it for half a picosecond, and then gives a frame every 25 fs. Whole
-trajectories go to the training, the validation or the test part, so that no test frame is a neighbour in time of a
-training frame. A trajectory is written whole or not at all, and one that is there is not computed again.
+its own velocities and random forces, runs for half a picosecond without a record, and then gives a frame every 25 fs.
+Whole trajectories go to the training, the validation or the test part, so that no test frame is a neighbour in time of
+a training frame. A trajectory is written completely or not at all, and a finished one is not computed again.
 
 Sources: "GFN2-xTB: An Accurate and Broadly Parametrized Self-Consistent Tight-Binding Quantum Chemical Method with
 Multipole Electrostatics and Density-Dependent Dispersion Contributions" (2019); geometries of the G2 set in ASE.
@@ -39,14 +39,14 @@ PARTS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class XTBSettings:
-    """What a generated set is made of.
+    """Settings of a generated set.
 
     Attributes:
         molecules: Names in ASE's G2 set.
         temperatures: Of the thermostat, in K.
         train: Trajectories and frames in each, of every molecule at every temperature.
-        val: The same for validation.
-        test: The same for the test.
+        val: Trajectories and frames for validation.
+        test: Trajectories and frames for the test.
         timestep: Of the dynamics, in fs.
         interval: Steps between frames.
         equilibration: Steps before the first frame.
@@ -141,7 +141,7 @@ def _run(settings: XTBSettings, molecule: str, temperature: float, part: str, nu
 def generate(
     settings: XTBSettings | None = None, cache_dir: str | Path | None = None, progress: bool = True
 ) -> dict[str, torch.Tensor]:
-    """All frames of a set, trajectories that are in the cache taken from there.
+    """Make all frames of a set; trajectories in the cache are read from there.
 
     The same settings give the same numbers on the same kind of machine.
 
@@ -196,7 +196,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_out(parser, "the .safetensors file to write", required=True)
     add_cache_dir(parser)
     parser.add_argument("--molecules", nargs="+", default=list(MOLECULES), help="names in ASE's G2 set")
-    parser.add_argument("--temperatures", nargs="+", type=float, default=list(XTBSettings.temperatures), help="in K")
+    parser.add_argument(
+        "--temperatures", nargs="+", type=float, default=list(XTBSettings.temperatures), help="temperatures in K"
+    )
     for part in PARTS:
         help_ = f"trajectories and frames in each of the {part} part"
         parser.add_argument(f"--{part}", nargs=2, type=int, default=list(getattr(XTBSettings, part)), help=help_)

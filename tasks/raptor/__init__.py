@@ -1,1 +1,1 @@
-"""Raptors: distillation of a vision transformer into recurrent blocks, and its studies."""
+"""Raptors: distillation of a vision transformer into recurrent blocks, and studies of it."""

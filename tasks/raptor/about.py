@@ -18,10 +18,8 @@ room = Room(
     speed={"raptor": f"{HERE}.speed:raptor"},
     commands=(
         Command(
-            "raptor study", "evaluation", f"{HERE}.study", "train students of several sizes beside shallow networks"
+            "raptor study", "evaluation", f"{HERE}.study", "compare students of several sizes with shallow networks"
         ),
-        Command(
-            "raptor report", "evaluation", f"{HERE}.report", "figures of a teacher's depth, its phases, and a Raptor"
-        ),
+        Command("raptor report", "evaluation", f"{HERE}.report", "figures of a teacher, its phases, and a Raptor"),
     ),
 )

@@ -1,4 +1,4 @@
-"""Activations of a teacher on the images of another data module, kept in files."""
+"""Activations of a teacher on the images of another data module, stored in files."""
 
 import copy
 import hashlib
@@ -35,7 +35,7 @@ def load_vit(
         checkpoint: Or those in this file, for example `model.safetensors` of a finished fit.
 
     Raises:
-        ValueError: The model is no `VisionTransformer`, or the file's weights do not fit it.
+        ValueError: The model is not a `VisionTransformer`, or the file's weights do not fit it.
         FileNotFoundError: There is no such file.
     """
     if checkpoint and not Path(checkpoint).is_file():
@@ -60,8 +60,8 @@ def fingerprint(model: torch.nn.Module) -> str:
 class ActivationCache:
     """States and labels of images in one memory-mapped file, which is filled batch by batch.
 
-    `states.bin` holds (N, layers, tokens, dim), `rows.json` what it is and how many rows are done: written after the
-    rows have reached the disk, so that an interrupted run goes on where it stopped.
+    `states.bin` holds (N, layers, tokens, dim). `rows.json` describes it and counts the finished rows. It is written
+    after the rows have reached the disk, so that an interrupted run continues where it stopped.
 
     Args:
         folder: Where the files are.
@@ -71,7 +71,7 @@ class ActivationCache:
         max_gb: Most that the file may take, in 10^9 bytes.
 
     Raises:
-        ValueError: The states would take more than `max_gb` or than is free, or the folder holds others.
+        ValueError: The states need more space than `max_gb` or than is free, or the folder holds other states.
     """
 
     def __init__(
@@ -191,15 +191,15 @@ class TeacherActivations(ZooData):
         teacher_pretrained: Take its published weights.
         teacher_checkpoint: Or those in this file.
         cache_dir: Folder of the files.
-        max_gb: Most that the file of a part may take, in 10^9 bytes.
+        max_gb: Largest size of the file of a part, in 10^9 bytes.
         dtype: "float32" or "float16" of the file.
         num_images: Only the first of each part, after shuffling; all by default.
-        order_seed: Of the shuffling.
+        order_seed: Seed of the shuffling.
         layers: Which states a batch has, 0 being the embedded tokens; all by default. A student of fewer layers, for
             example a shallow network that jumps from phase to phase, learns from these.
         batch_size: Images in a batch, on each device.
         num_workers: Processes that read batches.
-        device: Where the teacher runs; a GPU where there is one by default.
+        device: Where the teacher runs; by default on a GPU, if there is one.
 
     Raises:
         ValueError: See `ActivationCache`; or `layers` do not increase from 0 to at most the teacher's depth.
@@ -238,7 +238,7 @@ class TeacherActivations(ZooData):
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
 
     def prepare_data(self) -> None:
-        """Fetch the images and compute what is not in the files yet; by one process of a machine."""
+        """Fetch the images and compute missing states; in one process per machine."""
         self.source.prepare_data()
         self._fill()
 

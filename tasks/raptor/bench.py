@@ -1,4 +1,4 @@
-"""Raptor against its teacher: what `blockzoo bench raptor` runs."""
+"""Comparison of Raptor with its teacher, for `blockzoo bench raptor`."""
 
 import argparse
 from functools import partial
@@ -50,4 +50,4 @@ def _suite(args: argparse.Namespace) -> Rows:
 
 
 SUITES = {"raptor": Suite("Raptors against their teachers in timm", _suite)}
-"""By name behind `blockzoo bench`."""
+"""By name after `blockzoo bench`."""

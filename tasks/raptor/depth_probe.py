@@ -1,8 +1,8 @@
-"""The depth probe of "Block-Recurrent Dynamics in Vision Transformers" (2025) on NYUv2: a linear head over bins.
+"""Depth probe of "Block-Recurrent Dynamics in Vision Transformers" (2025) on NYUv2: a linear head over bins.
 
 Tokens of a frozen backbone are classified into bins of depth, whose expectation is the depth. What differs from the
-authors' code: pixels without a valid depth are left out of the classification too, where that code trains one real
-bin for them (it labels them 255 and ignores another number).
+authors' code: pixels without a valid depth are left out of the classification too. That code labels them 255 but
+ignores another number, so it trains a real bin for them.
 """
 
 import torch
@@ -41,7 +41,7 @@ def depth_to_bins(
 
 
 def center_pad(x: torch.Tensor, multiple: int = 14) -> torch.Tensor:
-    """Pad the last two axes with zeros to the next multiple, half on either side, the odd pixel at the end."""
+    """Pad the last two axes with zeros to the next multiple, half on each side, with an odd pixel at the end."""
     pads: list[int] = []
     for size in reversed(x.shape[-2:]):
         total = -size % multiple
@@ -59,7 +59,7 @@ def eigen_mask(depth: torch.Tensor, min_depth: float = 1e-3, max_depth: float = 
 
 
 class DepthProbe(nn.Module):
-    """A linear layer over patch tokens beside the class token, upsampled first.
+    """Depth head: a linear layer over upsampled patch tokens, each together with the class token.
 
     Args:
         embed_dim: Channels of a token.

@@ -97,7 +97,7 @@ def coherence(states: torch.Tensor) -> torch.Tensor:
 
 
 def update_coherence(states: torch.Tensor) -> torch.Tensor:
-    """The same for the directions of the angular updates u_{l+1} - u_l: (L,)."""
+    """Coherence of the directions of the angular updates u_{l+1} - u_l: (L,)."""
     return coherence(_unit(states).diff(dim=1))
 
 
@@ -132,8 +132,8 @@ def dmd(states: torch.Tensor, rank: int, first: int = 0, last: int | None = None
         last: Last layer of the phase, counted from 1; all by default.
 
     Returns:
-        `eigenvalues` of A, complex, by falling magnitude; `residual` ||Y - U A U' X|| / ||Y||; and `identity`, the same
-        for a map that changes nothing, to compare with.
+        `eigenvalues` of A, complex, by falling magnitude; `residual` ||Y - U A U' X|| / ||Y||; and `identity`, the
+        residual of the identity map, for comparison.
 
     Raises:
         ValueError: The phase or the rank is out of range.
@@ -158,12 +158,12 @@ def dmd(states: torch.Tensor, rank: int, first: int = 0, last: int | None = None
 
 
 def angular_basins(states: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Whether final directions gather by class, and since when: each (L + 1,).
+    """Measure from which layer on directions gather by class: each result is (L + 1,).
 
     - "accuracy": share of directions u_l whose nearest class mean of u_L, by cosine, is their own class's.
     - "ratio": mean angle to the own class's mean direction at layer l over the mean angle between those of two classes;
-      small when classes have basins of their own. Not a number where all directions agree, as class tokens do in front
-      of the first layer.
+      small when classes have basins of their own. Not a number if all directions agree, as those of class tokens do
+      before the first layer.
 
     Args:
         states: (B, L + 1, 1, dim), usually of the class token; more tokens are averaged as directions.
@@ -189,12 +189,12 @@ def perturb(x: torch.Tensor, strength: float, generator: torch.Generator | None 
 
 
 def self_correction(clean: torch.Tensor, perturbed: torch.Tensor, layer: int) -> dict[str, torch.Tensor]:
-    """How the angle between two runs evolves after a perturbation.
+    """Measure how the angle between two runs changes after a perturbation.
 
     Args:
         clean: (B, L + 1, tokens, dim).
-        perturbed: The same, changed from layer `layer` on.
-        layer: Where it was perturbed.
+        perturbed: States of the perturbed run, of the same shape; they differ from layer `layer` on.
+        layer: The layer of the perturbation.
 
     Returns:
         Means over images and tokens: "angle" (L + 1,); "ratio" (L + 1 - layer,), a token's angle over its value at
@@ -221,7 +221,7 @@ def perturbed_run(
         states: The clean run (B, L + 1, tokens, dim).
         layer: Layers before the perturbation.
         strength: See `perturb`.
-        seed: Of the noise.
+        seed: Seed of the noise.
     """
     x = perturb(states[:, layer], strength, torch.Generator().manual_seed(seed))
     run = [*states[:, :layer].unbind(1), x]

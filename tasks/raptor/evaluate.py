@@ -15,7 +15,7 @@ __all__ = ["evaluate_raptor"]
 
 @torch.no_grad()
 def evaluate_raptor(model: Any) -> tuple[float, list[tuple[str, str]]]:
-    """Accuracy on 200 test images of CIFAR-10, and sections (heading, HTML) about the way there."""
+    """Accuracy on 200 test images of CIFAR-10, and sections (heading, HTML) about the network's states."""
     images, x, labels = cifar10_sample(model)
     states = torch.stack(model.forward_trajectory(x), 1)
     probabilities = model.forward_head(model.vit.norm(states[:, -1])).softmax(-1)

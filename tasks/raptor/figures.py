@@ -28,7 +28,7 @@ def draw_groups(
     Args:
         axis: Of matplotlib.
         values: (n,) by group.
-        ylabel: What they are.
+        ylabel: Name of the values.
         boundaries: The last layer of each phase but the final one.
         start: Layer of the first value.
     """
@@ -57,7 +57,7 @@ def draw_correction(
     ylabel: str = "angle / angle when perturbed",
     total: int | None = None,
 ) -> None:
-    """Angle to the clean run after a perturbation at each of several layers; below 1 the network corrects itself."""
+    """Draw the angle to the clean run after perturbations at several layers; below 1, the network corrects itself."""
     for layer, ratio in ratios.items():
         axis.plot(range(layer, layer + len(ratio)), ratio.tolist(), marker=".", label=f"at layer {layer}")
     axis.axhline(1, color="0.6", linewidth=1)

@@ -1,4 +1,4 @@
-"""The kernels of blocks that are applied again, as `blockzoo bench kernels` measures them: sizes, floors and peers."""
+"""Cases of the kernels of recurrent blocks for `blockzoo bench kernels`: sizes, floors and peers."""
 
 import importlib.util
 from typing import Any

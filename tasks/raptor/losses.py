@@ -37,7 +37,7 @@ class TokenLoss:
     mean cosine. "cosine_published" has the plus of the authors' code, which pushes states apart; no model was trained
     so.
 
-    Groups that a teacher lacks are left out of "weighted", and the other weights raised to the same sum.
+    Groups that a teacher lacks are left out of "weighted"; the other weights are scaled up to the same sum.
 
     Args:
         kind: See above.
@@ -80,7 +80,7 @@ class TokenLoss:
 
 
 def free_running_loss(block: nn.Module, states: torch.Tensor, first: int, loss: TokenLoss) -> torch.Tensor:
-    """One block on its own outputs from the first state on, the loss averaged over steps; gradients pass through all.
+    """Loss of one block on its own outputs from the first state on, averaged over steps; gradients pass through all.
 
     Args:
         block: A `RecurrentBlock`.
@@ -108,7 +108,7 @@ def teacher_forced_loss(block: RecurrentBlock, states: torch.Tensor, first: int,
 
 
 def joint_loss(model: Raptor, states: torch.Tensor, loss: TokenLoss) -> torch.Tensor:
-    """The whole model on its own outputs from the embedded tokens on, averaged over the layers.
+    """Loss of the whole model on its own outputs from the embedded tokens on, averaged over the layers.
 
     Args:
         model: A Raptor of L layers.

@@ -1,4 +1,4 @@
-r"""A report on a vision transformer, and on a Raptor of it, as dynamical systems: numbers, figures and a page.
+r"""Write a report on a vision transformer and its Raptor as dynamical systems: numbers, figures and a page.
 
     blockzoo raptor report --teacher vit_small_patch16_224 --pretrained --out report
     blockzoo raptor report --teacher vit_tiny_patch16_224 --teacher-kwargs '{"img_size": 32}' \
@@ -60,7 +60,7 @@ def _images(
 
 
 def _normalisation(args: argparse.Namespace, student: Any) -> tuple[Sequence[float], Sequence[float]]:
-    """Mean and deviation of channels: as given, else as the student was trained, else as timm's weights want."""
+    """Mean and deviation of channels: as given, else those of the student's training, else those of timm's weights."""
     cfg = timm.get_pretrained_cfg(args.teacher.removeprefix("timm:"))
     of_timm: dict[str, Any] = {} if cfg is None else {"mean": cfg.mean, "std": cfg.std}
     found = {**of_timm, **({} if student is None else student.pretrained_cfg)}
@@ -86,7 +86,7 @@ def analyse(
     strength: float = 0.1,
     rank: int = 8,
 ) -> dict[str, Any]:
-    """All quantities of one network.
+    """Compute all quantities of one network.
 
     Args:
         states: (B, L + 1, tokens, dim).
@@ -99,7 +99,7 @@ def analyse(
         rank: Of the dynamic mode decomposition; lower where the data have a lower rank.
 
     Returns:
-        Tensors and numbers by name, by group of tokens where there is one.
+        Tensors and numbers by name; some are by group of tokens.
     """
     groups = dynamics.group_slices(num_prefix_tokens, class_token)
     depth = states.shape[1] - 1
@@ -162,7 +162,7 @@ def _draw(found: dict[str, Any], boundaries: Sequence[int], folder: Path, prefix
 
 
 def _plain(value: Any) -> Any:
-    """Tensors and numbers as what JSON knows; what is no number becomes null."""
+    """Convert tensors and numbers to JSON's types; values that are not numbers become null."""
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, torch.Tensor):
@@ -197,7 +197,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pretrained", action="store_true", help="take its published weights")
     parser.add_argument("--checkpoint", help="or those in this file")
     parser.add_argument("--student", help="folder of a finished fit of a Raptor")
-    parser.add_argument("--images", help="folder of classes of images (default: packaged CIFAR-10 images)")
+    parser.add_argument("--images", help="folder of images by class (default: packaged CIFAR-10 images)")
     parser.add_argument("--mean", type=float, nargs=3, help="mean of the channels (default: the student's or timm's)")
     parser.add_argument("--std", type=float, nargs=3, help="deviation of the channels (default: as for --mean)")
     parser.add_argument("--limit", type=int, default=200, help="number of images (default: 200)")

@@ -1,7 +1,8 @@
-"""Phases of a network's layers: how far layers are apart, and where to cut.
+"""Segmentation of a network's layers into phases: distances between layers, and where to cut.
 
-Source: "Block-Recurrent Dynamics in Vision Transformers" (2025) and the notebook of the authors' code. Boundaries are
-those that `blockzoo.create_model("raptor", boundaries=...)` takes: the last layer of each phase but the final one,
+Source: "Block-Recurrent Dynamics in Vision Transformers" (2025) and the notebook of the authors' code.
+    `blockzoo.create_model("raptor", boundaries=...)` takes these boundaries: the last layer of each phase but the final
+    one,
 counted from 1.
 """
 
@@ -35,7 +36,7 @@ class LayerDistance:
 
     For each image and layer there are two vectors, the class token and the mean of the patch tokens, registers left
     out; distance is 1 minus their cosine, the mean over images and the two vectors (the authors' choice). Without a
-    class token the patches alone count.
+    class token, only the patches count.
 
     Args:
         num_prefix_tokens: Tokens before the patches.
@@ -99,7 +100,7 @@ def cut_value(D: np.ndarray, side: np.ndarray) -> float:
 
 
 def _max_cut(D: np.ndarray) -> tuple[float, np.ndarray]:
-    """The best cut over all 2^(n-1) assignments; of equals, the first in lexicographic order."""
+    """The best cut over all 2^(n-1) assignments; if several are equal, the first in lexicographic order."""
     n = len(D)
     if n > 25:
         raise ValueError(f"an exhaustive cut of {n} layers takes 2**{n - 1} steps; use method='dp' or 'bisect'")
@@ -128,10 +129,10 @@ def _max_cut(D: np.ndarray) -> tuple[float, np.ndarray]:
 
 
 def recursive_max_cut(D: Any, eps: float, min_size: int = 2) -> list[np.ndarray]:
-    """The authors' segmentation: cut in two by exhaustive max-cut, again and again.
+    """The authors' segmentation: repeated exhaustive max-cut into two clusters.
 
     The cluster with the largest gain is cut next, the first of equals; both parts of a cut get its value as their gain.
-    Nothing makes the clusters contiguous, and `min_size` keeps a part from being cut, not from being small.
+    The clusters need not be contiguous. `min_size` prevents small parts from being cut, but parts can still be small.
 
     Args:
         D: Distances between the layers (n, n).
@@ -143,7 +144,7 @@ def recursive_max_cut(D: Any, eps: float, min_size: int = 2) -> list[np.ndarray]
         Indices of each cluster, from 0; a cut leaves the part with the first layer in its place and appends the other.
 
     Raises:
-        ValueError: `D` is no symmetric matrix, or has more than 25 layers.
+        ValueError: `D` is not a symmetric matrix, or has more than 25 layers.
     """
     matrix = _checked(D)
     clusters = [np.arange(len(matrix))]
@@ -185,7 +186,7 @@ def segment_layers(D: Any, k: int, method: Literal["bisect", "dp"] = "dp", min_s
         The k - 1 boundaries.
 
     Raises:
-        ValueError: `D` is no symmetric matrix, the method is unknown, or k phases of `min_size` layers are too many;
+        ValueError: `D` is not a symmetric matrix, the method is unknown, or k phases of `min_size` layers are too many;
             "bisect" may also get stuck with phases too short to be cut.
     """
     matrix = _checked(D)

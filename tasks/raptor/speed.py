@@ -12,7 +12,7 @@ __all__ = ["raptor"]
 
 
 def raptor() -> SpeedCase:
-    """A ViT-S in timm against a deployed Raptor of two blocks, which is another function by design."""
+    """A ViT-S in timm against a deployed Raptor of two blocks; the two compute different functions by design."""
     teacher = timm.create_model("vit_small_patch16_224").eval()
     ours = blockzoo.create_model("raptor", teacher="vit_small_patch16_224", blocks=2, mlp="gelu").deploy()
     x = torch.randn(1, 3, 224, 224)

@@ -1,18 +1,18 @@
-"""How much of a teacher survives in how many blocks: Raptors, and shallow networks of as many parameters.
+"""Train Raptors with several numbers of blocks, and compare them with shallow networks of the same size.
 
     blockzoo raptor study --out runs/raptor_study
 
 For each seed and number of blocks k, a Raptor goes through both stages of training, the configs `--first` and
 `--joint`, with phases from the teacher's own layers (`blockzoo.tasks.raptor.segmentation`, method "dp"). A "shallow"
-network has the same k blocks, each applied once, and is trained the same way, to jump from phase end to phase end.
-Further arguments go to both fits. Results lie in the folder, a JSON file for each network: what is there is not
-repeated, and several processes may share the work (`--seeds`, `--blocks`). `summary.json` and the printed table have
-what has been done so far; `raptor3.json` and so on are the reports of `blockzoo.tasks.app.seeds` for `publish`.
+network has the same k blocks, each applied once, and is trained in the same way, to map the start of a phase to its
+end. Further arguments go to both fits. The folder gets a JSON file for each network. Finished networks are not
+repeated, and several processes can share the work (`--seeds`, `--blocks`). `summary.json` and the printed table show
+the finished networks; `raptor3.json` and so on are the reports of `blockzoo.tasks.app.seeds` for `publish`.
 
-What is measured, on test images whose states are in the cache: accuracy with the teacher's head as it is; accuracy of
-a linear probe, which is a logistic regression on class token and mean patch behind the final norm, fitted alike for all
-to training images; R² of the last layer's states, and the mean over layers (for a shallow network over phase ends);
-share of the teacher's accuracy of the probe. Nothing is chosen by a test metric.
+On test images whose states are in the cache, the study measures: the accuracy with the teacher's own head; the accuracy
+of a linear probe, a logistic regression on class token and mean patch after the final norm, fitted in the same way for
+all networks; the share of the teacher's probe accuracy; and R² of the last layer's states, and its mean over layers
+(for a shallow network, over phase ends). No test metric selects anything.
 """
 
 import argparse
@@ -41,7 +41,7 @@ FIGURES = ("acc", "probe", "share", "r2_last", "r2_mean")
 
 
 def token_features(norm: torch.nn.Module, states: torch.Tensor, num_prefix_tokens: int) -> torch.Tensor:
-    """Class token beside the mean patch behind the final norm: (B, tokens, dim) to (B, 2 dim)."""
+    """Class token and mean patch after the final norm, concatenated: (B, tokens, dim) to (B, 2 dim)."""
     x = norm(states)
     return torch.cat([x[:, 0], x[:, num_prefix_tokens:].mean(1)], 1)
 
@@ -53,8 +53,8 @@ def fit_probe(
 
     Args:
         train: Features (N, F) and labels (N,).
-        test: The same.
-        weight_decay: Half of it times the squared weights is added to the mean loss.
+        test: Features (N, F) and labels (N,).
+        weight_decay: The mean loss gets half of this times the squared weights.
     """
     x, y = train[0].double(), train[1]
     mean, std = x.mean(0), x.std(0).clamp_min(1e-12)
@@ -124,7 +124,7 @@ def _options(kind: str, blocks: int, seed: int, context: dict[str, Any], folder:
 
 
 def _train(kind: str, blocks: int, seed: int, context: dict[str, Any], args: Any, more: list[str]) -> dict[str, Any]:
-    """Both stages; the test metrics of the second and the folder of its run."""
+    """Train both stages; returns the test metrics of the second and the folder of its run."""
     name = f"{kind}{blocks}_seed{seed}"
     options = [*more, *_options(kind, blocks, seed, context, args.out / "runs")]
     naming = "--trainer.logger.init_args.name"
@@ -230,7 +230,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train what is not trained yet, then print and write the summary."""
+    """Train the missing networks, then print and write the summary."""
     if args.images < 1 or min(args.blocks) < 1:
         raise ValueError(f"--images {args.images} and --blocks {args.blocks} must be positive")
     args.out = Path(args.out)

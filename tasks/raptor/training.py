@@ -1,4 +1,4 @@
-"""Training of Raptor: block by block, jointly, and linear probes.
+"""Training of Raptors (block by block, then jointly) and of linear probes.
 
 Source: "Block-Recurrent Dynamics in Vision Transformers" (2025) and the trainer of the authors' code.
 """
@@ -30,7 +30,7 @@ __all__ = ["LayerR2", "LinearProbe", "RaptorDistillation"]
 
 
 class LayerR2(torchmetrics.Metric):
-    """R² of each layer's states over everything seen: 1 - squared error / squared deviation of the target's channels.
+    """Metric: R² of each layer's states over all batches: 1 - squared error / squared deviation of the target.
 
     It is `blockzoo.tasks.raptor.dynamics.layer_r2(weighted=True)`, over batches.
 
@@ -66,7 +66,7 @@ class LayerR2(torchmetrics.Metric):
 
 
 class RaptorDistillation(Task):
-    """Train a Raptor to follow its teacher from layer to layer.
+    """Task that trains a Raptor to reproduce its teacher's states, layer by layer.
 
     Batches are those of `blockzoo.tasks.raptor.activations.TeacherActivations`, whose teacher's embedding, final norm
     and head the model takes over and keeps.
@@ -85,15 +85,15 @@ class RaptorDistillation(Task):
         loss: See `TokenLoss`.
         token_weights: Of class token, registers and patches, for "weighted".
         last_weighted: In the first stage, "weighted" for the last block alone and "mse" for others, as published.
-        anneal_fraction: Part of the run in which r falls.
+        anneal_fraction: Share of the run in which r falls.
         train_blocks: Indices of the blocks that the first stage trains; all by default.
         block_checkpoints: Files that the blocks start from, such as `model.safetensors` of the first stage: one for all
             blocks, or one for each.
-        decay_all: Weight decay on all parameters, as published, instead of weights alone.
+        decay_all: Weight decay on all parameters, as published, instead of only weights.
         **kwargs: See `Task`. The schedule is the authors', with `warmup_fraction` and `min_lr_ratio`.
 
     Raises:
-        ValueError: An argument is out of range, the model is no Raptor, or the teacher does not fit it.
+        ValueError: An argument is out of range, the model is not a Raptor, or the teacher does not fit it.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class RaptorDistillation(Task):
             self.acc = nn.ModuleDict({name: torchmetrics.classification.MulticlassAccuracy(**args_) for name in names})
 
     def setup(self, stage: str) -> None:
-        """Take the teacher's embedding, norm and head over."""
+        """Copy the teacher's embedding, norm and head."""
         teacher = getattr(getattr(self.trainer, "datamodule", None), "teacher", None)
         if teacher is None:
             return
@@ -185,7 +185,7 @@ class RaptorDistillation(Task):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """In the first stage, clip each block's norm alone."""
+        """In the first stage, clip the gradients of each block by their own norm."""
         if self.stage_name == "joint" or not gradient_clip_val or gradient_clip_algorithm == "value":
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
             return
@@ -252,7 +252,7 @@ class RaptorDistillation(Task):
         self._log_r2("test")
 
     def predict_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> dict[str, torch.Tensor]:
-        """R² of each sample's last layer (B,), and which samples they are (B,)."""
+        """R² of each sample's last layer (B,), and the indices of the samples (B,)."""
         states = batch["states"]
         last = self.model.forward_trajectory(states[:, 0])[-1]
         target = states[:, -1]
@@ -276,10 +276,10 @@ def _load_blocks(model: Raptor, paths: list[str]) -> None:
 
 
 class LinearProbe(Classification):
-    """Train a classifier on a frozen image model, for example a Raptor or its teacher.
+    """Task that trains a classifier on a frozen image model, for example a Raptor or its teacher.
 
     Args:
-        backbone_checkpoint: File of the model's weights; those of its classifier are left out.
+        backbone_checkpoint: File of the model's weights; its classifier is left out.
         **kwargs: See `Classification`.
 
     Raises:
@@ -304,12 +304,12 @@ class LinearProbe(Classification):
         self.train()
 
     def setup(self, stage: str) -> None:
-        """See `Classification.setup`; Lightning's warning of modules in eval mode is meant for others."""
+        """See `Classification.setup`; hides Lightning's warning about modules in eval mode, which is intended here."""
         super().setup(stage)
         warnings.filterwarnings("ignore", "Found .* in eval mode at the start of training")
 
     def train(self, mode: bool = True) -> "LinearProbe":
-        """Train the classifier alone: the backbone stays in eval mode, so that its statistics do not change."""
+        """Train only the classifier: the backbone stays in eval mode, so that its statistics do not change."""
         super().train(mode)
         heads = self.model.get_classifier()
         self.model.eval()

@@ -17,11 +17,11 @@ __all__ = ["SeriesAnomaly"]
 
 
 class SeriesAnomaly(SeriesTask):
-    """Reconstruct windows of a normal series; where the error is large on another one, it is anomalous.
+    """Task that finds anomalies: it learns to reconstruct a normal series, and a large error means an anomaly.
 
     Batches are those of `blockzoo.tasks.series.anomaly_files.AnomalyFiles`. Loss and `mse` are over observed values. A
-    step's score is the squared error of standardised values, averaged over channels. Steps that the data's dates leave
-    out have no score and count nowhere, neither in a threshold nor as calm steps. Logged in a test:
+    step's score is the squared error of standardised values, averaged over channels. Steps that are missing from the
+    data's dates get no score, and do not count in thresholds and metrics. Logged in a test:
 
     - `auroc` and `auprc` of the scores, without a threshold;
     - `precision`, `recall` and `f1` of steps above a threshold that flags `anomaly_ratio` per cent of all steps, those

@@ -1,4 +1,4 @@
-"""Series with anomalies to find: a training part taken for normal, a test part with a label for each step."""
+"""Data for finding anomalies: a normal training part, and a test part with a label for each step."""
 
 from dataclasses import replace
 from importlib.resources import files
@@ -32,17 +32,17 @@ class AnomalyFiles(ZooData):
         test_path: The test part.
         label_path: 1 for each anomalous test step, 0 for the others: `.npy`, or `.csv` whose last column it is.
         label_column: Instead of `label_path`: the column of `test_path` with the labels.
-        ignore: Columns of the tables that are no channels, such as an index or the label of the training part.
+        ignore: Columns of the tables that are not channels, such as an index or the label of the training part.
         seq_len: Steps of a window.
         val_fraction: Share of the training part, at its end, that is held out.
         stride: Steps from one training window to the next.
-        eval_stride: The same for scores; by default windows do not overlap, but for a last one that ends with the
-            series. Where windows overlap, a step's score is the mean over them.
+        eval_stride: Steps from one window to the next for scores. By default, windows do not overlap, except the last
+            one, which ends with the series. If windows overlap, a step's score is the mean over them.
         batch_size: Windows in a batch, on each device.
         num_workers: Processes that prepare batches.
-        date_column: Column of the dates of the tables. No window looks across a step that the dates leave out, and
-            such a step has neither a score nor a label. Tables without it, or None: rows are consecutive steps.
-        date_format: This and what follows: how the tables are read, see `read_table`.
+        date_column: Column of the dates of the tables. No window spans a step that is missing from the dates, and such
+            a step has neither a score nor a label. Tables without it, or None: rows are consecutive steps.
+        date_format: This and the following options say how the tables are read, see `read_table`.
         delimiter: Between cells.
         missing_values: Further cells that stand for missing values.
         irregular: "fill", "error" or "ignore".
@@ -113,7 +113,7 @@ class AnomalyFiles(ZooData):
         return train, test, anomalous
 
     def setup(self, stage: str) -> None:
-        """Read, standardise and cut; the same whatever the stage."""
+        """Read, standardise and cut, for every stage."""
         if self.datasets:
             return
         train, test, label = self.read()

@@ -10,7 +10,7 @@ def time_warp(x: torch.Tensor, mask: torch.Tensor, length: torch.Tensor) -> tupl
     """Resample each series linearly to a new length, first and last step kept.
 
     Args:
-        x: Series, (B, T, C), zero behind each one's last step.
+        x: Series, (B, T, C), zero after the last step of each.
         mask: 1 where a step is real, (B, T); the real steps come first.
         length: New number of steps of each series, (B,), from 2 to T.
 
@@ -31,7 +31,7 @@ def time_warp(x: torch.Tensor, mask: torch.Tensor, length: torch.Tensor) -> tupl
 
 
 class SeriesAugment:
-    """Random changes of a training batch that leave the class alone; each is off at 0. Padded steps stay zero.
+    """Random changes of a training batch that keep the class; each is off at 0. Padded steps stay zero.
 
     Args:
         num_classes: Classes, for the targets.

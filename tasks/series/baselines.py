@@ -1,4 +1,4 @@
-"""What simple methods reach on series, with the same windows, masks and metrics as the models.
+"""Metrics of simple methods on series, with the same windows, masks and metrics as the models.
 
 With statsmodels installed (`pip install 'blockzoo[forecast]'`), forecasts of many series are also compared with
 exponential smoothing chosen by AICc and with the Theta method.
@@ -72,7 +72,7 @@ def autocorrelation(values: np.ndarray, lags: int) -> np.ndarray:
 def strongest_period(values: np.ndarray, dates: np.ndarray | None = None) -> int:
     """Steps of the season of a series: the lag at which its changes repeat themselves.
 
-    A season of the calendar is preferred where its autocorrelation is significant. Else it is the first of the lags
+    A season of the calendar is preferred if its autocorrelation is significant. Otherwise, it is the first of the lags
     that are nearly as good as the best, judged by the mean autocorrelation of a lag and its double and triple.
 
     Args:
@@ -80,7 +80,7 @@ def strongest_period(values: np.ndarray, dates: np.ndarray | None = None) -> int
         dates: Of the steps; None if there are none.
 
     Returns:
-        The period; 1 where no lag up to a third of the series is significant.
+        The period; 1 if no lag up to a third of the series is significant.
     """
     longest = len(values) // 3
     if longest < 2:
@@ -289,7 +289,7 @@ def measure(task: Any, data: Any, args: argparse.Namespace) -> Scores:
     """Scores of the methods that belong to a task on series; see `SeriesTask.baselines`.
 
     Raises:
-        ValueError: `--period` is no number of steps, or the data has no test part.
+        ValueError: `--period` is not a number of steps, or the data has no test part.
     """
     if args.period is not None and args.period < 1:
         raise ValueError(f"--period {args.period} must be at least 1")

@@ -89,4 +89,4 @@ SUITES = {
         ("batch_size", "compile", "device", "model_args"),
     )
 }
-"""By name behind `blockzoo bench`."""
+"""By name after `blockzoo bench`."""

@@ -18,7 +18,7 @@ _SPAN = {"second": 59, "minute": 59, "hour": 23, "weekday": 6, "day": 30, "yeard
 
 
 def calendar_features(dates: np.ndarray, time_freq: str) -> np.ndarray:
-    """Where dates stand within minute, hour, day, week, month and year, each feature from -0.5 (first) to 0.5 (last).
+    """Calendar features: places of dates in the minute, hour, day, week, month and year, from -0.5 to 0.5 (last).
 
     Features by frequency, in this order, which published weights rely on: "m" month; "w" day of the month, ISO week;
     "d" weekday (from Monday), day of the month, day of the year; "h" hour before those; "t" minute before those; "s"
@@ -69,7 +69,7 @@ def time_freq_of(dates: np.ndarray) -> str:
 
 
 def calendar_seasons(dates: np.ndarray) -> tuple[int, ...]:
-    """Steps of the day, the week and the year, as far as they are whole and more than one.
+    """Numbers of steps in a day, a week and a year; only whole numbers above one.
 
     Args:
         dates: At least two, datetime64 (N,), in equal steps; months may differ in length, and weekends may be left out.

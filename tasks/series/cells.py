@@ -1,4 +1,4 @@
-"""Cells of tables: the numbers in them, and what stands for a missing one."""
+"""Cells of tables: how numbers and missing values are read."""
 
 import math
 import re

@@ -1,4 +1,4 @@
-"""Which columns of a table are read: dates, channels, and what is neither; tables that are no single series."""
+"""Choice of a table's columns: dates, channels, and columns to ignore."""
 
 import re
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ def guessed_date_column(header: Sequence[str], column: str | None) -> str | None
 
 
 def date_column_of(source: Source, column: str | None) -> tuple[str | None, str | None]:
-    """The column of dates, and a column without a name that is no channel.
+    """Find the column of dates, and a nameless column that is not a channel.
 
     Raises:
         ValueError: A column without a name neither counts the rows nor holds the dates.
@@ -62,7 +62,7 @@ def channel_columns(
 
 
 def refuse_long(path: str, source: Source, dates: np.ndarray, date_column: str) -> None:
-    """Refuse a table in which several series stand one below the other."""
+    """Refuse a table that holds several series, one below the other."""
     if (np.diff(dates).astype(np.int64) > 0).all():
         return
     distinct = len(np.unique(dates))

@@ -40,7 +40,7 @@ class ShortSeries:
 
 
 class _Cuts(Dataset[dict[str, torch.Tensor]]):
-    """One window of each series: the past before a cut, and the steps behind it."""
+    """One window of each series: the past before a cut, and the steps after it."""
 
     def __init__(self, series: list[ShortSeries], seq_len: int, pred_len: int, period: int, reach: int = 0) -> None:
         self.series, self.seq_len, self.pred_len, self.reach = series, seq_len, pred_len, reach
@@ -76,11 +76,11 @@ class _Cuts(Dataset[dict[str, torch.Tensor]]):
 class ManySeries(ZooData):
     """Windows of many series, one of each in an epoch.
 
-    A sample has `x` and `mask` (seq_len, 1), the last steps before a cut, zeros in front of a short series' first;
-    `y` and `y_mask` (pred_len, 1), the steps behind it; `index`; and in evaluation `scale`, the series' `mase_scale`,
-    and sMAPE and MASE of Naive 2 on it. Values are in the series' own units. Training cuts are random, not further
-    from the end than `reach` horizons. Validation forecasts the last horizon of the training part, which training then
-    never sees as a target; test forecasts what comes behind the training part.
+    A sample has `x` and `mask` (seq_len, 1), the last steps before a cut, zeros before the first step of a short
+    series; `y` and `y_mask` (pred_len, 1), the steps after it; `index`; and in evaluation `scale`, the series'
+    `mase_scale`, and sMAPE and MASE of Naive 2 on it. Values are in the series' own units. Training cuts are random,
+    not further from the end than `reach` horizons. Validation forecasts the last horizon of the training part, which
+    training then never sees as a target; test forecasts the steps after the training part.
 
     Args:
         pred_len: The horizon.
@@ -115,7 +115,7 @@ class ManySeries(ZooData):
         """The series as they were published."""
 
     def setup(self, stage: str) -> None:
-        """Read and cut; the same whatever the stage."""
+        """Read and cut, for every stage."""
         if self.datasets:
             return
         series = self.read()
@@ -227,7 +227,7 @@ class CSVShortSeries(ManySeries):
         period: Steps of a season, for MASE and Naive 2; by default the calendar's shortest, 1 without dates.
         columns: Series to read; by default all columns but the date.
         date_column: Column of the dates; None for none.
-        date_format: Their format, if it is not found by itself.
+        date_format: Format of the dates, if it is not recognised.
         delimiter: Between cells.
         missing_values: Further cells that stand for missing values.
         decimal: "." or ",".

@@ -21,7 +21,7 @@ class CSVSeries(ZooData):
     """Windows over a multivariate series, by the protocol of the long-term forecasting literature.
 
     Rows are split in the order of time; channels are standardised by the training part's observed values only. Missing
-    values are masked, never dropped: samples then carry masks (see `Windows`), and how many there are is said.
+    values are masked, never dropped: samples then have masks (see `Windows`), and their number is printed.
 
     Args:
         path: A CSV file with a header and a row for each step; see `read_table`, also for the next options.
@@ -30,7 +30,7 @@ class CSVSeries(ZooData):
             channels.
         columns: Channels to read; by default all but the date.
         date_column: Column of the dates; None for none.
-        date_format: Their format, if it is not found by itself.
+        date_format: Format of the dates, if it is not recognised.
         delimiter: Between cells.
         missing_values: Further cells that stand for missing values.
         irregular: "fill", "error" or "ignore".
@@ -116,7 +116,7 @@ class CSVSeries(ZooData):
         return replace(table, columns=names, values=table.values[:, order])
 
     def setup(self, stage: str) -> None:
-        """Read, split, standardise and cut; the same whatever the stage."""
+        """Read, split, standardise and cut, for every stage."""
         if self.datasets:
             return
         table = self.table = self.read()

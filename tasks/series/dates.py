@@ -40,7 +40,7 @@ def parse_dates(
         Dates, datetime64[ms] (rows,), in UTC if they have offsets, and the offsets in minutes, int64 (rows,), or None.
 
     Raises:
-        ValueError: A text is no date like the first one; the message names its line.
+        ValueError: A text is not a date in the format of the first one; the message names its line.
     """
     first = str(cells.iloc[0]).strip()
     iso = _ISO.fullmatch(first) if date_format is None else None
@@ -158,5 +158,5 @@ def _one_date(text: str, date_format: str) -> tuple[np.datetime64, int | None] |
 
 
 def offset_text(minutes: int) -> str:
-    """An offset from UTC as it stands behind a date, such as "+01:00"."""
+    """An offset from UTC in the form that follows a date, such as "+01:00"."""
     return f"{'-' if minutes < 0 else '+'}{abs(minutes) // 60:02}:{abs(minutes) % 60:02}"

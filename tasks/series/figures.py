@@ -16,7 +16,7 @@ BLUE, ORANGE, GREEN, GREY, RED = "#0072B2", "#D55E00", "#009E73", "#8a8a8a", "#C
 
 
 def typical(errors: torch.Tensor, count: int) -> list[int]:
-    """Indices of the errors (N,) at evenly spread quantiles from 0.1 to 0.9, so that the choice flatters nobody."""
+    """Indices of the errors (N,) at evenly spread quantiles from 0.1 to 0.9, so that the choice is fair."""
     order = errors.argsort()
     return [int(order[int(q * (len(order) - 1))]) for q in torch.linspace(0.1, 0.9, count).tolist()]
 
@@ -34,16 +34,16 @@ def draw_forecasts(
     references: Sequence[torch.Tensor] | None = None,
     reference_name: str = "seasonal naive",
 ) -> Figure:
-    """Series with what came and what was forecast, one panel each.
+    """Draw series with their true future and the forecasts, one panel for each.
 
     Args:
         contexts: The past of each series, (steps,), NaN where a value is missing.
-        futures: What came, (pred_len,), likewise.
+        futures: True future of each series, (pred_len,), NaN where a value is missing.
         forecasts: (S, pred_len) of S seeds: their median, the band from their least to their largest value, and from
             five seeds on that of their quartiles.
         titles: Of the panels.
         references: Another forecast of each, (pred_len,).
-        reference_name: What it is.
+        reference_name: Name of that forecast.
     """
     columns = min(2, len(titles))
     figure, axes = _figure(-(-len(titles) // columns), columns, 5.2, 2.4)
@@ -73,7 +73,7 @@ def draw_forecasts(
 def draw_imputations(
     x: torch.Tensor, hidden: torch.Tensor, output: torch.Tensor, names: Sequence[str], title: str = ""
 ) -> Figure:
-    """Channels of one window: what was shown, what was hidden, and what was filled in.
+    """Draw channels of one window: observed values, hidden values, and the reconstruction.
 
     Args:
         x: Values, (steps, C), NaN where missing from the data.

@@ -15,16 +15,16 @@ __all__ = ["SeriesImputation"]
 
 
 class SeriesImputation(SeriesTask):
-    """Reconstruct values that are hidden from the model, from the others.
+    """Task that fills gaps: it reconstructs hidden values from the observed ones.
 
     Batches are those of `blockzoo.tasks.series.windows.Windows` without targets. Of the observed values, each is hidden
-    with a probability; values missing from the data stay missing and count nowhere. Loss and metrics are over hidden
-    values alone: `mse` and `mae` of standardised ones and `mae_units`, means over the rates; of each rate by itself
-    `mse_RATE` and so on. What is hidden in evaluation depends on the sample and `mask_seed` only.
+    with a probability; values missing from the data stay missing and do not count. Loss and metrics are only over
+    hidden values: `mse` and `mae` of standardised ones and `mae_units`, means over the rates; of each single rate
+    `mse_RATE` and so on. In evaluation, the hidden values depend only on the sample and `mask_seed`.
 
     Args:
         mask_rates: Probabilities; training draws one for each sample, evaluation goes through all of them.
-        mask_seed: Of evaluation.
+        mask_seed: Seed of evaluation.
         **kwargs: See `Task`.
 
     Raises:

@@ -161,10 +161,10 @@ BASELINES = {"naive": naive, "seasonal naive": seasonal_naive, "Naive 2": naive2
 
 
 def point_adjust(predicted: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-    """Take every anomalous stretch in which at least one step is detected for detected as a whole.
+    """Point adjustment: if one step of an anomalous stretch is detected, count the whole stretch as detected.
 
-    This is how the anomaly benchmarks are scored in the literature. It flatters: one lucky step in a long stretch
-    counts as much as all of it, and random scores do well; show the plain scores beside it.
+    This is how the anomaly benchmarks are scored in the literature. It is too optimistic: one lucky step in a long
+    stretch counts as much as all of it, and random scores do well. Show the plain scores beside it.
 
     Args:
         predicted: Whether a step is detected, bool (steps,).

@@ -1,4 +1,4 @@
-"""TimesNet's block in the plain formulation, to measure ours against.
+"""TimesNet's block in the plain formulation, as the reference of benchmarks.
 
 The equations of "TimesNet" (2023), section 3.2, step by step: every period folds the padded series anew, six parallel
 convolutions run on the image, their outputs are stacked and averaged, and the periods are read on the host. It shares

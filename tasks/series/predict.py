@@ -1,4 +1,4 @@
-"""Forecasts, filled gaps and anomaly scores for a CSV file of one's own."""
+"""Forecasts, filled gaps and anomaly scores for a user's CSV file."""
 
 import argparse
 import csv
@@ -40,8 +40,8 @@ def add_table_arguments(parser: argparse.ArgumentParser) -> None:
     table = parser.add_argument_group("tables of series, for models that forecast, fill gaps or find anomalies")
     table.add_argument("--columns", nargs="+", metavar="NAME", help="the columns to read (default: all but the date)")
     table.add_argument("--date-column", help="column of the dates (default: date, if there is one)")
-    table.add_argument("--date-format", help="their format, as in datetime.strptime, if it is not found by itself")
-    table.add_argument("--delimiter", help="between cells (this and what follows: as the model's own data was read)")
+    table.add_argument("--date-format", help="format of the dates, as in datetime.strptime, if it is not recognised")
+    table.add_argument("--delimiter", help="delimiter of cells (default for this and the next: as in the model's data)")
     table.add_argument("--missing-values", nargs="+", metavar="CELL", help="further cells that mean a missing value")
     table.add_argument("--irregular", choices=("fill", "error", "ignore"), help="what to do about uneven dates")
     table.add_argument("--decimal", help="the decimal mark, '.' or ','")
@@ -169,7 +169,7 @@ def fill(model: Any, table: SeriesTable) -> np.ndarray:
 def score(model: Any, table: SeriesTable) -> np.ndarray:
     """Anomaly scores of the steps of a table: mean squared error of standardised channels, (steps, 1 or columns).
 
-    No window looks across steps that the table leaves out; these have no score, NaN.
+    No window spans steps that are missing from the table; these have the score NaN.
     """
     columns = len(table.columns) if model.in_chans == 1 else 1
     found = np.full((len(table.values), columns), np.nan)
@@ -177,7 +177,7 @@ def score(model: Any, table: SeriesTable) -> np.ndarray:
     for number in range(stretches.max(initial=-1) + 1):
         rows = np.flatnonzero(stretches == number)
         first, stop = int(rows[0]), int(rows[-1]) + 1
-        low = max(0, min(first, stop - model.seq_len))  # a short stretch is seen behind missing values
+        low = max(0, min(first, stop - model.seq_len))  # a short stretch is seen after missing values
         values = np.where(np.arange(low, stop)[:, None] < first, np.nan, table.values[low:stop])
         dates = None if table.local is None else table.local[low:stop]
         starts = [start + first - low for start in _starts(model, stop - first)]
@@ -298,7 +298,7 @@ def classify(model: Any, x: torch.Tensor, mask: torch.Tensor, batch_size: int = 
 
 
 def predict_classes(model: Any, files: list[str], args: argparse.Namespace) -> int:
-    """Classify the series of a .ts or CSV file; print the likeliest class of each.
+    """Classify the series of a .ts or CSV file; print the most likely class of each.
 
     Raises:
         ValueError: There are several files, or the series do not fit the model.

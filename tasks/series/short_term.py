@@ -23,7 +23,7 @@ class SeriesShortTerm(SeriesTask):
     """Forecast the horizon of many series of one frequency.
 
     Batches are those of `blockzoo.tasks.series.competition.ManySeries`. Logged in evaluation are `smape` (per cent),
-    `mase`, the same of Naive 2 as `naive2_smape` and `naive2_mase`, and `owa` against these, means over all series of a
+    `mase`, those of Naive 2 as `naive2_smape` and `naive2_mase`, and `owa` against these, means over all series of a
     stage at once; series whose past never changes have no MASE and are left out of it and of OWA's MASE part.
     `blockzoo.tasks.series.report` combines the frequencies of M4.
 

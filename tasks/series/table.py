@@ -1,4 +1,4 @@
-"""Tables of series: a file with a row for each step, read so that every problem has a line and a column."""
+"""Reading of tables of series: a row for each step; error messages name the line and the column."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -167,15 +167,15 @@ def read_table(
         delimiter: Between cells; a first line such as `sep=;` names another one.
         missing_values: Cells that stand for missing values beside `MISSING`, such as "-9999".
         irregular: What to do where the distance of dates is not the usual one: "fill" adds steps without values where
-            rows are left out (and refuses dates between the steps); "error" refuses; "ignore" takes rows as they stand
-            for consecutive steps, even repeated or unsorted ones.
+            rows are left out (and refuses dates between the steps); "error" refuses; "ignore" takes the rows as
+            consecutive steps in the file's order, even with repeated or unsorted dates.
         decimal: "." or ",".
         thousands: Character between groups of three digits; None for none.
         encoding: Of the text; by default UTF-8, or UTF-16 with a byte order mark.
         optional_date: Read a file without dates if it has no column for the default `date_column`.
 
     Raises:
-        ValueError: The file is not like that; the message names the line and the column.
+        ValueError: The file has another form; the message names the line and the column.
         FileNotFoundError: There is no such file.
     """
     reading = Reading(

@@ -1,4 +1,4 @@
-"""What the tasks on series share: calls of the model, masked errors, checks against the data."""
+"""Base class of the tasks on series: calls of the model, masked errors, checks against the data."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -22,7 +22,7 @@ def masked_mean(values: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.
 
 
 class SeriesTask(Task):
-    """A task whose metrics are means over all observed values of a stage, whatever the batches.
+    """Base class of tasks whose metrics are means over all observed values of a stage, for any batch size.
 
     Args:
         *args: See `Task`.
@@ -39,10 +39,10 @@ class SeriesTask(Task):
         self.register_buffer("offset", torch.zeros(self.num_targets), persistent=False)
 
     def setup(self, stage: str) -> None:
-        """Check that data and model fit, and take over the units of the channels.
+        """Check that data and model fit, and copy the units of the channels.
 
         Raises:
-            ValueError: They do not; the message says which option to change.
+            ValueError: They do not fit; the message says which option to change.
         """
         data = getattr(self.trainer, "datamodule", None)
         if stage == "fit" and data is not None and data.datasets and "val" not in data.datasets:

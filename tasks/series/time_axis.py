@@ -1,4 +1,4 @@
-"""The time axis of a series: the usual distance of dates, a grid of equal steps, the dates behind and before.
+"""The time axis of a series: the usual distance of dates, a grid of equal steps, the dates after and before.
 
 Steps count months where every date is at the same place of its month, working days where weekends are left out, else
 milliseconds. All functions take and return arrays.
@@ -76,7 +76,8 @@ def grid_of(path: str, column: str, dates: np.ndarray, lines: np.ndarray, irregu
         irregular: See `blockzoo.tasks.series.table.read_table`.
 
     Raises:
-        ValueError: Dates repeat, go back, stand between the steps, or leave out so many that one is probably wrong.
+        ValueError: Dates repeat, go back, are between the steps, or leave out so many steps that a date is probably
+            wrong.
     """
     steps, size = _steps(dates)
     odd = np.diff(steps) != size

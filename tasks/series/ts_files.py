@@ -44,7 +44,7 @@ class SeriesSet:
         return len(self.labels)
 
     def padded(self, seq_len: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """All series as one array, zero behind each series' last step.
+        """All series as one array, zero after each series' last step.
 
         Args:
             seq_len: Steps of the result; at least the longest series.
@@ -67,8 +67,7 @@ class SeriesSet:
 def read_ts(path: str | Path, class_names: tuple[str, ...] | None = None) -> SeriesSet:
     """Read one `.ts` file.
 
-    Missing values (`?`, `NaN`) are put on the line between their neighbours, time stamps are ignored, and labels may be
-    of several words.
+    Missing values (`?`, `NaN`) are interpolated linearly, time stamps are ignored, and labels may have several words.
 
     Args:
         path: The file.
@@ -115,7 +114,7 @@ def read_ts(path: str | Path, class_names: tuple[str, ...] | None = None) -> Ser
 
 
 def _channel(text: str) -> list[float]:
-    """Values of a channel; missing ones lie on the line between their neighbours."""
+    """Values of a channel; missing ones are interpolated linearly."""
     cells = [cell.strip() for cell in re.findall(r"\([^()]*,([^(),]*)\)", text) if "(" in text] or text.split(",")
     values = np.array([np.nan if cell.strip().lower() in ("?", "nan", "") else float(cell) for cell in cells])
     seen = ~np.isnan(values)

@@ -38,7 +38,7 @@ class UEASeries(ZooData):
         test_path: The test part, `NAME_TEST.ts`.
         seq_len: Padded length; the longest series by default.
         val_fraction: Share of the training part, by class, that is held out for validation; 0 for none.
-        split_seed: Of that choice.
+        split_seed: Seed of that split.
         batch_size: Series in a batch, on each device.
         num_workers: Processes that prepare batches.
 
@@ -72,7 +72,7 @@ class UEASeries(ZooData):
         return train, read_ts(self.test_path, train.class_names)
 
     def setup(self, stage: str) -> None:
-        """Read, split and standardise; the same whatever the stage."""
+        """Read, split and standardise, for every stage."""
         if self.datasets:
             return
         train, test = self.read()
@@ -108,7 +108,7 @@ class UEASeries(ZooData):
 
 
 class JapaneseVowels(UEASeries):
-    """Speakers by two vowels: 270 training and 370 test series, 12 channels, 7 to 29 steps, 9 classes; packaged.
+    """Nine speakers of two vowels: 270 training and 370 test series, 12 channels, 7 to 29 steps; packaged.
 
     Source: "Multidimensional Curve Classification Using Passing-Through Regions" (1999), through the UCI and UEA
     archives (CC BY 4.0). Arguments as for `UEASeries`.

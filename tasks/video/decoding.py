@@ -20,7 +20,7 @@ _SEEK_FROM = 64
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a file's first video stream holds.
+    """Facts about the first video stream of a file.
 
     Attributes:
         frames: Number of frames.
@@ -36,7 +36,7 @@ class VideoInfo:
 
 
 def require_pyav() -> Any:
-    """PyAV's module.
+    """Import PyAV.
 
     Raises:
         MissingPackageError: It is not installed; the message says how to install it.
@@ -77,7 +77,7 @@ def probe(path: str | Path) -> VideoInfo:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is no video, has no frames, or is damaged; the message names it.
+        ValueError: The file is not a video, has no frames, or is damaged; the message names it.
         ImportError: PyAV is not installed.
     """
     with _Opened(path) as (container, stream):
@@ -127,7 +127,7 @@ def _jump(container: Any, stream: Any, first: int) -> int | None:
     """Go to the last key frame before `first` if that is far and frames come at a constant rate.
 
     Returns:
-        The number of the next frame, None where its time stamp tells.
+        The number of the next frame; None if its time stamp gives it.
     """
     rate, base = stream.average_rate, stream.time_base
     if first < _SEEK_FROM or not rate or not stream.frames or stream.duration is None or stream.guessed_rate != rate:

@@ -21,7 +21,7 @@ Sampling = Literal["dense", "uniform"]
 
 
 class ClipNormalize:
-    """Bytes to what a model wants: frames (T, C, H, W), uint8 -> (C, T, H, W), float32, standardised.
+    """Convert bytes to a model's input: frames (T, C, H, W), uint8 -> (C, T, H, W), float32, standardised.
 
     Args:
         mean: Mean of each channel, over 255.
@@ -64,7 +64,7 @@ def clip_augmentation(
 
 @dataclass(frozen=True)
 class ClipForm:
-    """How clips are taken from a video: the same when a model is trained, tested and used.
+    """How clips are taken from a video, in the same way in training, tests and predictions.
 
     Attributes:
         num_frames: Frames of a clip.
@@ -92,14 +92,14 @@ class ClipForm:
 
     @classmethod
     def of_cfg(cls, cfg: Mapping[str, Any], num_clips: int = 5) -> "ClipForm":
-        """The form that weights want.
+        """The form that weights expect.
 
         Args:
             cfg: The model's `pretrained_cfg`.
             num_clips: Clips of a video for weights that do not say how many.
 
         Raises:
-            ValueError: The weights want something else than RGB.
+            ValueError: The weights do not take RGB.
         """
         chans, num_frames, height, width = cfg["input_size"]
         if chans != 3:
@@ -132,7 +132,7 @@ class ClipForm:
 
     @property
     def normalize(self) -> ClipNormalize:
-        """From bytes to what the model takes."""
+        """The conversion from bytes to the model's input."""
         return ClipNormalize(self.mean, self.std)
 
     def read(self, path: Path, clip: int | None) -> torch.Tensor:
@@ -204,11 +204,11 @@ class _Clips(Dataset[dict[str, torch.Tensor]]):
 
 
 class Videos(ZooData):
-    """What folders and lists of videos share.
+    """Base class of data modules for folders and lists of videos.
 
-    What is None is what the model wants: its configuration within a trainer or after `match`; without a model the
-    defaults that are named here. What was used is stored with the weights, and `blockzoo predict` reads videos in that
-    form.
+    Options that are None follow the model's configuration, within a trainer or after `match`; without a model, they
+    have the defaults below. The values that were used are stored with the weights, and `blockzoo predict` reads videos
+    in the same way.
 
     Args:
         num_frames: Frames of a clip; without a model 16.
@@ -270,7 +270,7 @@ class Videos(ZooData):
         self.match({})
 
     def match(self, cfg: dict[str, Any], trained: bool = True) -> None:
-        """Take frames, stride, size, mean and deviation from a model's configuration where none was given."""
+        """Take frames, stride, size, mean and deviation from a model's configuration, unless they are given."""
         _, frames, *sizes = cfg.get("input_size") or (3, 16, 160, 160)
         side = min(sizes) if self._img_size is None else self._img_size
         found = {key: cfg[key] for key in ("frame_stride", "mean", "std", "crop_pct") if cfg.get(key) is not None}
@@ -294,7 +294,7 @@ class Videos(ZooData):
 
 
 class VideoFolder(Videos):
-    """Videos in folders by class: `root/train/CLASS/*.mp4`, `root/val/CLASS/*.mp4`, and `root/test` where there is one.
+    """Videos in folders by class: `root/train/CLASS/*.mp4`, `root/val/CLASS/*.mp4`, and optionally `root/test`.
 
     Samples are `x` (3, num_frames, img_size, img_size), `label`, `index` (of the clip) and `video` (which video a clip
     belongs to). In training, every epoch takes one random clip of each video, changed in the same way on all frames; in

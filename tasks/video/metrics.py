@@ -1,4 +1,4 @@
-"""Accuracy over videos of which several clips are seen."""
+"""Accuracy over videos, from the predictions for several clips of each."""
 
 from typing import Any
 
@@ -11,11 +11,11 @@ __all__ = ["VideoAccuracy"]
 
 
 class VideoAccuracy(Metric):
-    """Share of videos whose right class is among the `top_k` likeliest by the mean probability of their clips.
+    """Share of videos whose correct class is among the `top_k` most likely, by the mean probability of their clips.
 
     Args:
         num_classes: Classes.
-        top_k: Likeliest classes that count.
+        top_k: Number of most likely classes that count as correct.
     """
 
     full_state_update = False

@@ -14,9 +14,9 @@ __all__ = ["inputs_of", "predict"]
 
 
 def predict(model: Any, files: list[str], args: argparse.Namespace) -> int:
-    """Classify videos by the views that the weights were tested with, whose probabilities are averaged.
+    """Classify videos by the mean probabilities over the views that the weights were tested with.
 
-    Weights that do not say how clips are taken see five clips of each video; see `classify_files`.
+    If the weights do not say how clips are taken, five clips of each video are used; see `classify_files`.
     """
     require_pyav()
     form = ClipForm.of_cfg(model.pretrained_cfg)
@@ -29,7 +29,7 @@ def inputs_of(model: Any, path: str | Path, count: int) -> dict[str, torch.Tenso
     Args:
         model: The model, whose configuration says how clips are taken.
         path: The folder, or one video.
-        count: Most clips that are taken.
+        count: Largest number of clips.
 
     Raises:
         ValueError: There are no videos, or one cannot be read.
