@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -142,7 +141,7 @@ class SeriesTable:
 
 
 def read_table(
-    path: str | Path,
+    path: Any,
     columns: Sequence[str] | None = None,
     date_column: str | None = "date",
     date_format: str | None = None,
@@ -157,7 +156,8 @@ def read_table(
     """Read a table: a header, then a row for each step, in the order of time.
 
     Args:
-        path: A CSV file, compressed by gzip, bzip2 or xz or not, or a Parquet file.
+        path: A CSV file, packed or not (gzip, bzip2, xz, zip, zstd), a Parquet, Arrow or Excel file (its first sheet);
+            or a DataFrame of pandas or polars, or a table of pyarrow.
         columns: Channels to read; by default all but the date. Other columns may hold anything. A column without a name
             that counts the rows is left out.
         date_column: Name of the column of dates; None if there is none. If there is no column `date`, the default takes
@@ -181,10 +181,10 @@ def read_table(
     reading = Reading(
         date_column, date_format, delimiter, tuple(missing_values), irregular, decimal, thousands, encoding
     )
-    name = str(path)
-    source = open_source(name, reading.delimiter, reading.decimal, reading.thousands, reading.encoding)
+    source = open_source(path, reading.delimiter, reading.decimal, reading.thousands, reading.encoding)
     blank = blank_cells(reading.missing_values)
     _load(source, columns, date_column, blank)
+    name = source.path
     date_column, unnamed = date_column_of(source, date_column)
     if optional_date and date_column == "date" and "date" not in source.header:
         date_column = None
@@ -192,7 +192,7 @@ def read_table(
     values = source.numbers(wanted, blank)
     lines = source.lines
     if not len(lines):
-        raise ValueError(f"{path}: no rows below the header")
+        raise ValueError(f"{name}: no rows below the header")
     table = SeriesTable(tuple(wanted), values, None, lines, path=name)
     if date_column is None:
         return table
@@ -236,7 +236,7 @@ def _on_grid(table: SeriesTable, column: str, irregular: Irregular) -> SeriesTab
     return replace(table, values=values, dates=whole, lines=lines, offsets=offsets)
 
 
-def read_header(path: str | Path, delimiter: str = ",", encoding: str | None = None) -> list[str]:
+def read_header(path: Any, delimiter: str = ",", encoding: str | None = None) -> list[str]:
     """Names of the columns of a table, see `read_table`."""
     reading = Reading(delimiter=delimiter, encoding=encoding)
     return open_source(path, reading.delimiter, encoding=encoding).header

@@ -70,7 +70,7 @@ class SeriesTask(Task):
 
     def call_model(self, batch: dict[str, torch.Tensor], mask: torch.Tensor | None = None) -> torch.Tensor:
         """The model's output (B, steps, C) for a batch, with the batch's mask unless another one is given."""
-        inputs = {key: batch[key] for key in ("mask", "time_features") if key in batch}
+        inputs = {key: batch[key] for key in ("mask", "time_features", "known", "static") if key in batch}
         if mask is not None:
             inputs["mask"] = mask
         output: torch.Tensor = self.model(batch["x"], **inputs)

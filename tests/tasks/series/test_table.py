@@ -1,6 +1,9 @@
 """Tables of series: every problem is named by line and column, nothing is dropped, dates make a grid."""
 
+import bz2
 import gzip
+import lzma
+import zipfile
 
 import numpy as np
 import pytest
@@ -263,3 +266,57 @@ def test_options_that_mean_nothing_are_refused(options, said):
     with pytest.raises(ValueError) as caught:
         Reading(**options)
     assert said in str(caught.value)
+
+
+def test_every_form_of_a_table_gives_the_same_series(tmp_path):
+    pandas, pa = pytest.importorskip("pandas"), pytest.importorskip("pyarrow")
+    pytest.importorskip("openpyxl")
+    frame = pandas.DataFrame({"ds": pandas.date_range("2024-01-31", periods=5, freq="D"), "a": [1.5, 2, None, 4, -9]})
+    frame["b"] = [1, 2, 3, 4, 5]
+    text = frame.to_csv(index=False).encode()
+    frame.to_parquet(tmp_path / "s.parquet")
+    frame.to_excel(tmp_path / "s.xlsx", index=False)
+    frame.to_feather(tmp_path / "s.feather")
+    table = pa.Table.from_pandas(frame)
+    with pa.OSFile(str(tmp_path / "s.arrows"), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+        writer.write_table(table)
+    (tmp_path / "s.csv.zst").write_bytes(pa.Codec("zstd").compress(text, asbytes=True))
+    (tmp_path / "s.csv.bz2").write_bytes(bz2.compress(text))
+    (tmp_path / "s.csv.xz").write_bytes(lzma.compress(text))
+    with zipfile.ZipFile(tmp_path / "s.zip", "w") as archive:
+        archive.writestr("inner/s.csv", text)
+    sources = [*sorted(tmp_path.iterdir()), frame, frame.set_index("ds"), table]
+    assert len(sources) == 11
+    for source in sources:
+        found = read_table(source, missing_values=["-9"])
+        assert found.columns == ("a", "b") and found.missing == {"a": 2}, source
+        np.testing.assert_array_equal(found.values[:, 1], [1, 2, 3, 4, 5])
+        assert str(found.dates[-1])[:10] == "2024-02-04" and found.date_texts()[0] == "2024-01-31 00:00:00"
+    with zipfile.ZipFile(tmp_path / "s.zip", "a") as archive:
+        archive.writestr("t.csv", text)
+    with pytest.raises(ValueError, match=r"s.zip: 2 files are packed in it \(inner/s.csv, t.csv\)"):
+        read_table(tmp_path / "s.zip")
+
+
+def test_tables_in_memory_that_do_not_fit_are_named():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"date": ["2024-01-01", "2024-01-02"], "a": [1.0, np.inf]})
+    with pytest.raises(ValueError, match="DataFrame, line 2, column 'a': inf is not finite"):
+        read_table(frame)
+    with pytest.raises(ValueError, match="DataFrame, line 2, column 'a': 'x' is not a finite number"):
+        read_table(frame.assign(a=["1", "x"]))
+    with pytest.raises(TypeError, match="a table is the name of a file or a DataFrame, not list"):
+        read_table([[1, 2]])
+    zoned = frame.assign(a=1, date=pandas.date_range("2024-10-26", periods=2, freq="D", tz="Europe/Berlin"))
+    assert read_table(zoned).date_texts() == ["2024-10-26 00:00:00+02:00", "2024-10-27 00:00:00+02:00"]
+
+
+def test_a_damaged_file_of_every_form_is_named(tmp_path):
+    pytest.importorskip("pyarrow")
+    for name, start in (("s.parquet", b"PAR1"), ("s.feather", b"ARROW1\0\0"), ("s.csv.zst", b"\x28\xb5\x2f\xfd")):
+        (tmp_path / name).write_bytes(start + b"garbage" * 20)
+        with pytest.raises(ValueError, match=name):
+            read_table(tmp_path / name)
+    (tmp_path / "s.xls").write_bytes(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(100))
+    with pytest.raises(ValueError, match="s.xls: an Excel file of before 2007"):
+        read_table(tmp_path / "s.xls")
