@@ -47,8 +47,9 @@ class SeriesForecasting(SeriesTask):
         self.log_mean(f"{stage}/loss", loss, count, prog_bar=True)
         if stage != "train":
             error = forecast - target
-            self.log_errors(stage, error, mask)
-            squared, count = masked_mean((error * self.targets(self.unit)).square(), mask)
+            unit = self.units_of(batch)[0]
+            self.log_errors(stage, error, mask, unit=unit)
+            squared, count = masked_mean((error * self.targets(unit)).square(), mask)
             self.log_mean(f"{stage}/mse_units", squared, count)
         if stage == "test" and len(self.test_examples) < 4:
             kept = {"x": self.targets(batch["x"]), "y": target, "forecast": forecast, "index": batch["index"]}
@@ -80,13 +81,26 @@ class SeriesForecasting(SeriesTask):
         self.test_examples = []
 
     def predict_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> dict[str, torch.Tensor]:
-        """Forecasts in the channels' units (B, pred_len, targets), and the row of each input's first step (B,)."""
-        return {"index": batch["index"], "forecast": self.targets(self.call_model(batch) * self.unit + self.offset)}
+        """Forecasts in the channels' units (B, pred_len, targets), and the row of each input's first step (B,).
+
+        With many series also the number of each one's series (B,).
+        """
+        unit, offset = self.units_of(batch)
+        found = {"index": batch["index"], "forecast": self.targets(self.call_model(batch) * unit + offset)}
+        return {**found, "series": batch["series"]} if "series" in batch else found
+
+    def _known_series(self, data: Any, number: int) -> tuple[str, tuple[str, ...], np.ndarray, list[Any]]:
+        """Name, targets' names, their values (steps, targets) and the dates or steps of a series of the test part."""
+        names = getattr(data.datasets.get("predict", data.datasets.get("test")), "names", None)
+        table = data.table if names is None else data.tables[names[number]]
+        first = len(table.columns) - self.num_targets
+        keys = [*range(len(table.values))] if table.dates is None else table.date_texts()
+        return names[number] if names else table.path, table.columns[first:], table.values[:, first:], keys
 
     def write_predictions(self, batches: list[dict[str, torch.Tensor]], path: Path) -> Path:
         """Write forecasts with dates, names and truth: a CSV file with a row for each step of each channel.
 
-        Its columns are `series` (the file), `window` (row of the input's first step), `date` (or `step`, a row of the
+        Its columns are `series` (its name, or the file), `window` (row of the input's first step), `date` (or `step`, a row of the
         series), `channel`, `forecast` and `truth`, empty where it is not known; values are in the channels' units.
 
         Args:
@@ -97,19 +111,20 @@ class SeriesForecasting(SeriesTask):
             The file that was written.
         """
         data: Any = getattr(self.trainer, "datamodule", None)
-        table = getattr(data, "table", None)
-        if table is None:
+        if getattr(data, "table", None) is None:
             return super().write_predictions(batches, path)
-        names = table.columns[len(table.columns) - self.num_targets :]
-        truth = table.values[:, len(table.columns) - self.num_targets :]
-        keys = [*range(len(truth))] if table.dates is None else table.date_texts()
-        rows: list[list[Any]] = [["series", "window", "step" if table.dates is None else "date", "channel", "forecast",
-                                  "truth"]]  # fmt: skip
+        dated = data.table.dates is not None
+        rows: list[list[Any]] = [["series", "window", "date" if dated else "step", "channel", "forecast", "truth"]]
+        shown: dict[int, tuple[str, tuple[str, ...], np.ndarray, list[Any]]] = {}
         for batch in batches:
-            for start, forecast in zip(batch["index"].tolist(), batch["forecast"].tolist(), strict=True):
+            owners = batch.get("series", torch.zeros_like(batch["index"])).tolist()
+            for owner, start, forecast in zip(owners, batch["index"].tolist(), batch["forecast"].tolist(), strict=True):
+                if owner not in shown:
+                    shown[owner] = self._known_series(data, owner)
+                series, names, truth, keys = shown[owner]
                 for step, values in enumerate(forecast, start=start + data.seq_len):
                     for name, value, known in zip(names, values, truth[step].tolist(), strict=True):
-                        rows.append([table.path, start, keys[step], name, value, "" if np.isnan(known) else known])
+                        rows.append([series, start, keys[step], name, value, "" if np.isnan(known) else known])
         path.parent.mkdir(parents=True, exist_ok=True)
         written = path.with_name(f"{path.name}.csv")
         write_csv(written, rows)

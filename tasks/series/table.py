@@ -1,6 +1,6 @@
 """Tables of series: a file with a row for each step, read so that every problem has a line and a column."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, cast
 
@@ -18,7 +18,7 @@ from blockzoo.tasks.series.dates import offset_text
 from blockzoo.tasks.series.table_files import Source, open_source
 from blockzoo.tasks.series.time_axis import Irregular, clock_dates, future_dates, grid_of, past_dates, repeated_hours
 
-__all__ = ["Reading", "SeriesTable", "read_header", "read_table"]
+__all__ = ["Reading", "SeriesTable", "read_header", "read_series", "read_table"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Reading:
     decimal: str = "."
     thousands: str | None = None
     encoding: str | None = None
+    id_column: str | None = "unique_id"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "missing_values", tuple(self.missing_values))
@@ -64,6 +65,7 @@ class SeriesTable:
         path: The file.
         offsets: Minutes from `dates` to the local clock, int64 (steps,); None where `dates` are the local clock.
         zoned: Whether the file gives offsets from UTC.
+        labels: Texts of columns that hold one value for the whole series, by column.
     """
 
     columns: tuple[str, ...]
@@ -74,6 +76,7 @@ class SeriesTable:
     path: str = field(default="", compare=False)
     offsets: np.ndarray | None = None
     zoned: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @property
     def local(self) -> np.ndarray | None:
@@ -86,6 +89,22 @@ class SeriesTable:
     def never_observed(self) -> list[str]:
         """Columns without a single value."""
         return [name for name, empty in zip(self.columns, np.isnan(self.values).all(0), strict=True) if empty]
+
+    def take(self, columns: Sequence[str]) -> "SeriesTable":
+        """The table with some of its columns, in the order given."""
+        places = [self.columns.index(name) for name in columns]
+        return replace(self, columns=tuple(columns), values=self.values[:, places])
+
+    def trimmed(self) -> "SeriesTable":
+        """The steps up to the last at which any channel has a value."""
+        seen = np.flatnonzero(~np.isnan(self.values).all(1))
+        return self.rows(0, int(seen[-1]) + 1) if len(seen) else self
+
+    def rows(self, start: int, stop: int) -> "SeriesTable":
+        """The steps from `start` to before `stop`."""
+        part = slice(start, stop)
+        dates, offsets = (None if axis is None else axis[part] for axis in (self.dates, self.offsets))
+        return replace(self, values=self.values[part], lines=self.lines[part], dates=dates, offsets=offsets)
 
     def future(self, count: int) -> "SeriesTable":
         """The next `count` steps, without values; offsets stay those of the last step.
@@ -151,15 +170,16 @@ def read_table(
     decimal: str = ".",
     thousands: str | None = None,
     encoding: str | None = None,
+    id_column: str | None = "unique_id",
     optional_date: bool = False,
 ) -> SeriesTable:
-    """Read a table: a header, then a row for each step, in the order of time.
+    """Read a table of one series: a header, then a row for each step, in the order of time.
 
     Args:
         path: A CSV file, packed or not (gzip, bzip2, xz, zip, zstd), a Parquet, Arrow or Excel file (its first sheet);
             or a DataFrame of pandas or polars, or a table of pyarrow.
-        columns: Channels to read; by default all but the date. Other columns may hold anything. A column without a name
-            that counts the rows is left out.
+        columns: Channels to read; by default all but the date and the series' name. Other columns may hold anything. A
+            column without a name that counts the rows is left out.
         date_column: Name of the column of dates; None if there is none. If there is no column `date`, the default takes
             the one that is named as in `DATE_NAMES`, or has no name and holds dates.
         date_format: As in `datetime.strptime`; by default ISO 8601 and a few unambiguous formats are tried on the first
@@ -172,6 +192,7 @@ def read_table(
         decimal: "." or ",".
         thousands: Character between groups of three digits; None for none.
         encoding: Of the text; by default UTF-8, or UTF-16 with a byte order mark.
+        id_column: Column with the name of the series that a row belongs to; it need not be there by the default name.
         optional_date: Read a file without dates if it has no column for the default `date_column`.
 
     Raises:
@@ -179,35 +200,126 @@ def read_table(
         FileNotFoundError: There is no such file.
     """
     reading = Reading(
-        date_column, date_format, delimiter, tuple(missing_values), irregular, decimal, thousands, encoding
+        date_column, date_format, delimiter, tuple(missing_values), irregular, decimal, thousands, encoding, id_column
     )
+    found = _read(path, reading, columns, (), optional_date)
+    if len(found) > 1:
+        raise ValueError(
+            f"{next(iter(found.values())).path} and {len(found) - 1} more by column {reading.id_column!r}, where one "
+            "series is expected"
+        )
+    return next(iter(found.values()))
+
+
+def read_series(
+    path: Any,
+    reading: Reading,
+    columns: Sequence[str] | None = None,
+    label_columns: Sequence[str] = (),
+    optional_date: bool = False,
+) -> dict[str, SeriesTable]:
+    """Read a table of many series, each with its own steps, one below the other or in turns ("long" format).
+
+    Args:
+        path: See `read_table`.
+        reading: How to read it; `id_column` names the series of each row. A file without it holds one series.
+        columns: Channels to read; by default all but the date, the series' name and `label_columns`.
+        label_columns: Columns with one text or number for each series as a whole.
+        optional_date: See `read_table`.
+
+    Returns:
+        The series by name, in the order in which they begin; one series without a name is called "".
+
+    Raises:
+        ValueError: The file is not like that; the message names the line, the series and the column.
+        FileNotFoundError: There is no such file.
+    """
+    return _read(path, reading, columns, label_columns, optional_date)
+
+
+def _read(
+    path: Any, reading: Reading, columns: Sequence[str] | None, label_columns: Sequence[str], optional_date: bool
+) -> dict[str, SeriesTable]:
     source = open_source(path, reading.delimiter, reading.decimal, reading.thousands, reading.encoding)
-    blank = blank_cells(reading.missing_values)
-    _load(source, columns, date_column, blank)
-    name = source.path
-    date_column, unnamed = date_column_of(source, date_column)
+    blank, name = blank_cells(reading.missing_values), source.path
+    identity = reading.id_column if reading.id_column in source.header else None
+    if reading.id_column not in (None, "unique_id", identity):
+        raise ValueError(f"{name}, line 1: no column {reading.id_column!r}; there are {', '.join(source.header)}")
+    beside = [*([identity] if identity else []), *label_columns]
+    _load(source, columns, reading.date_column, beside, blank)
+    date_column, unnamed = date_column_of(source, reading.date_column)
     if optional_date and date_column == "date" and "date" not in source.header:
         date_column = None
-    wanted = channel_columns(name, source.header, columns, date_column, unnamed)
+    channel_columns(name, source.header, label_columns or None, date_column, unnamed)
+    wanted = channel_columns(name, source.header, columns, date_column, unnamed, beside)
     values = source.numbers(wanted, blank)
-    lines = source.lines
-    if not len(lines):
+    if not len(source.lines):
         raise ValueError(f"{name}: no rows below the header")
-    table = SeriesTable(tuple(wanted), values, None, lines, path=name)
-    if date_column is None:
+    dates, offsets = (None, None) if date_column is None else source.dates(date_column, reading.date_format)
+    if dates is not None and identity is None:
+        refuse_long(name, source, dates, date_column or "")
+    whole = SeriesTable(
+        tuple(wanted), values, dates, source.lines, path=name, offsets=offsets, zoned=offsets is not None
+    )
+    labels = {column: source.cells(column) for column in label_columns}
+    if identity is None:
+        own = {column: _one_label(name, column, cells) for column, cells in labels.items()}
+        return {"": _on_axis(replace(whole, labels=own), date_column, reading.irregular)}
+    codes, names = _series_of(source, identity)
+    order = np.argsort(codes, kind="stable")
+    found = {}
+    for series, rows in zip(names, np.split(order, np.cumsum(np.bincount(codes))[:-1]), strict=True):
+        where = f"{name}, series {series!r}"
+        own = {column: _one_label(where, column, cells.iloc[rows]) for column, cells in labels.items()}
+        part = replace(
+            whole, values=values[rows], lines=source.lines[rows], path=where, labels=own,
+            dates=None if dates is None else dates[rows], offsets=None if offsets is None else offsets[rows],
+        )  # fmt: skip
+        found[series] = _on_axis(part, date_column, reading.irregular)
+    return found
+
+
+def _series_of(source: Source, column: str) -> tuple[np.ndarray, list[str]]:
+    """The number of each row's series, and their names.
+
+    Raises:
+        ValueError: A row has no name.
+    """
+    import pandas as pd  # slow to import
+
+    codes, names = pd.factorize(source.cells(column).str.strip())
+    found = [str(name) for name in names]
+    for place in np.flatnonzero(codes == (found.index("") if "" in found else -1))[:1]:
+        raise ValueError(f"{source.path}, line {source.lines[place]}, column {column!r}: no name of a series")
+    return codes, found
+
+
+def _one_label(path: str, column: str, cells: Any) -> str:
+    """The one text of a column that holds nothing else; empty cells do not count."""
+    texts = sorted({text for text in cells.str.strip().unique().tolist() if text})
+    if len(texts) != 1:
+        raise ValueError(
+            f"{path}, column {column!r}: {len(texts)} values ({', '.join(texts[:3])}), where a static column has one "
+            "for the whole series"
+        )
+    return str(texts[0])
+
+
+def _on_axis(table: SeriesTable, date_column: str | None, irregular: Irregular) -> SeriesTable:
+    """The table on a clock that goes forward and a grid of equal steps."""
+    if table.dates is None or date_column is None:
         return table
-    dates, offsets = source.dates(date_column, date_format)
-    refuse_long(name, source, dates, date_column)
-    zoned = offsets is not None
-    if offsets is None:
-        dates, offsets = repeated_hours(dates)
-    table = replace(table, dates=dates, offsets=offsets, zoned=zoned)
+    if table.offsets is None:
+        dates, offsets = repeated_hours(table.dates)
+        table = replace(table, dates=dates, offsets=offsets)
     return _on_grid(table, date_column, irregular)
 
 
-def _load(source: Source, columns: Sequence[str] | None, date_column: str | None, blank: set[str]) -> None:
+def _load(
+    source: Source, columns: Sequence[str] | None, date_column: str | None, beside: Sequence[str], blank: set[str]
+) -> None:
     """Read at once what will probably be asked for."""
-    texts = [guessed_date_column(source.header, date_column), nameless_column(source.header)]
+    texts = [guessed_date_column(source.header, date_column), nameless_column(source.header), *beside]
     known = [name for name in texts if name in source.header and name is not None]
     wanted = source.header if columns is None else [name for name in columns if name in source.header]
     source.load([name for name in wanted if name not in known], known, blank)

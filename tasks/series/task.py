@@ -56,8 +56,9 @@ class SeriesTask(Task):
         found = {"in_chans": len(data.mean), "seq_len": data.seq_len, "pred_len": data.pred_len}
         if hasattr(data, "time_freq"):
             found["time_freq"] = data.time_freq
+        found |= {name: getattr(data, name) for name in ("num_known", "num_static") if hasattr(data, name)}
         for name, value in found.items():
-            have = getattr(self.model, name)
+            have = getattr(self.model, name, 0)
             if have != value:
                 columns = getattr(data.table, "columns", ())
                 about = f" ({', '.join(columns[:6])}{', ..' * (len(columns) > 6)})" if name == "in_chans" else ""
@@ -104,6 +105,12 @@ class SeriesTask(Task):
         titles = [f"test series {i}" for i in range(len(x))]
         return {"periods.png": draw_periods(self.model, x.to(self.device), titles)}
 
+    def units_of(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """By what values go back to their units, `y * unit + offset`: (C,), or (B, 1, C) where series differ."""
+        if "unit" not in batch:
+            return self.unit, self.offset
+        return batch["unit"][:, None], batch["offset"][:, None]
+
     def targets(self, values: torch.Tensor) -> torch.Tensor:
         """The channels that count, the last `num_targets` of (B, steps, C)."""
         return values[..., values.shape[-1] - self.num_targets :]
@@ -114,13 +121,24 @@ class SeriesTask(Task):
         self.log(name, value, batch_size=count, prog_bar=prog_bar, **options)
 
     def log_errors(
-        self, stage: str, error: torch.Tensor, mask: torch.Tensor | None, ending: str = "", units: bool = True
+        self,
+        stage: str,
+        error: torch.Tensor,
+        mask: torch.Tensor | None,
+        ending: str = "",
+        unit: torch.Tensor | None = None,
     ) -> None:
-        """Log `mse` and `mae` of an error (B, steps, targets) of standardised values, and `mae_units` in units."""
-        unit = self.targets(self.unit)
+        """Log `mse` and `mae` of an error (B, steps, targets) of standardised values, and `mae_units` in units.
+
+        Args:
+            stage: "val" or "test".
+            error: Of the targets.
+            mask: Where it counts, or None.
+            ending: Of the metrics' names.
+            unit: Of all channels, see `units_of`; the data's by default.
+        """
         kinds = {"mse": error.square(), "mae": error.abs()}
-        if units:
-            kinds["mae_units"] = error.abs() * unit
+        kinds["mae_units"] = error.abs() * self.targets(self.unit if unit is None else unit)
         for name, values in kinds.items():
             value, count = masked_mean(values, mask)
             self.log_mean(f"{stage}/{name}{ending}", value, count, prog_bar=name == "mse" and not ending)
