@@ -299,7 +299,8 @@ class CSVSeries(ZooData):
     @property
     def preprocessing(self) -> dict[str, Any]:
         """Per-channel `mean` and `std`, and how a file of the same kind is read (`series`)."""
-        columns = list(self.table.columns) if self.table else []
+        every = self.features == "S" and not self.targets  # each column is a series, whatever its name
+        columns = list(self.table.columns) if self.table and not every else []
         kept: dict[str, Any] = {
             "columns": columns,
             "features": self.features,

@@ -100,8 +100,9 @@ class SeriesForecasting(SeriesTask):
     def write_predictions(self, batches: list[dict[str, torch.Tensor]], path: Path) -> Path:
         """Write forecasts with dates, names and truth: a CSV file with a row for each step of each channel.
 
-        Its columns are `series` (its name, or the file), `window` (row of the input's first step), `date` (or `step`, a row of the
-        series), `channel`, `forecast` and `truth`, empty where it is not known; values are in the channels' units.
+        Its columns are `series` (its name, or the file), `window` (row of the input's first step), `date` (or `step`, a
+        row of the series), `channel`, `forecast` and `truth`, empty where it is not known; values are in the channels'
+        units.
 
         Args:
             batches: See `Task.write_predictions`.

@@ -3,6 +3,7 @@
 import argparse
 import csv
 import sys
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from blockzoo.tasks.core.files import check_output, replacing, write_csv
 from blockzoo.tasks.core.output import print_json, print_table
 from blockzoo.tasks.core.predictions import class_rows, print_likeliest
 from blockzoo.tasks.series.calendar import calendar_features, time_freq_of
+from blockzoo.tasks.series.covariates import Covariates
 from blockzoo.tasks.series.metrics import step_scores
-from blockzoo.tasks.series.table import Reading, SeriesTable, read_header, read_table
+from blockzoo.tasks.series.table import Reading, SeriesTable, read_header, read_series
 from blockzoo.tasks.series.table_files import named_text
 from blockzoo.tasks.series.time_axis import past_dates
 from blockzoo.tasks.series.ts_files import SeriesSet, read_ts
@@ -47,29 +49,79 @@ def add_table_arguments(parser: argparse.ArgumentParser) -> None:
     table.add_argument("--decimal", help="the decimal mark, '.' or ','")
     table.add_argument("--thousands", help="character between groups of three digits")
     table.add_argument("--encoding", help="of the text, if it is not UTF-8")
+    table.add_argument("--id-column", help="column with the name of each row's series, in a table of many")
 
 
-def _read(model: Any, args: argparse.Namespace) -> SeriesTable:
-    """Read a table as the model's own data was read, unless the options say otherwise."""
+def _read(model: Any, args: argparse.Namespace) -> dict[str, tuple[SeriesTable, dict[str, torch.Tensor]]]:
+    """Read the series of a table as the model's own data was read, unless the options say otherwise.
+
+    Returns:
+        By name, the channels, and the covariates of the next forecast as arguments of the model.
+    """
     path = args.file[0]
     kept = model.pretrained_cfg.get("series", {})
     given = {field.name: getattr(args, field.name, None) for field in fields(Reading)}
     reading = Reading(
         **{**kept.get("reading", {}), **{key: value for key, value in given.items() if value is not None}}
     )
-    header = read_header(path, reading.delimiter, reading.encoding)
+    covariates = Covariates.restored(kept.get("covariates", {}))
     known = kept.get("columns", [])
-    columns = args.columns or (known if known and set(known) <= set(header) else None)
-    table = read_table(path, columns, **reading.options(), optional_date=given["date_column"] is None)
-    if table.never_observed:
-        raise ValueError(f"{path}: no value of {', '.join(map(repr, table.never_observed))}; --columns chooses")
-    _compare_steps(model, table)
-    if model.in_chans not in (1, len(table.columns)):
+    columns = args.columns or known or None
+    if columns is known:
+        header = read_header(path, reading.delimiter, reading.encoding)
+        columns = known if set(known) <= set(header) else None
+    if columns is not None:
+        columns = [*columns, *(name for name in covariates.known if name not in columns)]
+    found = {}
+    for name, whole in read_series(path, reading, columns, covariates.static, given["date_column"] is None).items():
+        table = whole.take([column for column in whole.columns if column not in covariates.known])
+        if table.never_observed:
+            raise ValueError(
+                f"{table.path}: no value of {', '.join(map(repr, table.never_observed))}; --columns chooses"
+            )
+        if not found:
+            _compare_steps(model, table)
+        if model.in_chans not in (1, len(table.columns)):
+            raise ValueError(
+                f"{path} has {len(table.columns)} channels ({', '.join(table.columns)}), the model expects "
+                f"{model.in_chans}{': ' + ', '.join(known) if known else ''}; --columns chooses"
+            )
+        table = table.trimmed() if covariates.known else table
+        found[name] = table, _covariates_ahead(model, covariates, whole, len(table.values))
+    return found
+
+
+def _covariates_ahead(model: Any, covariates: Covariates, whole: SeriesTable, end: int) -> dict[str, torch.Tensor]:
+    """Covariates of the window that ends before a step, and of the steps to forecast behind it.
+
+    Args:
+        model: The forecaster.
+        covariates: Those that it was trained with.
+        whole: The table, with the columns that are known ahead, also for steps behind `end`.
+        end: The first step to forecast.
+
+    Raises:
+        ValueError: The table does not reach far enough ahead.
+    """
+    found = {}
+    static = covariates.static_of(whole.path, whole.labels)
+    if static is not None:
+        found["static"] = torch.from_numpy(static.astype(np.float32))[None]
+    if covariates.known and len(whole.values) < end + model.pred_len:
         raise ValueError(
-            f"{path} has {len(table.columns)} channels ({', '.join(table.columns)}), the model expects {model.in_chans}"
-            f"{': ' + ', '.join(known) if known else ''}; --columns chooses"
+            f"{whole.path}: the model needs {', '.join(covariates.known)} for {model.pred_len} steps behind the last "
+            f"value of the channels; there are rows for {len(whole.values) - end}"
         )
-    return table
+    if covariates.num_known:
+        past = whole.rows(0, end)
+        ahead = whole.rows(end, end + model.pred_len) if covariates.known else past.future(model.pred_len)
+        parts = [covariates.known_of(part, part.take(covariates.known).values) for part in (past, ahead)]
+        known = np.concatenate([part for part in parts if part is not None])
+        missing = model.seq_len + model.pred_len - len(known)
+        if missing > 0:  # steps before the first are like it
+            known = np.concatenate([np.repeat(known[:1], missing, axis=0), known])
+        found["known"] = torch.from_numpy(known[-(model.seq_len + model.pred_len) :].astype(np.float32))[None]
+    return found
 
 
 def _compare_steps(model: Any, table: SeriesTable) -> None:
@@ -140,9 +192,17 @@ def _as_table(model: Any, output: torch.Tensor, columns: int, mean: np.ndarray, 
     return values.reshape(-1, columns, values.shape[1]).transpose(0, 2, 1) if model.in_chans == 1 else values
 
 
-def forecast(model: Any, table: SeriesTable) -> np.ndarray:
-    """The next `pred_len` steps behind a table, (pred_len, columns)."""
+def forecast(model: Any, table: SeriesTable, covariates: Mapping[str, torch.Tensor] | None = None) -> np.ndarray:
+    """The next `pred_len` steps behind a table, (pred_len, columns).
+
+    Args:
+        model: The forecaster.
+        table: Its channels.
+        covariates: Further arguments of the model for one window, (1, ...), by name.
+    """
     inputs, mean, std = model_inputs(model, table.values, table.local, [len(table.values) - model.seq_len])
+    count = len(inputs["x"])  # of one channel, every column is a series by itself
+    inputs |= {name: value.expand(count, *value.shape[1:]) for name, value in (covariates or {}).items()}
     return _as_table(model, _run(model, inputs), len(table.columns), mean, std)[0]
 
 
@@ -197,17 +257,45 @@ def predict_table(model: Any, files: list[str], args: argparse.Namespace) -> int
         raise ValueError(f"series are read from one file, not {len(files)}")
     if args.out:
         check_output(args.out, files)
-    table = _read(model, args)
+    tables = _read(model, args)
+    rows: list[list[Any]] = []
+    for name, (table, covariates) in tables.items():
+        columns, part = _predicted(model, args, table, covariates)
+        rows += [[name, *row] for row in part] if list(tables) != [""] else part
+    if list(tables) != [""]:
+        columns = [model.pretrained_cfg.get("series", {}).get("reading", {}).get("id_column") or "unique_id", *columns]
+    if args.out:
+        _write(Path(args.out), columns, rows)
+        read = table.report() if len(tables) == 1 else f"{len(tables)} series of {args.file[0]}"
+        print(f"{args.out}: {len(rows)} rows; read {read}")
+    elif args.json:
+        print_json([dict(zip(columns, row, strict=True)) for row in rows])
+    else:
+        print_table(
+            columns,
+            [
+                ["" if cell is None else f"{cell:.6g}" if isinstance(cell, float) else cell for cell in row]
+                for row in rows
+            ],
+        )
+    return 0
+
+
+def _predicted(
+    model: Any, args: argparse.Namespace, table: SeriesTable, covariates: Mapping[str, torch.Tensor]
+) -> tuple[list[str], list[list[Any]]]:
+    """Names of columns, and rows with the date or step first, of what a model makes of one series."""
     names = list(table.columns)
     shown: SeriesTable | None = table if table.dates is not None else None
     if model.task == "forecast":
-        values = forecast(model, table)
+        values = forecast(model, table, covariates)
         shown = table.future(len(values)) if shown and len(table.values) > 1 else None
         first = len(table.values)
         kept = model.pretrained_cfg.get("series", {})
         if kept.get("features") == "MS" and model.in_chans > 1:
-            place = names.index(kept["target"]) if kept["target"] in names else len(names) - 1
-            names, values = [names[place]], values[:, [place]]
+            targets = [kept["target"]] if isinstance(kept["target"], str) else list(kept["target"])
+            places = [names.index(name) for name in targets if name in names] or [len(names) - 1]
+            names, values = [names[place] for place in places], values[:, places]
     elif model.task == "imputation":
         values, first = fill(model, table), 0
     elif model.task == "anomaly":
@@ -216,21 +304,11 @@ def predict_table(model: Any, files: list[str], args: argparse.Namespace) -> int
     else:
         raise ValueError(f"{args.name} is a model for {model.task}, which predict has no use for with a table")
     index = [first + i for i in range(len(values))] if shown is None else shown.date_texts()
-    rows = [
+    rows: list[list[Any]] = [
         [key, *(None if np.isnan(value) else float(value) for value in row)]
         for key, row in zip(index, values, strict=True)
     ]
-    columns = ["step" if shown is None else "date", *names]
-    if args.out:
-        _write(Path(args.out), columns, rows)
-        print(f"{args.out}: {len(rows)} rows; read {table.report()}")
-    elif args.json:
-        print_json([dict(zip(columns, row, strict=True)) for row in rows])
-    else:
-        print_table(
-            columns, [[row[0], *("" if value is None else f"{value:.6g}" for value in row[1:])] for row in rows]
-        )
-    return 0
+    return ["step" if shown is None else "date", *names], rows
 
 
 def _write(path: Path, columns: list[str], rows: list[list[Any]]) -> None:

@@ -359,7 +359,8 @@ class _Frame(Source):
         self.path, self.decimal, self.thousands = path, decimal, thousands
         if isinstance(frame.columns, pd.MultiIndex):
             raise ValueError(f"{path}: columns have {frame.columns.nlevels} levels of names; a table has one")
-        if not isinstance(frame.index, pd.RangeIndex):
+        counts = frame.index.name is None and frame.index.nlevels == 1 and frame.index.dtype.kind in "iu"
+        if not counts:
             frame = frame.reset_index(**({} if isinstance(frame.index, pd.MultiIndex) or frame.index.name else
                                          {"names": "date"}))  # fmt: skip
         self.header = [str(name).strip() for name in frame.columns]
