@@ -16,7 +16,7 @@ from blockzoo.tasks.core.packaged import read_arrays, unpack_series
 from blockzoo.tasks.series.calendar import calendar_seasons
 from blockzoo.tasks.series.cells import MISSING, parse_cell
 from blockzoo.tasks.series.metrics import mase, mase_scale, naive2, smape
-from blockzoo.tasks.series.table import Reading, read_table
+from blockzoo.tasks.series.table import Reading, SeriesTable, read_series
 from blockzoo.tasks.series.table_files import named_text
 
 __all__ = ["CSVShortSeries", "M3Monthly", "M4", "ManySeries", "ShortSeries", "read_m4"]
@@ -216,16 +216,17 @@ class M4(ManySeries):
 
 
 class CSVShortSeries(ManySeries):
-    """Series in the columns of a CSV file, whose last steps are the test part; see `ManySeries`.
+    """Series of a table, in its columns or one below the other, whose last steps are the test part; see `ManySeries`.
 
-    Columns may begin late and end early; within a series no value may be missing.
+    Each has its own beginning and end; within a series no value may be missing.
 
     Args:
         path: The file; see `read_table`, also for the options from `columns` to `encoding`.
         pred_len: The horizon.
         seq_len: Steps of an input; twice the horizon by default.
         period: Steps of a season, for MASE and Naive 2; by default the calendar's shortest, 1 without dates.
-        columns: Series to read; by default all columns but the date.
+        columns: Series to read; by default all columns that mean nothing else. In a table of many series, every column
+            of each.
         date_column: Column of the dates; None for none.
         date_format: Their format, if it is not found by itself.
         delimiter: Between cells.
@@ -233,6 +234,8 @@ class CSVShortSeries(ManySeries):
         decimal: "." or ",".
         thousands: Character between groups of three digits; None for none.
         encoding: Of the text, if it is not UTF-8.
+        id_column: Column with the name of each row's series, in a table of many; it need not be there by the default
+            name.
         reach: How far back training cuts lie, in horizons.
         validate: Hold out the last horizon of the training part.
         batch_size: Samples in a batch, on each device.
@@ -256,6 +259,7 @@ class CSVShortSeries(ManySeries):
         decimal: str = ".",
         thousands: str | None = None,
         encoding: str | None = None,
+        id_column: str | None = "unique_id",
         reach: float = 10.0,
         validate: bool = True,
         batch_size: int = 16,
@@ -266,29 +270,51 @@ class CSVShortSeries(ManySeries):
                 raise ValueError(f"{name}={value} must be at least 1")
         super().__init__(pred_len, seq_len, period or 1, reach, validate, batch_size, num_workers)
         self.path, self.columns, self.given_period = path, columns, period
+        self.source: Any = path
         self.reading = Reading(
-            date_column, date_format, delimiter, tuple(missing_values or ()), "fill", decimal, thousands, encoding
-        )
+            date_column, date_format, delimiter, tuple(missing_values or ()), "fill", decimal, thousands, encoding,
+            id_column,
+        )  # fmt: skip
+
+    @classmethod
+    def from_frame(cls, frame: Any, **options: Any) -> "CSVShortSeries":
+        """A module over a table in memory.
+
+        Args:
+            frame: A DataFrame of pandas or polars, or a table of pyarrow; see `read_table`.
+            **options: The other arguments, by name.
+        """
+        data = cls("DataFrame", **options)
+        data.source = frame
+        return data
 
     def read(self) -> list[ShortSeries]:
-        """The columns of the file, each cut before its last `pred_len` values."""
-        table = read_table(self.path, self.columns, **self.reading.options(), optional_date=True)
-        if self.given_period is None and table.dates is not None and len(table.dates) > 1:
-            self.period = next(iter(calendar_seasons(table.dates)), 1)
-        series = []
-        for name, values in zip(table.columns, table.values.T, strict=True):
+        """The series, each cut before its last `pred_len` values."""
+        tables = read_series(self.source, self.reading, self.columns, optional_date=True)
+        found = []
+        for series, table in tables.items():
+            if self.given_period is None and table.dates is not None and len(table.dates) > 1:
+                self.period = next(iter(calendar_seasons(table.dates)), 1)
+            found += self._cut(table, series)
+        return found
+
+    def _cut(self, table: SeriesTable, series: str) -> list[ShortSeries]:
+        """Each column of a table, cut before its last `pred_len` values."""
+        found = []
+        for column, values in zip(table.columns, table.values.T, strict=True):
+            name = column if not series else series if len(table.columns) == 1 else f"{series}/{column}"
             seen = np.flatnonzero(~np.isnan(values))
             whole = values[seen[0] : seen[-1] + 1] if len(seen) else values[:0]
             if np.isnan(whole).any():
                 gap = seen[0] + int(np.isnan(whole).argmax())
-                raise ValueError(f"{self.path}, column {name!r}: step {gap} is missing within the series")
+                raise ValueError(f"{table.path}, column {column!r}: step {gap} is missing within the series")
             least = (2 if self.validate else 1) * self.pred_len + 2
             if len(whole) < least:
                 raise ValueError(
-                    f"{self.path}, column {name!r}: {len(whole)} steps, but pred_len={self.pred_len} needs {least}"
+                    f"{table.path}, column {column!r}: {len(whole)} steps, but pred_len={self.pred_len} needs {least}"
                 )
-            series.append(ShortSeries(name, whole[: -self.pred_len], whole[-self.pred_len :]))
-        return series
+            found.append(ShortSeries(name, whole[: -self.pred_len], whole[-self.pred_len :]))
+        return found
 
     @property
     def preprocessing(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from blockzoo.__main__ import main
 from blockzoo.tasks.app.training import run
 from blockzoo.tasks.series.baselines import forecast_baselines, season_of
 from blockzoo.tasks.series.calendar import calendar_covariates
+from blockzoo.tasks.series.competition import CSVShortSeries
 from blockzoo.tasks.series.covariates import Covariates
 from blockzoo.tasks.series.csv_files import CSVSeries
 from blockzoo.tasks.series.table import Reading, read_series, read_table
@@ -152,6 +153,22 @@ def test_columns_are_series_by_themselves_and_short_ones_are_said():
     np.testing.assert_allclose(sample["x"][:, 0] * sample["unit"] + sample["offset"], np.arange(14), atol=1e-5)
     with pytest.raises(ValueError, match="the training part of none of 3 series has the 50 [+] 7 steps"):
         CSVSeries.from_frame(frame, features="S", seq_len=50, pred_len=7, time_freq=None).setup("fit")
+
+
+def test_short_series_one_below_the_other_are_those_of_columns():
+    frame = long_frame().dropna()[["unique_id", "ds", "y"]]
+    data = CSVShortSeries.from_frame(frame, pred_len=7)
+    data.setup("fit")
+    assert data.period == 7 and {part: len(found) for part, found in data.datasets.items()} == dict.fromkeys(
+        ("train", "val", "test"), 3
+    )
+    wide = frame.pivot(index="ds", columns="unique_id", values="y")
+    for item in CSVShortSeries.from_frame(wide, pred_len=7).read():
+        twin = next(one for one in data.read() if one.name == item.name)
+        np.testing.assert_array_equal(item.history, twin.history)
+        np.testing.assert_array_equal(item.future, twin.future)
+    with pytest.raises(ValueError, match="DataFrame, series 'south', column 'y': 90 steps, but pred_len=50 needs 102"):
+        CSVShortSeries.from_frame(frame, pred_len=50).read()
 
 
 def test_baselines_of_many_series_are_over_all_their_windows():
