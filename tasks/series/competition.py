@@ -236,6 +236,8 @@ class CSVShortSeries(ManySeries):
         encoding: Of the text, if it is not UTF-8.
         id_column: Column with the name of each row's series, in a table of many; it need not be there by the default
             name.
+        time_zone: Zone of the dates, such as "Europe/Berlin".
+        closed: Holidays that a series of working days leaves out: a country, an exchange, or a file of dates.
         reach: How far back training cuts lie, in horizons.
         validate: Hold out the last horizon of the training part.
         batch_size: Samples in a batch, on each device.
@@ -260,6 +262,8 @@ class CSVShortSeries(ManySeries):
         thousands: str | None = None,
         encoding: str | None = None,
         id_column: str | None = "unique_id",
+        time_zone: str | None = None,
+        closed: str | None = None,
         reach: float = 10.0,
         validate: bool = True,
         batch_size: int = 16,
@@ -273,7 +277,7 @@ class CSVShortSeries(ManySeries):
         self.source: Any = path
         self.reading = Reading(
             date_column, date_format, delimiter, tuple(missing_values or ()), "fill", decimal, thousands, encoding,
-            id_column,
+            id_column, time_zone, closed,
         )  # fmt: skip
 
     @classmethod

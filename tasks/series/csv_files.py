@@ -45,6 +45,8 @@ class CSVSeries(ZooData):
         encoding: Of the text, if it is not UTF-8.
         id_column: Column with the name of each row's series, in a table of many; it need not be there by the default
             name.
+        time_zone: Zone of the dates, such as "Europe/Berlin".
+        closed: Holidays that a series of working days leaves out: a country, an exchange, or a file of dates.
         known: Columns of covariates that are known for the steps to forecast too. Rows behind the last value of the
             channels, with covariates alone, are the future that `predict` forecasts.
         calendar: Further covariates that are known ahead, from the dates; see `calendar_covariates`.
@@ -81,6 +83,8 @@ class CSVSeries(ZooData):
         thousands: str | None = None,
         encoding: str | None = None,
         id_column: str | None = "unique_id",
+        time_zone: str | None = None,
+        closed: str | None = None,
         known: list[str] | None = None,
         calendar: list[str] | None = None,
         static: list[str] | None = None,
@@ -113,7 +117,7 @@ class CSVSeries(ZooData):
         self.source: Any = path
         self.reading = Reading(
             date_column, date_format, delimiter, tuple(missing_values or ()), irregular, decimal, thousands, encoding,
-            id_column,
+            id_column, time_zone, closed,
         )  # fmt: skip
         self.covariates = Covariates(known or (), calendar or (), static or ())
         self.seq_len, self.pred_len, self.time_freq = seq_len, pred_len, time_freq

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from blockzoo.tasks.series.calendar import closed_days
 from blockzoo.tasks.series.cells import blank_cells
 from blockzoo.tasks.series.columns import (
     channel_columns,
@@ -16,7 +17,16 @@ from blockzoo.tasks.series.columns import (
 )
 from blockzoo.tasks.series.dates import offset_text
 from blockzoo.tasks.series.table_files import Source, open_source
-from blockzoo.tasks.series.time_axis import Irregular, clock_dates, future_dates, grid_of, past_dates, repeated_hours
+from blockzoo.tasks.series.time_axis import (
+    Irregular,
+    clock_dates,
+    future_dates,
+    grid_of,
+    in_zone,
+    past_dates,
+    repeated_hours,
+    zone_offsets,
+)
 
 __all__ = ["Reading", "SeriesTable", "read_header", "read_series", "read_table"]
 
@@ -34,6 +44,8 @@ class Reading:
     thousands: str | None = None
     encoding: str | None = None
     id_column: str | None = "unique_id"
+    time_zone: str | None = None
+    closed: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "missing_values", tuple(self.missing_values))
@@ -65,6 +77,8 @@ class SeriesTable:
         path: The file.
         offsets: Minutes from `dates` to the local clock, int64 (steps,); None where `dates` are the local clock.
         zoned: Whether the file gives offsets from UTC.
+        zone: Name of the local clock's time zone, if it is known.
+        closed: Days that are no working days beside weekends, datetime64[D], or None.
         labels: Texts of columns that hold one value for the whole series, by column.
     """
 
@@ -76,6 +90,8 @@ class SeriesTable:
     path: str = field(default="", compare=False)
     offsets: np.ndarray | None = None
     zoned: bool = False
+    zone: str | None = None
+    closed: np.ndarray | None = field(default=None, compare=False)
     labels: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @property
@@ -107,7 +123,7 @@ class SeriesTable:
         return replace(self, values=self.values[part], lines=self.lines[part], dates=dates, offsets=offsets)
 
     def future(self, count: int) -> "SeriesTable":
-        """The next `count` steps, without values; offsets stay those of the last step.
+        """The next `count` steps, without values; offsets are those of the time zone, else those of the last step.
 
         Raises:
             ValueError: There are fewer than two dates.
@@ -115,16 +131,21 @@ class SeriesTable:
         return self._steps(count, ahead=True)
 
     def past(self, count: int) -> "SeriesTable":
-        """The `count` steps before the first, without values; offsets stay those of the first step."""
+        """The `count` steps before the first, without values; offsets as in `future`, else those of the first step."""
         return self._steps(count, ahead=False)
 
     def _steps(self, count: int, ahead: bool) -> "SeriesTable":
         if self.dates is None or len(self.dates) < 2:
             raise ValueError(f"{self.path}: a series of fewer than two dates has no frequency")
         clock = clock_dates(self.dates, self.offsets)
-        dates = future_dates(clock, count) if ahead else past_dates(clock, count)
+        dates = (future_dates if ahead else past_dates)(clock, count, self.closed)
         offsets = None
-        if self.offsets is not None:
+        if self.zone is not None and self.offsets is not None:
+            if clock is self.dates:
+                offsets = zone_offsets(self.path, dates, self.zone)
+            else:
+                dates, offsets = in_zone(self.path, dates, self.zone)
+        elif self.offsets is not None:
             offsets = np.full(count, self.offsets[-1 if ahead else 0])
             dates = dates if clock is self.dates else dates - offsets.astype("timedelta64[m]")
         values = np.full((count, len(self.columns)), np.nan)
@@ -171,6 +192,8 @@ def read_table(
     thousands: str | None = None,
     encoding: str | None = None,
     id_column: str | None = "unique_id",
+    time_zone: str | None = None,
+    closed: str | None = None,
     optional_date: bool = False,
 ) -> SeriesTable:
     """Read a table of one series: a header, then a row for each step, in the order of time.
@@ -193,6 +216,10 @@ def read_table(
         thousands: Character between groups of three digits; None for none.
         encoding: Of the text; by default UTF-8, or UTF-16 with a byte order mark.
         id_column: Column with the name of the series that a row belongs to; it need not be there by the default name.
+        time_zone: Zone of the dates, such as "Europe/Berlin": its summer time is known for the steps ahead and for rows
+            that are left out, and dates with other offsets are shown on its clock.
+        closed: Days beside weekends that a series of working days leaves out: a country or exchange, or a file of
+            dates; see `closed_days`.
         optional_date: Read a file without dates if it has no column for the default `date_column`.
 
     Raises:
@@ -200,8 +227,9 @@ def read_table(
         FileNotFoundError: There is no such file.
     """
     reading = Reading(
-        date_column, date_format, delimiter, tuple(missing_values), irregular, decimal, thousands, encoding, id_column
-    )
+        date_column, date_format, delimiter, tuple(missing_values), irregular, decimal, thousands, encoding, id_column,
+        time_zone, closed,
+    )  # fmt: skip
     found = _read(path, reading, columns, (), optional_date)
     if len(found) > 1:
         raise ValueError(
@@ -259,8 +287,9 @@ def _read(
     if dates is not None and identity is None:
         refuse_long(name, source, dates, date_column or "")
     whole = SeriesTable(
-        tuple(wanted), values, dates, source.lines, path=name, offsets=offsets, zoned=offsets is not None
-    )
+        tuple(wanted), values, dates, source.lines, path=name, offsets=offsets, zoned=offsets is not None,
+        zone=reading.time_zone, closed=_closed(reading.closed, dates),
+    )  # fmt: skip
     labels = {column: source.cells(column) for column in label_columns}
     if identity is None:
         own = {column: _one_label(name, column, cells) for column, cells in labels.items()}
@@ -305,11 +334,26 @@ def _one_label(path: str, column: str, cells: Any) -> str:
     return str(texts[0])
 
 
+def _closed(name: str | None, dates: np.ndarray | None) -> np.ndarray | None:
+    """Closed days of the years of some dates and of the 30 years behind them."""
+    if name is None or dates is None or not len(dates):
+        return None
+    years = dates[[dates.argmin(), dates.argmax()]].astype("datetime64[Y]").astype(np.int64) + 1970
+    return closed_days(name, range(int(years[0]), int(years[1]) + 31))
+
+
 def _on_axis(table: SeriesTable, date_column: str | None, irregular: Irregular) -> SeriesTable:
     """The table on a clock that goes forward and a grid of equal steps."""
     if table.dates is None or date_column is None:
         return table
-    if table.offsets is None:
+    if table.zone is not None:
+        dates, offsets = table.dates, table.offsets
+        if offsets is None:
+            dates, offsets = in_zone(table.path, dates, table.zone)
+        else:
+            offsets = zone_offsets(table.path, dates, table.zone)
+        table = replace(table, dates=dates, offsets=offsets, zoned=True)
+    elif table.offsets is None:
         dates, offsets = repeated_hours(table.dates)
         table = replace(table, dates=dates, offsets=offsets)
     return _on_grid(table, date_column, irregular)
@@ -330,7 +374,7 @@ def _on_grid(table: SeriesTable, column: str, irregular: Irregular) -> SeriesTab
     if table.dates is None or len(table.dates) < 2:
         return table
     dates, offsets = clock_dates(table.dates, table.offsets), table.offsets
-    grid = grid_of(table.path, column, dates, table.lines, irregular)
+    grid = grid_of(table.path, column, dates, table.lines, irregular, table.closed)
     count = len(grid.dates)
     if count == len(dates):
         return replace(table, irregular_steps=grid.irregular_steps)
@@ -345,6 +389,10 @@ def _on_grid(table: SeriesTable, column: str, irregular: Irregular) -> SeriesTab
         spread[grid.places] = offsets
         offsets = spread[last]
         whole = whole if dates is table.dates else whole - offsets.astype("timedelta64[m]")
+        if table.zone is not None and dates is table.dates:
+            offsets = zone_offsets(table.path, whole, table.zone)
+        elif table.zone is not None:
+            whole, offsets = in_zone(table.path, grid.dates, table.zone)
     return replace(table, values=values, dates=whole, lines=lines, offsets=offsets)
 
 

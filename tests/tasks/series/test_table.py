@@ -6,6 +6,7 @@ import lzma
 import zipfile
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from blockzoo.tasks.series.calendar import calendar_features, calendar_seasons, time_freq_of
@@ -171,6 +172,42 @@ def test_the_repeated_hour_of_autumn_is_understood(table):
     assert found.future(1).date_texts() == ["2024-10-27 05:00:00"]
     with pytest.raises(ValueError, match="line 5.*repeats that of line 4"):
         table("date,a\n" + "".join(f"2024-07-27 {hour},1\n" for hour in hours))
+
+
+def test_a_time_zone_knows_summer_time_ahead_and_in_gaps(table):
+    hours = pd.date_range("2024-10-26 20:00", periods=9, freq="h", tz="Europe/Berlin")
+    text = "date,a\n" + "".join(f"{hour:%Y-%m-%d %H:%M},{i}\n" for i, hour in enumerate(hours) if i != 2)
+    found = table(text, time_zone="Europe/Berlin")
+    assert found.date_texts() == [f"{hour:%Y-%m-%d %H:%M:%S}{str(hour)[-6:]}" for hour in hours]
+    assert np.isnan(found.values[2, 0]) and found.values[-1, 0] == 8
+    early = table(text, time_zone="Europe/Berlin").rows(0, 4)
+    ahead = pd.date_range(hours[4], periods=6, freq="h")
+    assert early.future(6).date_texts() == [f"{hour:%Y-%m-%d %H:%M:%S}{str(hour)[-6:]}" for hour in ahead]
+    days = pd.date_range("2024-03-28", periods=2, freq="D", tz="Europe/Berlin")
+    found = table("date,a\n" + "".join(f"{day:%Y-%m-%d},1\n" for day in days), time_zone="Europe/Berlin")
+    assert found.future(4).date_texts() == [
+        "2024-03-30 00:00:00+01:00", "2024-03-31 00:00:00+01:00", "2024-04-01 00:00:00+02:00", "2024-04-02 00:00:00+02:00",
+    ]  # fmt: skip
+    shown = table("date,a\n2024-07-01T00:00Z,1\n2024-07-01T01:00Z,1\n", time_zone="America/New_York")
+    assert shown.date_texts() == ["2024-06-30 20:00:00-04:00", "2024-06-30 21:00:00-04:00"]
+    with pytest.raises(ValueError, match="s.csv: time_zone='Mars/Base' is unknown"):
+        table(text, time_zone="Mars/Base")
+    with pytest.raises(ValueError, match="s.csv: not on the clock of time_zone='Europe/Berlin': .*2024-03-31 02:30"):
+        table("date,a\n2024-03-31 01:30,1\n2024-03-31 02:30,1\n", time_zone="Europe/Berlin")
+
+
+def test_closed_days_are_no_missing_steps(table, tmp_path):
+    (tmp_path / "closed.txt").write_text("2024-12-25\n2024-12-26\n2025-01-01\n")
+    closed = np.array(["2024-12-25", "2024-12-26", "2025-01-01"], "datetime64[D]")
+    days = np.busday_offset("2024-12-16", np.arange(9), holidays=closed)
+    text = "date,a\n" + "".join(f"{day},1\n" for day in days)
+    assert (table(text).lines == 0).sum() == 2  # Christmas looks like two rows left out
+    found = table(text, closed=str(tmp_path / "closed.txt"))
+    assert (found.lines > 0).all() and len(found.values) == 9
+    assert [day[:10] for day in found.future(3).date_texts()] == ["2024-12-31", "2025-01-02", "2025-01-03"]
+    pytest.importorskip("holidays")
+    found = table(text, closed="NYSE")
+    assert [day[:10] for day in found.future(3).date_texts()] == ["2024-12-31", "2025-01-02", "2025-01-03"]
 
 
 def test_weekends_are_left_out_of_business_days(table):
