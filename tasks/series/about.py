@@ -18,6 +18,7 @@ room = Room(
         f"{HERE}.csv_files:CSVSeries",
         f"{HERE}.csv_files:Daphnet",
         f"{HERE}.competition:CSVShortSeries",
+        f"{HERE}.competition:M3",
         f"{HERE}.competition:M3Monthly",
         f"{HERE}.competition:M4",
         f"{HERE}.uea:JapaneseVowels",

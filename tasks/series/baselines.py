@@ -149,11 +149,15 @@ def many_series_baselines(
         parts: list[tuple[float, float]] = []
         for item in series:
             history, future = torch.from_numpy(item.history), torch.from_numpy(item.future)
-            forecast = torch.from_numpy(np.asarray(method(item.history, len(item.future), period)))
-            scale = mase_scale(history, period)
+            own = period if item.period is None else item.period
+            forecast = torch.from_numpy(np.asarray(method(item.history, len(item.future), own)))
+            scale = mase_scale(history, own)
             parts.append((float(smape(forecast, future)), float(mase(forecast, future, scale))))
         means = np.array(parts)
         scores[name] = {"test/smape": float(means[:, 0].mean()), "test/mase": float(np.nanmean(means[:, 1]))}
+        for group in data.groups:
+            inside = np.array([item.group == group for item in series])
+            scores[name][f"test/smape_{group}"] = float(means[inside, 0].mean())
     reference = scores["Naive 2"]
     for found in scores.values():
         found["test/owa"] = owa(

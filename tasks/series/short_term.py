@@ -40,11 +40,12 @@ class SeriesShortTerm(SeriesTask):
         for stage in ("val", "test"):
             for name in _MEANS:
                 setattr(self, f"{stage}_{name}", MeanMetric(nan_strategy="ignore"))
+        self.groups = torch.nn.ModuleDict()
         self.test_forecasts: list[dict[str, torch.Tensor]] = []
 
     def shared_step(self, batch: dict[str, torch.Tensor], stage: str) -> torch.Tensor:
         """See `Task.shared_step`."""
-        forecast, target, mask = self.call_model(batch)[..., 0], batch["y"][..., 0], batch["y_mask"][..., 0]
+        forecast, target, mask = self.forecast(batch)[..., 0], batch["y"][..., 0], batch["y_mask"][..., 0]
         loss = self._loss(forecast, target, mask, batch)
         self.log_mean(f"{stage}/loss", loss, int(mask.sum()), prog_bar=True)
         if stage == "train":
@@ -53,10 +54,25 @@ class SeriesShortTerm(SeriesTask):
         scores |= {name: batch[name] for name in _MEANS[2:]}
         for name in _MEANS:
             getattr(self, f"{stage}_{name}").update(scores[name].float())
+        if stage == "test" and self.groups:
+            for number in batch["group"].unique().tolist():
+                self.groups[list(self.groups)[number]].update(scores["smape"][batch["group"] == number].float())
         if stage == "test":
-            kept = {"x": batch["x"], "mask": batch["mask"], "y": batch["y"], "forecast": forecast[..., None]}
+            past = batch["x"] * batch["season"][:, : -target.shape[1]] if "season" in batch else batch["x"]
+            kept = {"x": past, "mask": batch["mask"], "y": batch["y"], "forecast": forecast[..., None]}
             self.test_forecasts.append({key: value.cpu() for key, value in {**kept, "index": batch["index"]}.items()})
         return loss
+
+    def setup(self, stage: str) -> None:
+        """See `SeriesTask.setup`; the data may count its series in groups."""
+        super().setup(stage)
+        names = getattr(getattr(self.trainer, "datamodule", None), "groups", ())
+        self.groups = torch.nn.ModuleDict({name: MeanMetric() for name in names}).to(self.device)
+
+    def forecast(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Forecasts (B, pred_len, 1) in the series' units, their season put back in."""
+        found = self.call_model(batch)
+        return found * batch["season"][:, -found.shape[1] :] if "season" in batch else found
 
     def _loss(
         self, forecast: torch.Tensor, target: torch.Tensor, mask: torch.Tensor, batch: dict[str, torch.Tensor]
@@ -65,6 +81,8 @@ class SeriesShortTerm(SeriesTask):
         if self.loss == "smape":
             total = forecast.detach().abs() + target.abs()
             error = 200 * error / torch.where(total == 0, 1, total)
+            if "group" in batch:  # horizons differ: each series counts as much
+                return ((error * mask).sum(1) / mask.sum(1)).mean()
         else:
             x, seen = batch["x"][..., 0], batch["mask"][..., 0]
             both = seen[:, 1:] * seen[:, :-1]
@@ -109,12 +127,15 @@ class SeriesShortTerm(SeriesTask):
         for name in _MEANS:
             getattr(self, f"{stage}_{name}").reset()
         found = {**dict(zip(_MEANS, means, strict=True)), "owa": owa(*means)}
+        for group, metric in self.groups.items() if stage == "test" else ():
+            found[f"smape_{group}"] = float(metric.compute())
+            metric.reset()
         for name, value in found.items():
             self.log(f"{stage}/{name}", value, prog_bar=name == "smape", rank_zero_only=True)
 
     def predict_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> dict[str, torch.Tensor]:
         """Forecasts (B, pred_len) in the series' units, and which series they belong to (B,)."""
-        return {"index": batch["index"], "forecast": self.call_model(batch)[..., 0]}
+        return {"index": batch["index"], "forecast": self.forecast(batch)[..., 0]}
 
     def write_predictions(self, batches: list[dict[str, torch.Tensor]], path: Path) -> Path:
         """Write forecasts with names and truth: a CSV file with a row for each step of each series.
@@ -136,7 +157,7 @@ class SeriesShortTerm(SeriesTask):
         for batch in batches:
             for index, forecast in zip(batch["index"].tolist(), batch["forecast"].tolist(), strict=True):
                 item = series[index]
-                pairs = zip(forecast, item.future.tolist(), strict=True)
+                pairs = zip(forecast, item.future.tolist(), strict=False)  # its horizon may be shorter
                 rows += [[item.name, step, value, known] for step, (value, known) in enumerate(pairs, start=1)]
         path.parent.mkdir(parents=True, exist_ok=True)
         written = path.with_name(f"{path.name}.csv")
