@@ -182,7 +182,7 @@ class ManySeries(ZooData):
     def preprocessing(self) -> dict[str, Any]:
         """How a file of such series is read (`series`)."""
         kept = {"columns": ["value"], "features": "S", "target": "value", "time_freq": None}
-        return {"series": {**kept, "seasonal": True} if self.seasonal else kept}
+        return {"series": {**kept, "seasonal": self.period} if self.seasonal else kept}
 
     @property
     def _split(self) -> str:
@@ -289,6 +289,7 @@ class CSVShortSeries(ManySeries):
         validate: Hold out the last horizon of the training part.
         batch_size: Samples in a batch, on each device.
         num_workers: Processes that prepare batches.
+        seasonal: Take the season out of a past and put it back into forecasts.
 
     Raises:
         ValueError: A series is too short or has gaps; `setup` says which.
@@ -315,11 +316,12 @@ class CSVShortSeries(ManySeries):
         validate: bool = True,
         batch_size: int = 16,
         num_workers: int = 0,
+        seasonal: bool = False,
     ) -> None:
         for name, value in (("pred_len", pred_len), ("seq_len", seq_len), ("period", period)):
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value} must be at least 1")
-        super().__init__(pred_len, seq_len, period or 1, reach, validate, batch_size, num_workers)
+        super().__init__(pred_len, seq_len, period or 1, reach, validate, batch_size, num_workers, seasonal)
         self.path, self.columns, self.given_period = path, columns, period
         self.source: Any = path
         self.reading = Reading(

@@ -4,7 +4,7 @@ import argparse
 import csv
 import sys
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,9 @@ import torch
 from blockzoo.tasks.core.files import check_output, replacing, write_csv
 from blockzoo.tasks.core.output import print_json, print_table
 from blockzoo.tasks.core.predictions import class_rows, print_likeliest
-from blockzoo.tasks.series.calendar import calendar_features, time_freq_of
+from blockzoo.tasks.series.calendar import calendar_features, calendar_seasons, time_freq_of
 from blockzoo.tasks.series.covariates import Covariates
-from blockzoo.tasks.series.metrics import step_scores
+from blockzoo.tasks.series.metrics import seasonal_factors, step_scores
 from blockzoo.tasks.series.table import Reading, SeriesTable, read_header, read_series
 from blockzoo.tasks.series.table_files import named_text
 from blockzoo.tasks.series.time_axis import past_dates
@@ -290,7 +290,7 @@ def _predicted(
     names = list(table.columns)
     shown: SeriesTable | None = table if table.dates is not None else None
     if model.task == "forecast":
-        values = forecast(model, table, covariates)
+        values = _in_season(model, table, covariates)
         shown = table.future(len(values)) if shown and len(table.values) > 1 else None
         first = len(table.values)
         kept = model.pretrained_cfg.get("series", {})
@@ -311,6 +311,27 @@ def _predicted(
         for key, row in zip(index, values, strict=True)
     ]
     return ["step" if shown is None else "date", *names], rows
+
+
+def _in_season(model: Any, table: SeriesTable, covariates: Mapping[str, torch.Tensor]) -> np.ndarray:
+    """`forecast`, of a model that was trained on series without their season: taken out here too, and put back in.
+
+    The season is the shortest of the calendar, or of the training data if there are no dates. A column with missing
+    values between others is taken as it is.
+    """
+    period = model.pretrained_cfg.get("series", {}).get("seasonal")
+    if period is None:
+        return forecast(model, table, covariates)
+    if table.dates is not None and len(table.dates) > 1:
+        period = next(iter(calendar_seasons(table.dates)), 1)
+    rows, count = table.values.shape
+    factors = np.ones((rows + model.pred_len, count))
+    for column in range(count):
+        seen = np.flatnonzero(~np.isnan(table.values[:, column]))
+        history = table.values[seen[0] :, column]
+        if not np.isnan(history).any():
+            factors[seen[0] :, column] = seasonal_factors(history, len(history) + model.pred_len, period)
+    return forecast(model, replace(table, values=table.values / factors[:rows]), covariates) * factors[rows:]
 
 
 def _write(path: Path, columns: list[str], rows: list[list[Any]]) -> None:

@@ -304,3 +304,14 @@ def test_another_frequency_and_empty_columns_are_said(tmp_path, call, monkeypatc
     pytest.importorskip("pyarrow")
     assert call("predict", "any", str(path), "--columns", "a", "--out", str(tmp_path / "o.parquet"))[0] == 0
     assert len(read_table(tmp_path / "o.parquet").values) == 4
+
+
+def test_a_season_is_taken_out_and_put_back(tmp_path, call, monkeypatch):
+    months = np.datetime64("2020-01") + np.arange(48)
+    wave = np.tile(np.r_[np.full(6, 50.0), np.full(6, 150.0)], 4)
+    (tmp_path / "s.csv").write_text("\n".join(["Month,a", *(f"{m},{v}" for m, v in zip(months, wave, strict=True))]))
+    _forecaster(monkeypatch, {"series": {"seasonal": 12}}, pred_len=12)
+    status, out, _ = call("predict", "any", str(tmp_path / "s.csv"), "--json")
+    values = np.array([row["a"] for row in json.loads(out)])
+    assert status == 0 and values[:6].std() < 1e-3 * values[:6].mean() and values[6:].std() < 1e-3 * values[6:].mean()
+    assert values[6:].mean() / values[:6].mean() == pytest.approx(3, rel=1e-3)
