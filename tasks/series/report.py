@@ -2,8 +2,9 @@
 
     blockzoo series report runs/timesnet_m3_monthly/version_{0,1,2} --out figures
 
-Each run is tested again. The figures show the forecasts of all of them, with their median and spread, for the test
-series at the quantiles 0.1 to 0.9 of the error (`forecasts.png`); or what the first run fills into gaps
+Each run is tested again. A table shows the error of each one's forecasts and of their median. The figures show the
+forecasts of all of them, with their median and spread, for the test series at the quantiles 0.1 to 0.9 of the error
+(`forecasts.png`); or what the first run fills into gaps
 (`imputations.png`) or gives as scores (`anomalies.png`); and the images that it sees (`periods.png`).
 
     blockzoo series report runs/timesnet_m4_*/version_0
@@ -16,11 +17,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from blockzoo.tasks.core.files import write_figure
 from blockzoo.tasks.core.output import print_table
 from blockzoo.tasks.series.anomaly import SeriesAnomaly
+from blockzoo.tasks.series.competition import ShortSeries
 from blockzoo.tasks.series.figures import draw_anomalies, draw_forecasts, draw_imputations, draw_periods, typical
 from blockzoo.tasks.series.imputation import SeriesImputation
 from blockzoo.tasks.series.metrics import grouped_scores, seasonal_naive, smape
@@ -35,17 +38,38 @@ def _short_term(tasks: list[Any], data: Any, folder: Path) -> list[Path]:
     forecasts = [torch.cat([part["forecast"][..., 0] for part in task.test_forecasts]) for task in tasks]
     stacked = torch.stack(forecasts)
     series = data.read()
-    future = torch.stack([torch.from_numpy(item.future) for item in series])
-    errors = smape(stacked.median(0).values.double(), future)
+    future, counted = (torch.cat([part[key] for part in tasks[0].test_forecasts])[..., 0] for key in ("y", "y_mask"))
+    print_table(*_scores(stacked, future, counted, series, data.groups))
+    errors = smape(stacked.median(0).values.double(), future.double(), counted)
     chosen = typical(errors, 6)
     past = [torch.from_numpy(series[i].history[-3 * data.pred_len :]) for i in chosen]
-    reference = [torch.from_numpy(seasonal_naive(series[i].history, data.pred_len, data.period)) for i in chosen]
+    reference = [torch.from_numpy(_naive(series[i], data.period)) for i in chosen]
     titles = [f"{series[i].name}, sMAPE {float(errors[i]):.1f} %" for i in chosen]
-    figure = draw_forecasts(past, [future[i] for i in chosen], [stacked[:, i] for i in chosen], titles, reference)
+    ends = [len(series[i].future) for i in chosen]
+    came = [future[i, :end] for i, end in zip(chosen, ends, strict=True)]
+    drawn = [stacked[:, i, :end] for i, end in zip(chosen, ends, strict=True)]
+    figure = draw_forecasts(past, came, drawn, titles, reference)
     write_figure(folder / "forecasts.png", figure)
     inputs = torch.cat([part["x"] for part in tasks[0].test_forecasts])[chosen[:3]]
     write_figure(folder / "periods.png", draw_periods(tasks[0].model.eval(), inputs, titles[:3]))
     return [folder / "forecasts.png", folder / "periods.png"]
+
+
+def _naive(item: ShortSeries, period: int) -> np.ndarray:
+    return seasonal_naive(item.history, len(item.future), period if item.period is None else item.period)
+
+
+def _scores(
+    forecasts: torch.Tensor, future: torch.Tensor, counted: torch.Tensor, series: list[ShortSeries], groups: Any
+) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows of a table: sMAPE of each run's forecasts (runs, N, steps), and of their median."""
+    rows = []
+    named = [(f"run {i}", forecast) for i, forecast in enumerate(forecasts)]
+    for name, forecast in [*named, (f"median of {len(named)}", forecasts.median(0).values)]:
+        errors = smape(forecast.double(), future.double(), counted)
+        inside = [torch.tensor([item.group == group for item in series]) for group in groups]
+        rows.append([name, *(f"{float(part.mean()):.3f}" for part in (errors, *(errors[where] for where in inside)))])
+    return ["forecasts", "sMAPE", *(f"sMAPE, {group}" for group in groups)], rows
 
 
 def _imputation(tasks: list[Any], data: Any, folder: Path) -> list[Path]:

@@ -59,7 +59,13 @@ class SeriesShortTerm(SeriesTask):
                 self.groups[list(self.groups)[number]].update(scores["smape"][batch["group"] == number].float())
         if stage == "test":
             past = batch["x"] * batch["season"][:, : -target.shape[1]] if "season" in batch else batch["x"]
-            kept = {"x": past, "mask": batch["mask"], "y": batch["y"], "forecast": forecast[..., None]}
+            kept = {
+                "x": past,
+                "mask": batch["mask"],
+                "y": batch["y"],
+                "y_mask": batch["y_mask"],
+                "forecast": forecast[..., None],
+            }
             self.test_forecasts.append({key: value.cpu() for key, value in {**kept, "index": batch["index"]}.items()})
         return loss
 

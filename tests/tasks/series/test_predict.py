@@ -174,6 +174,9 @@ def test_reports_and_baselines_of_packaged_sets(tmp_path, monkeypatch, capsys):
     run(["fit", "--config", "smoke/timesnet_short_term", *QUIET])
     one = "runs/smoke_timesnet_short_term/version_0"
     assert main(["series", "report", one, one, "--out", "figures"]) == 0
+    printed = [line.split("\t") for line in capsys.readouterr().out.splitlines() if "\t" in line]
+    assert [row[0] for row in printed] == ["forecasts", "run 0", "run 1", "median of 2"]
+    assert printed[1][1] == printed[3][1]  # of one and the same run
     written = sorted(Path("figures").iterdir())
     assert [path.name for path in written] == ["forecasts.png", "periods.png"]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in written)
