@@ -33,6 +33,8 @@ def date_column_of(source: Source, column: str | None) -> tuple[str | None, str 
     if unnamed is None or unnamed == column:
         return column, None
     cells = source.cells(unnamed).str.strip()
+    if (cells == "").all():  # behind a delimiter at the end of every line
+        return column, unnamed
     if cells.str.fullmatch(r"\d{1,18}").all() and (np.diff(cells.to_numpy(dtype=object).astype(np.int64)) == 1).all():
         return column, unnamed
     if column == "date" and column not in source.header and len(cells) and is_iso_date(cells.iloc[0]):
@@ -56,7 +58,7 @@ def channel_columns(
     wanted = [name for name in header if name not in others] if columns is None else list(columns)
     for name in [*wanted, *([date_column] if date_column is not None else [])]:
         if name not in header:
-            hint = "; date_column=null reads a file without dates" if name == date_column else ""
+            hint = "; date_column names that of the dates, null reads a file without" if name == date_column else ""
             raise ValueError(f"{path}, line 1: no column {name!r}; there are {', '.join(map(repr, header))}{hint}")
     if not wanted:
         raise ValueError(f"{path}, line 1: no column besides {date_column!r}")

@@ -205,8 +205,9 @@ def read_table(
             column without a name that counts the rows is left out.
         date_column: Name of the column of dates; None if there is none. If there is no column `date`, the default takes
             the one that is named as in `DATE_NAMES`, or has no name and holds dates.
-        date_format: As in `datetime.strptime`; by default ISO 8601 and a few unambiguous formats are tried on the first
-            row. Offsets from UTC are kept, and so is an hour that the clock repeats in autumn.
+        date_format: As in `datetime.strptime`, or "s" or "ms" for seconds or milliseconds since 1970; by default ISO
+            8601 and a few unambiguous formats are tried on the first row. Offsets from UTC are kept, and so is an hour
+            that the clock repeats in autumn.
         delimiter: Between cells; a first line such as `sep=;` names another one.
         missing_values: Cells that stand for missing values beside `MISSING`, such as "-9999".
         irregular: What to do where the distance of dates is not the usual one: "fill" adds steps without values where
@@ -280,12 +281,12 @@ def _read(
         date_column = None
     channel_columns(name, source.header, label_columns or None, date_column, unnamed)
     wanted = channel_columns(name, source.header, columns, date_column, unnamed, beside)
-    values = source.numbers(wanted, blank)
     if not len(source.lines):
         raise ValueError(f"{name}: no rows below the header")
     dates, offsets = (None, None) if date_column is None else source.dates(date_column, reading.date_format)
     if dates is not None and identity is None:
         refuse_long(name, source, dates, date_column or "")
+    values = source.numbers(wanted, blank)
     whole = SeriesTable(
         tuple(wanted), values, dates, source.lines, path=name, offsets=offsets, zoned=offsets is not None,
         zone=reading.time_zone, closed=_closed(reading.closed, dates),

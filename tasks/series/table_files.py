@@ -145,8 +145,13 @@ class _Text(Source):
             if match := re.fullmatch(r"sep=(.)\s*", first):
                 self.delimiter, self.skipped, rest = match[1], 1, file
             reader = csv.reader(rest, delimiter=self.delimiter)
-            self.header = [name.strip() for name in next(reader, [])]
-            self.head_lines = reader.line_num
+            head = next((cells for cells in reader if any(cells)), [])
+            self.header = [name.strip() for name in head]
+            self.head_lines = reader.line_num + self.skipped
+            blank = reader.line_num - 1 - sum(name.count("\n") for name in head)
+            self.head_rows = self.skipped + 1 + max(blank, 0)  # a name may hold line breaks
+        if not self.header:
+            raise ValueError(f"{path}: empty; a table begins with the names of its columns")
         if len(self.header) == 1 and any(other in self.header[0] for other in ";\t,|"):
             raise ValueError(
                 f"{path}, line 1: one column {self.header[0]!r} with delimiter={self.delimiter!r}; is it another one?"
@@ -172,7 +177,7 @@ class _Text(Source):
             width = ends - starts
             full = (width > 1) | ((width == 1) & (data[starts] != 13))
             line = before + 1 + np.arange(len(ends))
-            full &= line > self.skipped + self.head_lines
+            full &= line > self.head_lines
             for i in np.flatnonzero(full & (counts != len(self.header) - 1))[:1]:
                 self._wrong_width(int(line[i]), int(counts[i]) + 1)
             found.append(line[full])
@@ -197,12 +202,13 @@ class _Text(Source):
             for _ in range(self.skipped):
                 file.readline()
             reader = csv.reader(file, delimiter=self.delimiter)
-            next(reader, None)
             for cells in reader:
-                if cells and len(cells) != len(self.header):
-                    self._wrong_width(reader.line_num + self.skipped, len(cells))
-                if cells:
-                    lines.append(reader.line_num + self.skipped)
+                line = reader.line_num + self.skipped
+                if line <= self.head_lines or not cells:
+                    continue
+                if len(cells) != len(self.header):
+                    self._wrong_width(line, len(cells))
+                lines.append(line)
         return np.array(lines, dtype=np.int64)
 
     def _wrong_width(self, line: int, found: int) -> None:
@@ -217,7 +223,7 @@ class _Text(Source):
             warnings.simplefilter("ignore", pd.errors.DtypeWarning)  # such columns are read once more, as texts
             frame = pd.read_csv(
                 file, sep=self.delimiter, header=None, names=range(len(self.header)), usecols=places, index_col=False,
-                skiprows=self.skipped + self.head_lines, keep_default_na=False, decimal=self.decimal, **_exact(),
+                skiprows=self.head_rows, keep_default_na=False, decimal=self.decimal, **_exact(),
                 **options,
             )  # fmt: skip
         if len(frame) != len(self.lines):

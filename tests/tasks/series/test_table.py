@@ -225,7 +225,7 @@ def test_series_below_each_other_are_refused_by_name(table):
     rows = "".join(f"2024-01-0{day},{name},{day}\n" for name in ("AAPL", "IBM") for day in range(1, 6))
     for irregular in ("fill", "ignore"):
         with pytest.raises(ValueError, match=r"long format.*") as caught:
-            table("date,stock,price\n" + rows, columns=["price"], irregular=irregular)
+            table("date,stock,price\n" + rows, irregular=irregular)
         assert "one for each 'stock' (AAPL, IBM)" in str(caught.value)
 
 
@@ -233,6 +233,24 @@ def test_series_below_each_other_are_refused_by_name(table):
 def test_dates_are_found_by_the_usual_names(table, name):
     found = table(f"{name},a\n2024-01,1\n2024-02,2\n" if name else ",a\n2024-01-01,1\n2024-01-02,2\n")
     assert found.columns == ("a",) and str(found.dates[0])[:10] == "2024-01-01"
+
+
+def test_headers_and_ends_of_lines_as_programs_write_them(table):
+    assert table("\n\ndate,a\n2024-01-01,1\n").lines.tolist() == [4]
+    found = table('"date","load\n(MW)"\n2024-01-01,1\n2024-01-02,2\n')
+    assert found.columns == ("load\n(MW)",) and found.lines.tolist() == [3, 4] and found.values[:, 0].tolist() == [1, 2]
+    assert table("date,a,\n2024-01-01,1,\n2024-01-02,2,\n").columns == ("a",)
+    assert table('date,a\n2024-01-01,"1"\n\n2024-01-02,2\n').lines.tolist() == [2, 4]
+    with pytest.raises(ValueError, match="s.csv: empty; a table begins with the names"):
+        table("\n\n")
+
+
+def test_dates_may_be_seconds_since_1970(table):
+    found = table("time,a\n1704067200,1\n1704067260,2\n", date_format="s")
+    assert found.date_texts() == ["2024-01-01 00:00:00", "2024-01-01 00:01:00"]
+    assert table("time,a\n1704067200500,1\n", date_format="ms").date_texts() == ["2024-01-01 00:00:00.500"]
+    with pytest.raises(ValueError, match="line 3, column 'time': 'x' is not a number of seconds since 1970"):
+        table("time,a\n1704067200,1\nx,2\n", date_format="s")
 
 
 def test_a_column_that_counts_rows_is_no_channel(table):
