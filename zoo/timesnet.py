@@ -13,6 +13,7 @@ Series are (B, T, C): batch, steps, channels. `seq_len` is T of the input, `pred
 """
 
 import re
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -34,6 +35,7 @@ from blockzoo.kernels.residual_norm import residual_norm
 from blockzoo.layers.series.embed import SeriesEmbedding
 from blockzoo.layers.series.norm import standardize_series
 from blockzoo.layers.series.period import PeriodBlock, PeriodScope
+from blockzoo.layers.series.quantiles import check_levels, split_quantiles
 
 __all__ = ["TimesNet", "TimesNetAnomaly", "TimesNetClassifier", "TimesNetForecast", "TimesNetImputation"]
 
@@ -190,7 +192,10 @@ class TimesNet(ZooModel):
         return self._tokens(self._standardize(x, mask)[0], time_features)[-1]
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        """Map tokens to values of the standardised series, (B, steps, in_chans); with `pre_logits`, leave them."""
+        """Map tokens to values of the standardised series, (B, steps, in_chans); with `pre_logits`, leave them.
+
+        A model with quantiles gives (B, steps, quantiles * in_chans), which `forward` splits and orders.
+        """
         return x if pre_logits else self.head(x)
 
     def forward_intermediates(
@@ -282,6 +287,8 @@ class TimesNetForecast(TimesNet):
     to the future, so that the period search and all blocks see them.
 
     Args:
+        quantiles: Levels of quantiles to forecast, increasing between 0 and 1 and with 0.5 among them; by default one
+            value, the point forecast, as published.
         num_known: Covariates that are known for past and future, such as prices, promotions or holidays.
         num_static: Covariates of the series as a whole, such as a region.
     """
@@ -302,6 +309,7 @@ class TimesNetForecast(TimesNet):
         drop_rate: float = 0.1,
         drop_path_rate: float = 0.0,
         period_scope: PeriodScope = "batch",
+        quantiles: Sequence[float] | None = None,
         num_known: int = 0,
         num_static: int = 0,
         device: torch.device | str | None = None,
@@ -316,7 +324,9 @@ class TimesNetForecast(TimesNet):
             drop_path_rate, period_scope, device, dtype,
         )  # fmt: skip
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
-        self.head = nn.Linear(d_model, in_chans, **dd)
+        self.quantiles = None if quantiles is None else check_levels(quantiles)
+        self.num_quantiles = 0 if self.quantiles is None else len(self.quantiles)
+        self.head = nn.Linear(d_model, in_chans * max(self.num_quantiles, 1), **dd)
         self.num_known, self.num_static = num_known, num_static
         self.known = nn.Linear(num_known, d_model, bias=False, **dd) if num_known else None
         self.static = nn.Linear(num_static, d_model, bias=False, **dd) if num_static else None
@@ -368,15 +378,19 @@ class TimesNetForecast(TimesNet):
             static: Covariates of each series, (B, num_static), standardised.
 
         Returns:
-            The next pred_len steps, (B, pred_len, in_chans), in the unit of `x`.
+            The next pred_len steps, (B, pred_len, in_chans), in the unit of `x`; of a model with `quantiles` these, in
+            increasing order, (B, len(quantiles), pred_len, in_chans).
 
         Raises:
             ValueError: A shape does not fit.
         """
         x, mean, std = self._standardize(x, mask)
         covariates = self._covariates(x.shape[0], known, static)
-        tokens = self._tokens(x, time_features, covariates=covariates)[-1]
-        return (self.forward_head(tokens) * std + mean)[:, -self.pred_len :]
+        y = self.forward_head(self._tokens(x, time_features, covariates=covariates)[-1])
+        if self.num_quantiles:
+            y = split_quantiles(y[:, -self.pred_len :], self.num_quantiles)
+            return y * std.unsqueeze(1) + mean.unsqueeze(1)
+        return (y * std + mean)[:, -self.pred_len :]
 
 
 class TimesNetImputation(TimesNet):

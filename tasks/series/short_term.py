@@ -11,31 +11,35 @@ from blockzoo.tasks.core.files import write_csv
 from blockzoo.tasks.series.baselines import Scores, many_series_baselines
 from blockzoo.tasks.series.figures import draw_forecasts
 from blockzoo.tasks.series.metrics import mase, owa, smape
-from blockzoo.tasks.series.task import SeriesTask
+from blockzoo.tasks.series.probabilistic import pinball_loss
+from blockzoo.tasks.series.quantiles import ForecastTask, level_name
 
 __all__ = ["SeriesShortTerm"]
 
 _MEANS = ("smape", "mase", "naive2_smape", "naive2_mase")
 
 
-class SeriesShortTerm(SeriesTask):
+class SeriesShortTerm(ForecastTask):
     """Forecast the horizon of many series of one frequency.
 
     Batches are those of `blockzoo.tasks.series.competition.ManySeries`. Logged in evaluation are `smape` (per cent),
     `mase`, the same of Naive 2 as `naive2_smape` and `naive2_mase`, and `owa` against these, means over all series of a
     stage at once; series whose past never changes have no MASE and are left out of it and of OWA's MASE part.
-    `blockzoo.tasks.series.report` combines the frequencies of M4.
+    `blockzoo.tasks.series.report` combines the frequencies of M4. A model with `quantiles` is trained by the loss
+    "quantile"; what is logged of its quantiles, see `ForecastTask`.
 
     Args:
         loss: "smape", its denominator without gradient, as published; "mase", the absolute error over the mean absolute
-            step of the input; or "mse" of values over the deviation of the input.
+            step of the input; "mse" of values over the deviation of the input; or "quantile", twice the mean pinball
+            loss of a model's quantiles over the mean absolute step of the input.
         **kwargs: See `Task`.
     """
 
-    def __init__(self, *args: Any, loss: Literal["smape", "mase", "mse"] = "smape", **kwargs: Any) -> None:
+    def __init__(self, *args: Any, loss: Literal["smape", "mase", "mse", "quantile"] = "smape", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if loss not in ("smape", "mase", "mse"):
-            raise ValueError(f"loss={loss!r} must be 'smape', 'mase' or 'mse'")
+        if loss not in ("smape", "mase", "mse", "quantile"):
+            raise ValueError(f"loss={loss!r} must be 'smape', 'mase', 'mse' or 'quantile'")
+        self.check_loss(loss)
         self.loss = loss
         for stage in ("val", "test"):
             for name in _MEANS:
@@ -45,8 +49,9 @@ class SeriesShortTerm(SeriesTask):
 
     def shared_step(self, batch: dict[str, torch.Tensor], stage: str) -> torch.Tensor:
         """See `Task.shared_step`."""
-        forecast, target, mask = self.forecast(batch)[..., 0], batch["y"][..., 0], batch["y_mask"][..., 0]
-        loss = self._loss(forecast, target, mask, batch)
+        output, target, mask = self.forecast(batch)[..., 0], batch["y"][..., 0], batch["y_mask"][..., 0]
+        forecast = self.median(output)
+        loss = self._loss(output, target, mask, batch)
         self.log_mean(f"{stage}/loss", loss, int(mask.sum()), prog_bar=True)
         if stage == "train":
             return loss
@@ -54,6 +59,7 @@ class SeriesShortTerm(SeriesTask):
         scores |= {name: batch[name] for name in _MEANS[2:]}
         for name in _MEANS:
             getattr(self, f"{stage}_{name}").update(scores[name].float())
+        self.add_quantiles(stage, output, target, mask)
         if stage == "test" and self.groups:
             for number in batch["group"].unique().tolist():
                 self.groups[list(self.groups)[number]].update(scores["smape"][batch["group"] == number].float())
@@ -76,14 +82,20 @@ class SeriesShortTerm(SeriesTask):
         self.groups = torch.nn.ModuleDict({name: MeanMetric() for name in names}).to(self.device)
 
     def forecast(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Forecasts (B, pred_len, 1) in the series' units, their season put back in."""
+        """Forecasts (B, pred_len, 1), or quantiles (B, Q, pred_len, 1), in the series' units, with their season."""
         found = self.call_model(batch)
-        return found * batch["season"][:, -found.shape[1] :] if "season" in batch else found
+        if "season" not in batch:
+            return found
+        season = batch["season"][:, -found.shape[-2] :]
+        return found * (season[:, None] if self.levels else season)
 
     def _loss(
         self, forecast: torch.Tensor, target: torch.Tensor, mask: torch.Tensor, batch: dict[str, torch.Tensor]
     ) -> torch.Tensor:
-        error = (forecast - target).abs()
+        if self.loss == "quantile":
+            error = 2 * pinball_loss(forecast, target, self.levels).mean(1)
+        else:
+            error = (forecast - target).abs()
         if self.loss == "smape":
             total = forecast.detach().abs() + target.abs()
             error = 200 * error / torch.where(total == 0, 1, total)
@@ -122,10 +134,12 @@ class SeriesShortTerm(SeriesTask):
 
     def on_validation_epoch_end(self) -> None:
         """Log the scores over all series."""
+        super().on_validation_epoch_end()
         self._log_scores("val")
 
     def on_test_epoch_end(self) -> None:
         """Log the scores over all series."""
+        super().on_test_epoch_end()
         self._log_scores("test")
 
     def _log_scores(self, stage: str) -> None:
@@ -140,13 +154,19 @@ class SeriesShortTerm(SeriesTask):
             self.log(f"{stage}/{name}", value, prog_bar=name == "smape", rank_zero_only=True)
 
     def predict_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> dict[str, torch.Tensor]:
-        """Forecasts (B, pred_len) in the series' units, and which series they belong to (B,)."""
-        return {"index": batch["index"], "forecast": self.forecast(batch)[..., 0]}
+        """Forecasts (B, pred_len) in the series' units, and which series they belong to (B,).
+
+        A model with quantiles also gives `quantiles` (B, Q, pred_len).
+        """
+        output = self.forecast(batch)[..., 0]
+        found = {"index": batch["index"], "forecast": self.median(output)}
+        return {**found, "quantiles": output} if self.levels else found
 
     def write_predictions(self, batches: list[dict[str, torch.Tensor]], path: Path) -> Path:
         """Write forecasts with names and truth: a CSV file with a row for each step of each series.
 
-        Its columns are `series`, `step` (from 1, behind the known part), `forecast` and `truth`.
+        Its columns are `series`, `step` (from 1, behind the known part), `forecast` and `truth`, and for a model with
+        quantiles one for each, such as `q0.05`.
 
         Args:
             batches: See `Task.write_predictions`.
@@ -159,12 +179,18 @@ class SeriesShortTerm(SeriesTask):
         if data is None:
             return super().write_predictions(batches, path)
         series = data.read()
-        rows: list[list[Any]] = [["series", "step", "forecast", "truth"]]
+        rows: list[list[Any]] = [["series", "step", "forecast", "truth", *map(level_name, self.levels)]]
         for batch in batches:
-            for index, forecast in zip(batch["index"].tolist(), batch["forecast"].tolist(), strict=True):
+            forecasts = batch["forecast"][..., None]
+            if self.levels:
+                forecasts = torch.cat([forecasts, batch["quantiles"].movedim(1, -1)], -1)
+            for index, forecast in zip(batch["index"].tolist(), forecasts.tolist(), strict=True):
                 item = series[index]
                 pairs = zip(forecast, item.future.tolist(), strict=False)  # its horizon may be shorter
-                rows += [[item.name, step, value, known] for step, (value, known) in enumerate(pairs, start=1)]
+                rows += [
+                    [item.name, step, value, known, *more]
+                    for step, ((value, *more), known) in enumerate(pairs, start=1)
+                ]
         path.parent.mkdir(parents=True, exist_ok=True)
         written = path.with_name(f"{path.name}.csv")
         write_csv(written, rows)

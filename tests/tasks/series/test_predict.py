@@ -12,7 +12,8 @@ import torch
 import blockzoo
 from blockzoo.__main__ import main
 from blockzoo.tasks.app.training import run
-from blockzoo.tasks.series.predict import model_inputs, score
+from blockzoo.tasks.series.inputs import model_inputs
+from blockzoo.tasks.series.predict import score
 from blockzoo.tasks.series.table import read_table
 
 QUIET = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
