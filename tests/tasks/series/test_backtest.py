@@ -241,3 +241,19 @@ def test_what_cannot_be_forecast_says_why(call, folder):
     with pytest.raises(ValueError, match="horizon=8 is beyond the model's pred_len=7"):
         forecast_rows(model, table, [100], 8)
     assert torch.is_tensor(model.head.weight)
+
+
+def test_tables_and_models_that_a_backtest_cannot_take_are_named(call, folder):
+    lines = [f"{name},2023-01-{day:02d},{day}" for name in "ab" for day in range(1, 31)]
+    (folder / "long.csv").write_text("\n".join(["unique_id,ds,load [MW]", *lines]), encoding="utf-8")
+    words = ["--id-column", "unique_id", "--date-column", "ds", "--methods"]
+    status, _, err = call("backtest", POINT, "--data", "long.csv", *words)
+    assert status == 2 and "2 series one below the other" in err
+    config = folder / POINT / "config.json"
+    content = json.loads(config.read_text(encoding="utf-8"))
+    kept = config.read_text(encoding="utf-8")
+    content["pretrained_cfg"]["series"]["seasonal"] = 7
+    config.write_text(json.dumps(content), encoding="utf-8")
+    status, _, err = call("backtest", POINT, "--data", "load.csv", "--methods")
+    config.write_text(kept, encoding="utf-8")
+    assert status == 2 and "seasonally adjusted" in err
