@@ -17,7 +17,8 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 MEASURED = ROOT / "docs" / "measured"
-PAGES = ("README.md", "BENCHMARKS.md", "docs/exports.md", "docs/results.md", "docs/speed.md", "docs/training.md")
+PAGES = ("README.md", "BENCHMARKS.md", "docs/exports.md", "docs/forecasting.md", "docs/results.md", "docs/speed.md",
+         "docs/training.md")  # fmt: skip
 BLOCK = re.compile(r"<!-- figures: ([\w-]+) -->\n(.*?)<!-- /figures -->", re.S)
 
 

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from blockzoo.layers.series.embed import *
     from blockzoo.layers.series.norm import *
     from blockzoo.layers.series.period import *
+    from blockzoo.layers.series.quantiles import *
     from blockzoo.layers.spectral.factorized_tensor import *
     from blockzoo.layers.spectral.field_ops import *
     from blockzoo.layers.spectral.fno_block import *
@@ -109,6 +110,7 @@ _FILES = {
     "series.embed": ("SeriesEmbedding", "sinusoidal_positions"),
     "series.norm": ("standardize_series",),
     "series.period": ("PeriodBlock", "find_periods"),
+    "series.quantiles": ("check_levels", "split_quantiles"),
     "spectral.factorized_tensor": (
         "FactorizedTensor",
         "complex_matmul",

@@ -13,6 +13,7 @@ Series are (B, T, C): batch, steps, channels. `seq_len` is T of the input, `pred
 """
 
 import re
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -34,6 +35,7 @@ from blockzoo.kernels.residual_norm import residual_norm
 from blockzoo.layers.series.embed import SeriesEmbedding
 from blockzoo.layers.series.norm import standardize_series
 from blockzoo.layers.series.period import PeriodBlock, PeriodScope
+from blockzoo.layers.series.quantiles import check_levels, split_quantiles
 
 __all__ = ["TimesNet", "TimesNetAnomaly", "TimesNetClassifier", "TimesNetForecast", "TimesNetImputation"]
 
@@ -151,10 +153,16 @@ class TimesNet(ZooModel):
             raise ValueError(f"x has shape {tuple(x.shape)}: the batch is empty, give at least one series")
 
     def _tokens(
-        self, x: torch.Tensor, time_features: torch.Tensor | None, depth: int | None = None
+        self,
+        x: torch.Tensor,
+        time_features: torch.Tensor | None,
+        depth: int | None = None,
+        covariates: torch.Tensor | None = None,
     ) -> list[torch.Tensor]:
-        """Outputs of the blocks up to `depth`, for a standardised series."""
+        """Outputs of the blocks up to `depth`, for a standardised series; `covariates` join the embedding."""
         x = self.extend(self.embed(x, time_features).transpose(1, 2)).transpose(1, 2)
+        if covariates is not None:
+            x = x + covariates
         outputs = []
         for block, drop_path in zip(self.blocks[:depth], self.drop_paths, strict=False):
             if self.grad_checkpointing and self.training and not torch.jit.is_scripting():
@@ -184,7 +192,10 @@ class TimesNet(ZooModel):
         return self._tokens(self._standardize(x, mask)[0], time_features)[-1]
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        """Map tokens to values of the standardised series, (B, steps, in_chans); with `pre_logits`, leave them."""
+        """Map tokens to values of the standardised series, (B, steps, in_chans); with `pre_logits`, leave them.
+
+        A model with quantiles gives (B, steps, quantiles * in_chans), which `forward` splits and orders.
+        """
         return x if pre_logits else self.head(x)
 
     def forward_intermediates(
@@ -270,7 +281,17 @@ _OFFICIAL_NAMES = (
 
 
 class TimesNetForecast(TimesNet):
-    """TimesNet that forecasts; see `TimesNet` for the arguments."""
+    """TimesNet that forecasts; see `TimesNet` for the other arguments.
+
+    Covariates are an addition of ours: linear maps of them are added to the embedding, behind the step that extends it
+    to the future, so that the period search and all blocks see them.
+
+    Args:
+        quantiles: Levels of quantiles to forecast, increasing between 0 and 1 and with 0.5 among them; by default one
+            value, the point forecast, as published.
+        num_known: Covariates that are known for past and future, such as prices, promotions or holidays.
+        num_static: Covariates of the series as a whole, such as a region.
+    """
 
     task = "forecast"
 
@@ -288,19 +309,63 @@ class TimesNetForecast(TimesNet):
         drop_rate: float = 0.1,
         drop_path_rate: float = 0.0,
         period_scope: PeriodScope = "batch",
+        quantiles: Sequence[float] | None = None,
+        num_known: int = 0,
+        num_static: int = 0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         if pred_len < 1:
             raise ValueError(f"pred_len={pred_len} must be at least 1")
+        if num_known < 0 or num_static < 0:
+            raise ValueError(f"num_known={num_known} and num_static={num_static} must be at least 0")
         super().__init__(
             seq_len, pred_len, in_chans, d_model, d_ff, depth, top_k, num_kernels, time_freq, drop_rate,
             drop_path_rate, period_scope, device, dtype,
         )  # fmt: skip
-        self.head = nn.Linear(d_model, in_chans, device=device, dtype=dtype)
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.quantiles = None if quantiles is None else check_levels(quantiles)
+        self.num_quantiles = 0 if self.quantiles is None else len(self.quantiles)
+        self.head = nn.Linear(d_model, in_chans * max(self.num_quantiles, 1), **dd)
+        self.num_known, self.num_static = num_known, num_static
+        self.known = nn.Linear(num_known, d_model, bias=False, **dd) if num_known else None
+        self.static = nn.Linear(num_static, d_model, bias=False, **dd) if num_static else None
+
+    def _covariates(
+        self, batch: int, known: torch.Tensor | None, static: torch.Tensor | None
+    ) -> torch.Tensor | None:  # fmt: skip
+        """The embedding of covariates, (B, 1 or seq_len + pred_len, d_model), or None."""
+        shapes = {"known": (batch, self.seq_len + self.pred_len, self.num_known), "static": (batch, self.num_static)}
+        for name, given in (("known", known), ("static", static)):
+            count = shapes[name][-1]
+            if (given is None and count) or (given is not None and (not count or tuple(given.shape) != shapes[name])):
+                found = "missing" if given is None else f"of shape {tuple(given.shape)}"
+                raise ValueError(f"{name} is {found}, expected {shapes[name]} for a model with num_{name}={count}")
+        total = None
+        if known is not None and self.known is not None:
+            total = self.known(known)
+        if static is not None and self.static is not None:
+            whole = self.static(static)[:, None]
+            total = whole if total is None else total + whole
+        return total
+
+    def example_inputs(self, batch_size: int = 1, generator: torch.Generator | None = None) -> dict[str, torch.Tensor]:
+        """Random forward arguments; see `ZooModel.example_inputs`."""
+        inputs = super().example_inputs(batch_size, generator)
+        if self.num_known:
+            steps = self.seq_len + self.pred_len
+            inputs["known"] = self._example(batch_size, steps, self.num_known, generator=generator)
+        if self.num_static:
+            inputs["static"] = self._example(batch_size, self.num_static, generator=generator)
+        return inputs
 
     def forward(
-        self, x: torch.Tensor, time_features: torch.Tensor | None = None, mask: torch.Tensor | None = None
+        self,
+        x: torch.Tensor,
+        time_features: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None,
+        known: torch.Tensor | None = None,
+        static: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Forecast a series.
 
@@ -309,15 +374,23 @@ class TimesNetForecast(TimesNet):
             time_features: Calendar features of the past, (B, seq_len, number set by `time_freq`), in [-0.5, 0.5].
             mask: 1 where a value is observed, 0 where it is missing and what stands in `x` is ignored, as in
                 imputation, (B, seq_len, in_chans); all by default.
+            known: Covariates of past and future, (B, seq_len + pred_len, num_known), standardised.
+            static: Covariates of each series, (B, num_static), standardised.
 
         Returns:
-            The next pred_len steps, (B, pred_len, in_chans), in the unit of `x`.
+            The next pred_len steps, (B, pred_len, in_chans), in the unit of `x`; of a model with `quantiles` these, in
+            increasing order, (B, len(quantiles), pred_len, in_chans).
 
         Raises:
             ValueError: A shape does not fit.
         """
         x, mean, std = self._standardize(x, mask)
-        return (self.forward_head(self._tokens(x, time_features)[-1]) * std + mean)[:, -self.pred_len :]
+        covariates = self._covariates(x.shape[0], known, static)
+        y = self.forward_head(self._tokens(x, time_features, covariates=covariates)[-1])
+        if self.num_quantiles:
+            y = split_quantiles(y[:, -self.pred_len :], self.num_quantiles)
+            return y * std.unsqueeze(1) + mean.unsqueeze(1)
+        return (y * std + mean)[:, -self.pred_len :]
 
 
 class TimesNetImputation(TimesNet):

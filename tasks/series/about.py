@@ -18,6 +18,7 @@ room = Room(
         f"{HERE}.csv_files:CSVSeries",
         f"{HERE}.csv_files:Daphnet",
         f"{HERE}.competition:CSVShortSeries",
+        f"{HERE}.competition:M3",
         f"{HERE}.competition:M3Monthly",
         f"{HERE}.competition:M4",
         f"{HERE}.uea:JapaneseVowels",
@@ -52,6 +53,24 @@ room = Room(
     baseline_arguments=(f"{HERE}.baselines:add_arguments",),
     metrics={"auroc": "area under the ROC curve", "mse": "mean squared error", "smape": "sMAPE, %"},
     commands=(
+        Command(
+            "backtest",
+            "evaluation",
+            f"{HERE}.backtest",
+            "a forecaster with a rolling origin, beside simple and statistical methods",
+        ),
+        Command(
+            "series calibrate",
+            "evaluation",
+            f"{HERE}.calibrate",
+            "intervals of a forecaster, or a detector's threshold, from a run's validation part",
+        ),
+        Command(
+            "series coverage",
+            "evaluation",
+            f"{HERE}.coverage",
+            "how many of real series' values forecast intervals hold, after a short training",
+        ),
         Command("series report", "evaluation", f"{HERE}.report", "figures and tables of a finished run on series"),
         Command("package uea", "maintenance", f"{HERE}.ts_files", "turn a UEA archive's .ts files into packaged data"),
     ),

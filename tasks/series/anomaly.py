@@ -1,6 +1,7 @@
 """Finding anomalies in multivariate series by how badly they are reconstructed."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,9 +9,11 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from matplotlib.figure import Figure
 
+from blockzoo.tasks.series.alarms import write_threshold
 from blockzoo.tasks.series.baselines import Scores, anomaly_baselines, season_of
 from blockzoo.tasks.series.figures import draw_anomalies, draw_periods
 from blockzoo.tasks.series.metrics import detection_scores, point_adjust, quantile, ranking_scores, step_scores
+from blockzoo.tasks.series.range_metrics import affiliation_scores, range_scores, volume_scores
 from blockzoo.tasks.series.task import SeriesTask, masked_mean
 
 __all__ = ["SeriesAnomaly"]
@@ -23,10 +26,13 @@ class SeriesAnomaly(SeriesTask):
     step's score is the squared error of standardised values, averaged over channels. Steps that are missing from the
     data's dates get no score, and do not count in thresholds and metrics. Logged in a test:
 
-    - `auroc` and `auprc` of the scores, without a threshold;
+    - `auroc` and `auprc` of the scores, and `vus_roc` and `vus_pr`, which forgive detections a little beside an
+      anomaly (see `volume_scores`), without a threshold;
     - `precision`, `recall` and `f1` of steps above a threshold that flags `anomaly_ratio` per cent of all steps, those
       of training, validation and test together, as in the literature (which lets it look at the test scores); and
       `precision_adjusted` and so on after `point_adjust`, the figures that the literature reports, which flatter;
+      `affiliation_precision`, `range_precision` and so on, which look at stretches (see `affiliation_scores` and
+      `range_scores`);
     - the same with names that end in `_val` and `_val_adjusted`, with the `val_quantile` of the validation scores as
       threshold, for which nothing of the test part is used.
 
@@ -35,19 +41,29 @@ class SeriesAnomaly(SeriesTask):
     Args:
         anomaly_ratio: Per cent.
         val_quantile: From 0 to 1.
+        vus_window: Largest width over which labels fade out for `vus_roc` and `vus_pr`, in steps.
         **kwargs: See `Task`.
 
     Raises:
-        ValueError: `anomaly_ratio` or `val_quantile` is out of its range.
+        ValueError: `anomaly_ratio`, `val_quantile` or `vus_window` is out of its range.
     """
 
-    def __init__(self, *args: Any, anomaly_ratio: float = 1.0, val_quantile: float = 0.99, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        anomaly_ratio: float = 1.0,
+        val_quantile: float = 0.99,
+        vus_window: int = 100,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         if not 0 < anomaly_ratio < 100:
             raise ValueError(f"anomaly_ratio={anomaly_ratio} must be between 0 and 100 per cent")
         if not 0 <= val_quantile <= 1:
             raise ValueError(f"val_quantile={val_quantile} must be from 0 to 1")
-        self.anomaly_ratio, self.val_quantile = anomaly_ratio, val_quantile
+        if vus_window < 0:
+            raise ValueError(f"vus_window={vus_window} must be at least 0")
+        self.anomaly_ratio, self.val_quantile, self.vus_window = anomaly_ratio, val_quantile, vus_window
         self._windows: list[tuple[torch.Tensor, ...]] = []
         self.test_result: dict[str, torch.Tensor] = {}
 
@@ -119,14 +135,17 @@ class SeriesAnomaly(SeriesTask):
         ratio = quantile(everything, 1 - self.anomaly_ratio / 100)
         calm = quantile(parts[1][1], self.val_quantile)
         found = {**ranking_scores(score, label), "mse": float(score.mean())}
+        found |= volume_scores(score, label, self.vus_window)
         for ending, threshold in (("", ratio), ("_val", calm)):
             predicted = score > threshold
             for more, detected in (("", predicted), ("_adjusted", point_adjust(predicted, label))):
                 found |= {f"{k}{ending}{more}": v for k, v in detection_scores(detected, label).items()}
+            nearby = {**affiliation_scores(predicted, label), **range_scores(predicted, label)}
+            found |= {f"{k}{ending}": v for k, v in nearby.items()}
         if not label.any():
             found = {"mse": found["mse"]}
         for name, value in found.items():
-            if name in ("auroc", "auprc") and not np.isfinite(value):
+            if not np.isfinite(value):
                 continue
             self.log(f"test/{name}", value, rank_zero_only=True, prog_bar=name in ("auroc", "f1"))
         self.test_result = {"step": covered, "score": score, "label": label, "threshold": torch.tensor([ratio, calm])}
@@ -135,6 +154,17 @@ class SeriesAnomaly(SeriesTask):
             rank_zero_info(
                 "no test step is anomalous: areas under curves, precision, recall and F1 are undefined and left out"
             )
+
+    def write_report(self, folder: Path) -> None:
+        """Write the threshold from the validation scores of the last test, for `blockzoo predict`."""
+        if self.test_result:
+            write_threshold(folder, self.val_quantile, float(self.test_result["threshold"][1]))
+
+    @torch.no_grad()
+    def calm_threshold(self, data: Any, share: float) -> float:
+        """The quantile `share` of the scores of the validation part of data that are set up."""
+        self.eval()
+        return quantile(self._scores_of(data.threshold_dataloaders()[1])[1], share)
 
     def _scores_of(self, loader: Any) -> tuple[torch.Tensor, torch.Tensor]:
         windows = []

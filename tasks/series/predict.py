@@ -3,7 +3,8 @@
 import argparse
 import csv
 import sys
-from dataclasses import fields
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,15 @@ import torch
 from blockzoo.tasks.core.files import check_output, replacing, write_csv
 from blockzoo.tasks.core.output import print_json, print_table
 from blockzoo.tasks.core.predictions import class_rows, print_likeliest
-from blockzoo.tasks.series.calendar import calendar_features, time_freq_of
-from blockzoo.tasks.series.metrics import step_scores
-from blockzoo.tasks.series.table import Reading, SeriesTable, read_header, read_table
+from blockzoo.tasks.series.alarms import choose_threshold, flagged
+from blockzoo.tasks.series.calendar import calendar_seasons, time_freq_of
+from blockzoo.tasks.series.conformal import check_coverages
+from blockzoo.tasks.series.covariates import Covariates
+from blockzoo.tasks.series.forecaster import forecast_columns, forecast_rows, model_levels
+from blockzoo.tasks.series.inputs import model_inputs
+from blockzoo.tasks.series.metrics import seasonal_factors, step_scores
+from blockzoo.tasks.series.table import Reading, SeriesTable, read_header, read_series
 from blockzoo.tasks.series.table_files import named_text
-from blockzoo.tasks.series.time_axis import past_dates
 from blockzoo.tasks.series.ts_files import SeriesSet, read_ts
 from blockzoo.tasks.series.windows import stretches_of
 
@@ -26,11 +31,11 @@ __all__ = [
     "classify",
     "fill",
     "forecast",
-    "model_inputs",
     "predict_classes",
     "predict_table",
     "prepare",
     "read_csv",
+    "read_for",
     "score",
 ]
 
@@ -47,29 +52,88 @@ def add_table_arguments(parser: argparse.ArgumentParser) -> None:
     table.add_argument("--decimal", help="the decimal mark, '.' or ','")
     table.add_argument("--thousands", help="character between groups of three digits")
     table.add_argument("--encoding", help="of the text, if it is not UTF-8")
+    table.add_argument("--time-zone", help="zone of the dates, such as Europe/Berlin")
+    table.add_argument("--closed", help="holidays that working days leave out: a country, an exchange, or a file")
+    table.add_argument("--id-column", help="column with the name of each row's series, in a table of many")
+
+    table.add_argument("--horizon", type=int, help="steps to forecast, also beyond the model's own, by rolling")
+    table.add_argument(
+        "--coverage", nargs="+", type=float, metavar="PERCENT",
+        help="central intervals of a forecast: the model's own, or those of blockzoo series calibrate",
+    )  # fmt: skip
+    table.add_argument("--threshold", type=float, help="flag anomaly scores above it (default: the calibrated one)")
+    table.add_argument("--anomaly-ratio", type=float, metavar="PERCENT", help="or flag the largest scores, so many")
 
 
-def _read(model: Any, args: argparse.Namespace) -> SeriesTable:
-    """Read a table as the model's own data was read, unless the options say otherwise."""
-    path = args.file[0]
+def read_for(model: Any, path: str, args: argparse.Namespace) -> dict[str, tuple[SeriesTable, dict[str, torch.Tensor]]]:
+    """Read the series of a table as the model's own data was read, unless the options say otherwise.
+
+    Returns:
+        By name, the channels, and the covariates of the next forecast as arguments of the model.
+    """
     kept = model.pretrained_cfg.get("series", {})
     given = {field.name: getattr(args, field.name, None) for field in fields(Reading)}
     reading = Reading(
         **{**kept.get("reading", {}), **{key: value for key, value in given.items() if value is not None}}
     )
-    header = read_header(path, reading.delimiter, reading.encoding)
+    covariates = Covariates.restored(kept.get("covariates", {}))
     known = kept.get("columns", [])
-    columns = args.columns or (known if known and set(known) <= set(header) else None)
-    table = read_table(path, columns, **reading.options(), optional_date=given["date_column"] is None)
-    if table.never_observed:
-        raise ValueError(f"{path}: no value of {', '.join(map(repr, table.never_observed))}; --columns chooses")
-    _compare_steps(model, table)
-    if model.in_chans not in (1, len(table.columns)):
+    columns = args.columns or known or None
+    if columns is known:
+        header = read_header(path, reading.delimiter, reading.encoding)
+        columns = known if set(known) <= set(header) else None
+    if columns is not None:
+        columns = [*columns, *(name for name in covariates.known if name not in columns)]
+    found = {}
+    for name, whole in read_series(path, reading, columns, covariates.static, given["date_column"] is None).items():
+        table = whole.take([column for column in whole.columns if column not in covariates.known])
+        if table.never_observed:
+            raise ValueError(
+                f"{table.path}: no value of {', '.join(map(repr, table.never_observed))}; --columns chooses"
+            )
+        if not found:
+            _compare_steps(model, table)
+        if model.in_chans not in (1, len(table.columns)):
+            raise ValueError(
+                f"{path} has {len(table.columns)} channels ({', '.join(table.columns)}), the model expects "
+                f"{model.in_chans}{': ' + ', '.join(known) if known else ''}; --columns chooses"
+            )
+        table = table.trimmed() if covariates.known else table
+        found[name] = table, _covariates_ahead(model, covariates, whole, len(table.values))
+    return found
+
+
+def _covariates_ahead(model: Any, covariates: Covariates, whole: SeriesTable, end: int) -> dict[str, torch.Tensor]:
+    """Covariates of the window that ends before a step, and of the steps to forecast behind it.
+
+    Args:
+        model: The forecaster.
+        covariates: Those that it was trained with.
+        whole: The table, with the columns that are known ahead, also for steps behind `end`.
+        end: The first step to forecast.
+
+    Raises:
+        ValueError: The table does not reach far enough ahead.
+    """
+    found = {}
+    static = covariates.static_of(whole.path, whole.labels)
+    if static is not None:
+        found["static"] = torch.from_numpy(static.astype(np.float32))[None]
+    if covariates.known and len(whole.values) < end + model.pred_len:
         raise ValueError(
-            f"{path} has {len(table.columns)} channels ({', '.join(table.columns)}), the model expects {model.in_chans}"
-            f"{': ' + ', '.join(known) if known else ''}; --columns chooses"
+            f"{whole.path}: the model needs {', '.join(covariates.known)} for {model.pred_len} steps behind the last "
+            f"value of the channels; there are rows for {len(whole.values) - end}"
         )
-    return table
+    if covariates.num_known:
+        past = whole.rows(0, end)
+        ahead = whole.rows(end, end + model.pred_len) if covariates.known else past.future(model.pred_len)
+        parts = [covariates.known_of(part, part.take(covariates.known).values) for part in (past, ahead)]
+        known = np.concatenate([part for part in parts if part is not None])
+        missing = model.seq_len + model.pred_len - len(known)
+        if missing > 0:  # steps before the first are like it
+            known = np.concatenate([np.repeat(known[:1], missing, axis=0), known])
+        found["known"] = torch.from_numpy(known[-(model.seq_len + model.pred_len) :].astype(np.float32))[None]
+    return found
 
 
 def _compare_steps(model: Any, table: SeriesTable) -> None:
@@ -83,46 +147,6 @@ def _compare_steps(model: Any, table: SeriesTable) -> None:
         print(f"{table.path}: steps of {step:g} s, but the model learned from steps of {own:g} s", file=sys.stderr)
     elif wanted is not None and found != wanted:
         print(f"{table.path}: the dates look like {found!r}, but the model has time_freq={wanted!r}", file=sys.stderr)
-
-
-def model_inputs(
-    model: Any, values: np.ndarray, dates: np.ndarray | None, starts: list[int]
-) -> tuple[dict[str, torch.Tensor], np.ndarray, np.ndarray]:
-    """Windows of a table as a model wants them.
-
-    Args:
-        model: One with `seq_len` and `in_chans`; of one channel, every column is a series by itself.
-        values: (rows, columns), NaN where missing.
-        dates: Of the rows on the local clock, or None.
-        starts: First row of each window; rows before the first are taken for missing.
-
-    Returns:
-        Arguments of the model, batch axis (windows * columns) or (windows); mean and deviation of its channels.
-
-    Raises:
-        ValueError: The model wants calendar features, and there are no dates.
-    """
-    cfg = model.pretrained_cfg
-    mean, std = (np.asarray(cfg.get(key, fill), dtype=np.float64) for key, fill in (("mean", 0.0), ("std", 1.0)))
-    steps = model.seq_len
-    padded = np.concatenate([np.full((steps, values.shape[1]), np.nan), values])
-    windows = np.stack([padded[start + steps : start + 2 * steps] for start in starts])
-    if model.in_chans == 1:
-        windows = windows.transpose(0, 2, 1).reshape(-1, steps, 1)
-    scaled = (windows - mean) / std
-    seen = ~np.isnan(scaled)
-    inputs = {"x": torch.from_numpy(np.where(seen, scaled, 0).astype(np.float32))}
-    inputs["mask"] = torch.from_numpy(seen.astype(np.float32))
-    if getattr(model, "time_freq", None) is not None:
-        if dates is None:
-            raise ValueError(f"the model uses calendar features ({model.time_freq!r}); name a --date-column")
-        if len(dates) < 2:
-            raise ValueError("a date of one row has no frequency; the file needs two rows at least")
-        times = calendar_features(np.concatenate([past_dates(dates, steps), dates]), model.time_freq)
-        parts = np.stack([times[start + steps : start + 2 * steps] for start in starts])
-        repeats = values.shape[1] if model.in_chans == 1 else 1
-        inputs["time_features"] = torch.from_numpy(np.repeat(parts, repeats, axis=0))
-    return inputs, mean, std
 
 
 @torch.no_grad()
@@ -140,10 +164,17 @@ def _as_table(model: Any, output: torch.Tensor, columns: int, mean: np.ndarray, 
     return values.reshape(-1, columns, values.shape[1]).transpose(0, 2, 1) if model.in_chans == 1 else values
 
 
-def forecast(model: Any, table: SeriesTable) -> np.ndarray:
-    """The next `pred_len` steps behind a table, (pred_len, columns)."""
-    inputs, mean, std = model_inputs(model, table.values, table.local, [len(table.values) - model.seq_len])
-    return _as_table(model, _run(model, inputs), len(table.columns), mean, std)[0]
+def forecast(model: Any, table: SeriesTable, covariates: Mapping[str, torch.Tensor] | None = None) -> np.ndarray:
+    """The next `pred_len` steps behind a table, (pred_len, columns); the median of a model with quantiles.
+
+    Args:
+        model: The forecaster.
+        table: Its channels.
+        covariates: Further arguments of the model for one window, (1, ...), by name.
+    """
+    levels = model_levels(model)
+    found = forecast_rows(model, table, [len(table.values)], covariates=covariates)
+    return found[0, levels.index(0.5) if levels else 0]
 
 
 def _starts(model: Any, rows: int) -> list[int]:
@@ -197,40 +228,87 @@ def predict_table(model: Any, files: list[str], args: argparse.Namespace) -> int
         raise ValueError(f"series are read from one file, not {len(files)}")
     if args.out:
         check_output(args.out, files)
-    table = _read(model, args)
+    tables = read_for(model, files[0], args)
+    rows: list[list[Any]] = []
+    for name, (table, covariates) in tables.items():
+        columns, part = _predicted(model, args, table, covariates)
+        rows += [[name, *row] for row in part] if list(tables) != [""] else part
+    if list(tables) != [""]:
+        columns = [model.pretrained_cfg.get("series", {}).get("reading", {}).get("id_column") or "unique_id", *columns]
+    if args.out:
+        _write(Path(args.out), columns, rows)
+        read = table.report() if len(tables) == 1 else f"{len(tables)} series of {args.file[0]}"
+        print(f"{args.out}: {len(rows)} rows; read {read}")
+    elif args.json:
+        print_json([dict(zip(columns, row, strict=True)) for row in rows])
+    else:
+        print_table(
+            columns,
+            [
+                ["" if cell is None else f"{cell:.6g}" if isinstance(cell, float) else cell for cell in row]
+                for row in rows
+            ],
+        )
+    return 0
+
+
+def _predicted(
+    model: Any, args: argparse.Namespace, table: SeriesTable, covariates: Mapping[str, torch.Tensor]
+) -> tuple[list[str], list[list[Any]]]:
+    """Names of columns, and rows with the date or step first, of what a model makes of one series."""
     names = list(table.columns)
     shown: SeriesTable | None = table if table.dates is not None else None
     if model.task == "forecast":
-        values = forecast(model, table)
+        coverages = check_coverages(args.coverage, "--coverage") if args.coverage else ()
+        factors = _seasons(model, table, max(args.horizon or model.pred_len, 1))
+        rows_known = len(table.values)
+        adjusted = table if factors is None else replace(table, values=table.values / factors[:rows_known])
+        names, values = forecast_columns(model, adjusted, args.name, args.horizon, coverages, covariates)
+        if factors is not None:  # the quantiles of a column stand behind it
+            values = values * np.repeat(factors[rows_known:], len(names) // factors.shape[1], axis=1)
         shown = table.future(len(values)) if shown and len(table.values) > 1 else None
         first = len(table.values)
-        kept = model.pretrained_cfg.get("series", {})
-        if kept.get("features") == "MS" and model.in_chans > 1:
-            place = names.index(kept["target"]) if kept["target"] in names else len(names) - 1
-            names, values = [names[place]], values[:, [place]]
     elif model.task == "imputation":
         values, first = fill(model, table), 0
     elif model.task == "anomaly":
         values, first = score(model, table), 0
         names = [f"score_{name}" for name in names] if values.shape[1] > 1 else ["score"]
+        limits, source = choose_threshold(values, args.name, args.threshold, args.anomaly_ratio)
+        names, values, told = flagged(names, values, limits, source)
+        print(told, file=sys.stderr)
     else:
         raise ValueError(f"{args.name} is a model for {model.task}, which predict has no use for with a table")
     index = [first + i for i in range(len(values))] if shown is None else shown.date_texts()
-    rows = [
-        [key, *(None if np.isnan(value) else float(value) for value in row)]
-        for key, row in zip(index, values, strict=True)
-    ]
-    columns = ["step" if shown is None else "date", *names]
-    if args.out:
-        _write(Path(args.out), columns, rows)
-        print(f"{args.out}: {len(rows)} rows; read {table.report()}")
-    elif args.json:
-        print_json([dict(zip(columns, row, strict=True)) for row in rows])
-    else:
-        print_table(
-            columns, [[row[0], *("" if value is None else f"{value:.6g}" for value in row[1:])] for row in rows]
-        )
-    return 0
+    rows: list[list[Any]] = [[key, *map(_cell, names, row)] for key, row in zip(index, values, strict=True)]
+    return ["step" if shown is None else "date", *names], rows
+
+
+def _seasons(model: Any, table: SeriesTable, steps: int) -> np.ndarray | None:
+    """Seasonal factors of a table's rows and the steps behind, (rows + steps, columns), that a model wants taken out.
+
+    None for a model that was not trained on series without their season. The season is the shortest of the calendar, or
+    of the training data if there are no dates. A column with missing values between others is taken as it is.
+    """
+    period = model.pretrained_cfg.get("series", {}).get("seasonal")
+    if period is None:
+        return None
+    if table.dates is not None and len(table.dates) > 1:
+        period = next(iter(calendar_seasons(table.dates)), 1)
+    rows, count = table.values.shape
+    factors = np.ones((rows + steps, count))
+    for column in range(count):
+        seen = np.flatnonzero(~np.isnan(table.values[:, column]))
+        history = table.values[seen[0] :, column]
+        if not np.isnan(history).any():
+            factors[seen[0] :, column] = seasonal_factors(history, len(history) + steps, period)
+    return factors
+
+
+def _cell(name: str, value: float) -> float | bool | None:
+    """A number as it is printed: a truth value in a column of flags, nothing for NaN."""
+    if np.isnan(value):
+        return None
+    return bool(value) if name.partition("_")[0] == "flag" else float(value)
 
 
 def _write(path: Path, columns: list[str], rows: list[list[Any]]) -> None:

@@ -2,8 +2,9 @@
 
     blockzoo series report runs/timesnet_m3_monthly/version_{0,1,2} --out figures
 
-Each run is tested again. The figures show the forecasts of all of them, with their median and spread, for the test
-series at the quantiles 0.1 to 0.9 of the error (`forecasts.png`); or what the first run fills into gaps
+Each run is tested again. A table shows the error of each one's forecasts and of their median. The figures show the
+forecasts of all of them, with their median and spread, for the test series at the quantiles 0.1 to 0.9 of the error
+(`forecasts.png`); or what the first run fills into gaps
 (`imputations.png`) or gives as scores (`anomalies.png`); and the images that it sees (`periods.png`).
 
     blockzoo series report runs/timesnet_m4_*/version_0
@@ -54,6 +55,9 @@ def run(args: argparse.Namespace) -> int:
     tasks, data = [one.model for one in finished], finished[0].datamodule
     if not isinstance(tasks[0], SeriesTask):
         raise ValueError(f"{args.runs[0]}: no figures for a {type(tasks[0]).__name__}, which is no task on series")
+    table = tasks[0].report_table(tasks, data)
+    if table is not None:
+        print_table(*table)
     for name, figure in tasks[0].report_figures(tasks, data).items():
         write_figure(folder / name, figure)
         print(folder / name)

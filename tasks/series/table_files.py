@@ -6,9 +6,12 @@ A million rows are read in the time that pandas takes, and in little more memory
 import bz2
 import csv
 import gzip
+import io
+import itertools
 import lzma
 import re
 import warnings
+import zipfile
 import zlib
 from array import array
 from collections.abc import Callable, Iterator
@@ -22,27 +25,61 @@ from blockzoo.tasks.series.dates import parse_dates
 
 __all__ = ["Source", "named_text", "open_source", "open_text"]
 
-_PACKED: tuple[tuple[bytes, Callable[..., Any]], ...] = (
-    (b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ\x00", lzma.open),
+
+def _open_zip(path: str | Path) -> IO[bytes]:
+    """The only file of a zip archive."""
+    archive = zipfile.ZipFile(path)
+    names = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("__MACOSX")]
+    if len(names) != 1:
+        raise ValueError(f"{path}: {len(names)} files are packed in it ({', '.join(names[:5])}); a table is one")
+    return archive.open(names[0])
+
+
+def _open_zstd(path: str | Path) -> IO[bytes]:
+    try:
+        import pyarrow as pa
+    except ImportError as error:
+        raise ValueError(f"{path}: zstd needs pyarrow: pip install 'blockzoo[tables]'") from error
+    return cast("IO[bytes]", io.BufferedReader(pa.input_stream(str(path), compression="zstd")))
+
+
+_PACKED: tuple[tuple[bytes, Callable[[str | Path], Any]], ...] = (
+    (b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ\x00", lzma.open), (b"PK", _open_zip),
+    (b"\x28\xb5\x2f\xfd", _open_zstd),
 )  # fmt: skip
 _CHUNK = 1 << 24  # bytes in which lines are counted
 
 
 def open_source(
-    path: str | Path, delimiter: str = ",", decimal: str = ".", thousands: str | None = None,
+    path: Any, delimiter: str = ",", decimal: str = ".", thousands: str | None = None,
     encoding: str | None = None,
 ) -> "Source":  # fmt: skip
     """Open a table and read its header; see `blockzoo.tasks.series.table.read_table` for the arguments.
 
     Raises:
         ValueError: It is no table.
+        TypeError: `path` is neither the name of a file nor a table.
         FileNotFoundError: There is no such file.
     """
-    with Path(path).open("rb") as file:
-        start = file.read(4)
-    if start == b"PAR1":
-        return _Parquet(str(path), decimal, thousands)
+    if not isinstance(path, str | Path):
+        return _Frame(_as_frame(path), "DataFrame", decimal, thousands)
+    kind = _kind_of(str(path))
+    if kind is not None:
+        first = 2 if kind == "Excel" else 1  # rows of a sheet are counted from its header
+        return _Frame(_read_frame(kind, str(path)), str(path), decimal, thousands, first)
     return _Text(str(path), delimiter, decimal, thousands, encoding)
+
+
+def _as_frame(table: Any) -> Any:
+    """A pandas DataFrame of a table that one may have in memory: of pandas, polars or pyarrow."""
+    import pandas as pd  # slow to import
+
+    found = table.to_frame() if isinstance(table, pd.Series) else table
+    if not isinstance(found, pd.DataFrame) and hasattr(found, "to_pandas"):
+        found = found.to_pandas()
+    if not isinstance(found, pd.DataFrame):
+        raise TypeError(f"a table is the name of a file or a DataFrame, not {type(table).__name__}")
+    return found
 
 
 class Source:
@@ -104,13 +141,17 @@ class _Text(Source):
         self._frame: Any = None
         with self._reading() as file:
             first = file.readline()
+            rest: Any = itertools.chain([first], file)
             if match := re.fullmatch(r"sep=(.)\s*", first):
-                self.delimiter, self.skipped = match[1], 1
-            else:
-                file.seek(0)
-            reader = csv.reader(file, delimiter=self.delimiter)
-            self.header = [name.strip() for name in next(reader, [])]
-            self.head_lines = reader.line_num
+                self.delimiter, self.skipped, rest = match[1], 1, file
+            reader = csv.reader(rest, delimiter=self.delimiter)
+            head = next((cells for cells in reader if any(cells)), [])
+            self.header = [name.strip() for name in head]
+            self.head_lines = reader.line_num + self.skipped
+            blank = reader.line_num - 1 - sum(name.count("\n") for name in head)
+            self.head_rows = self.skipped + 1 + max(blank, 0)  # a name may hold line breaks
+        if not self.header:
+            raise ValueError(f"{path}: empty; a table begins with the names of its columns")
         if len(self.header) == 1 and any(other in self.header[0] for other in ";\t,|"):
             raise ValueError(
                 f"{path}, line 1: one column {self.header[0]!r} with delimiter={self.delimiter!r}; is it another one?"
@@ -136,7 +177,7 @@ class _Text(Source):
             width = ends - starts
             full = (width > 1) | ((width == 1) & (data[starts] != 13))
             line = before + 1 + np.arange(len(ends))
-            full &= line > self.skipped + self.head_lines
+            full &= line > self.head_lines
             for i in np.flatnonzero(full & (counts != len(self.header) - 1))[:1]:
                 self._wrong_width(int(line[i]), int(counts[i]) + 1)
             found.append(line[full])
@@ -161,12 +202,13 @@ class _Text(Source):
             for _ in range(self.skipped):
                 file.readline()
             reader = csv.reader(file, delimiter=self.delimiter)
-            next(reader, None)
             for cells in reader:
-                if cells and len(cells) != len(self.header):
-                    self._wrong_width(reader.line_num + self.skipped, len(cells))
-                if cells:
-                    lines.append(reader.line_num + self.skipped)
+                line = reader.line_num + self.skipped
+                if line <= self.head_lines or not cells:
+                    continue
+                if len(cells) != len(self.header):
+                    self._wrong_width(line, len(cells))
+                lines.append(line)
         return np.array(lines, dtype=np.int64)
 
     def _wrong_width(self, line: int, found: int) -> None:
@@ -181,7 +223,7 @@ class _Text(Source):
             warnings.simplefilter("ignore", pd.errors.DtypeWarning)  # such columns are read once more, as texts
             frame = pd.read_csv(
                 file, sep=self.delimiter, header=None, names=range(len(self.header)), usecols=places, index_col=False,
-                skiprows=self.skipped + self.head_lines, keep_default_na=False, decimal=self.decimal, **_exact(),
+                skiprows=self.head_rows, keep_default_na=False, decimal=self.decimal, **_exact(),
                 **options,
             )  # fmt: skip
         if len(frame) != len(self.lines):
@@ -248,7 +290,7 @@ def _bytes(chunk: str | bytes) -> bytes:
 
 
 def open_text(path: str | Path, encoding: str | None = None, binary: bool = False) -> IO[Any]:
-    """Open a text, packed by gzip, bzip2 or xz or not, in UTF-8 or the encoding of its byte order mark.
+    """Open a text, packed or not (gzip, bzip2, xz, zip, zstd), in UTF-8 or the encoding of its byte order mark.
 
     Args:
         path: The file.
@@ -268,7 +310,7 @@ def open_text(path: str | Path, encoding: str | None = None, binary: bool = Fals
         return cast("IO[Any]", packed(path) if packed else Path(path).open("rb"))
     try:
         if packed:
-            return cast("IO[Any]", packed(path, "rt", encoding=found, newline=""))
+            return io.TextIOWrapper(packed(path), encoding=found, newline="")
         return Path(path).open(encoding=found, newline="")
     except LookupError as error:
         raise ValueError(f"encoding={encoding!r} is unknown; 'utf-8', 'utf-16' and 'latin-1' are the usual") from error
@@ -307,63 +349,121 @@ def _tell(path: str, error: BaseException | None) -> None:
         raise ValueError(
             f"{path}: not text in this encoding ({error}); encoding names another, for example 'utf-16' or 'latin-1'"
         ) from error
-    if isinstance(error, EOFError | gzip.BadGzipFile | zlib.error | lzma.LZMAError):
+    packing = isinstance(error, OSError) and error.errno is None  # bz2 and pyarrow have no error of their own
+    if packing or isinstance(error, EOFError | zlib.error | lzma.LZMAError | zipfile.BadZipFile):
         raise ValueError(f"{path}: a damaged compressed file ({error})") from error
     if isinstance(error, csv.Error):
         raise ValueError(f"{path}: not a table ({error})") from error
 
 
-class _Parquet(Source):
-    def __init__(self, path: str, decimal: str, thousands: str | None) -> None:
+class _Frame(Source):
+    """A pandas DataFrame; an index that does more than count is a column."""
+
+    def __init__(self, frame: Any, path: str, decimal: str, thousands: str | None, first_line: int = 1) -> None:
         import pandas as pd  # slow to import
 
         self.path, self.decimal, self.thousands = path, decimal, thousands
-        try:
-            frame = pd.read_parquet(path)
-        except ImportError as error:
-            raise ValueError(f"{path}: Parquet needs pyarrow: pip install 'blockzoo[tables]'") from error
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{path}: not a Parquet file that can be read ({error})") from error
-        if not isinstance(frame.index, pd.RangeIndex):
-            frame = frame.reset_index(names=frame.index.name or "date")
-        self.header = [str(name) for name in frame.columns]
-        frame.columns = self.header
+        if isinstance(frame.columns, pd.MultiIndex):
+            raise ValueError(f"{path}: columns have {frame.columns.nlevels} levels of names; a table has one")
+        counts = frame.index.name is None and frame.index.nlevels == 1 and frame.index.dtype.kind in "iu"
+        if not counts:
+            frame = frame.reset_index(**({} if isinstance(frame.index, pd.MultiIndex) or frame.index.name else
+                                         {"names": "date"}))  # fmt: skip
+        self.header = [str(name).strip() for name in frame.columns]
         _refuse_twins(path, self.header)
-        self.frame = frame
-        self.lines = np.arange(1, len(frame) + 1)
+        self.frame = frame.set_axis(self.header, axis=1)
+        self.lines = np.arange(first_line, first_line + len(frame))
 
     def cells(self, column: str) -> Any:
         import pandas as pd  # slow to import
 
-        found = self.frame[column].tolist()
-        return pd.Series(["" if cell is None or cell != cell else str(cell) for cell in found], dtype=object)
+        found = self.frame[column]
+        texts = ["" if gap else str(cell) for cell, gap in zip(found.tolist(), found.isna().tolist(), strict=True)]
+        return pd.Series(texts, dtype=object)
 
     def numbers(self, columns: list[str], blank: set[str]) -> np.ndarray:
         values = np.full((len(self.frame), len(columns)), np.nan)
         marks = [float(text) for text in blank if re.fullmatch(r"[+-]?\d+(\.\d*)?", text)]
         for i, name in enumerate(columns):
             cells = self.frame[name]
-            if cells.dtype.kind not in "iuf":
+            if cells.dtype.kind not in "iufb":
                 values[:, i] = self._parsed(name, self.cells(name).tolist(), blank)
                 continue
             numbers = cells.to_numpy(np.float64, na_value=np.nan)
             if np.isinf(numbers).any():
                 row = int(np.isinf(numbers).argmax())
-                raise ValueError(f"{self.path}, row {row + 1}, column {name!r}: {numbers[row]} is not finite")
+                raise ValueError(f"{self.path}, line {self.lines[row]}, column {name!r}: {numbers[row]} is not finite")
             values[:, i] = np.where(np.isin(numbers, marks), np.nan, numbers)
         return values
 
     def dates(self, column: str, date_format: str | None) -> tuple[np.ndarray, np.ndarray | None]:
         cells = self.frame[column]
+        if str(cells.dtype).startswith("period"):
+            cells = cells.dt.to_timestamp()
         if cells.dtype.kind != "M":
             return super().dates(column, date_format)
         if cells.isna().any():
-            raise ValueError(f"{self.path}, row {int(cells.isna().argmax()) + 1}, column {column!r}: no date")
+            line = self.lines[int(cells.isna().to_numpy().argmax())]
+            raise ValueError(f"{self.path}, line {line}, column {column!r}: no date")
         if cells.dt.tz is None:
             return cells.to_numpy("datetime64[ms]"), None
         local = cells.dt.tz_localize(None).to_numpy("datetime64[ms]")
         dates = cells.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy("datetime64[ms]")
         return dates, (local - dates).astype("timedelta64[m]").astype(np.int64)
+
+
+def _read_parquet(path: str) -> Any:
+    import pandas as pd  # slow to import
+
+    return pd.read_parquet(path)
+
+
+def _read_arrow(path: str) -> Any:
+    import pyarrow as pa
+
+    with pa.memory_map(path) as file:
+        stream = file.read(6) != b"ARROW1"
+        file.seek(0)
+        return (pa.ipc.open_stream(file) if stream else pa.ipc.open_file(file)).read_all().to_pandas()
+
+
+def _read_excel(path: str) -> Any:
+    import pandas as pd  # slow to import
+
+    return pd.read_excel(path)
+
+
+_FRAMES: dict[str, tuple[Callable[[str], Any], str]] = {
+    "Parquet": (_read_parquet, "pyarrow"), "Arrow": (_read_arrow, "pyarrow"), "Excel": (_read_excel, "openpyxl"),
+}  # fmt: skip
+
+
+def _kind_of(path: str) -> str | None:
+    """The name of a file's format in `_FRAMES`, by its first bytes; None for texts."""
+    with Path(path).open("rb") as file:
+        start = file.read(8)
+    if start.startswith(b"PAR1"):
+        return "Parquet"
+    if start.startswith(b"ARROW1") or (
+        start.startswith(b"\xff\xff\xff\xff") and Path(path).suffix.startswith(".arrow")
+    ):
+        return "Arrow"
+    if start.startswith(b"PK") and zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as file:
+            return "Excel" if "xl/workbook.xml" in file.namelist() else None
+    if start == b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1":
+        raise ValueError(f"{path}: an Excel file of before 2007; save it as .xlsx or CSV")
+    return None
+
+
+def _read_frame(kind: str, path: str) -> Any:
+    read, needed = _FRAMES[kind]
+    try:
+        return read(path)
+    except ImportError as error:
+        raise ValueError(f"{path}: {kind} needs {needed}: pip install 'blockzoo[tables]'") from error
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path}: not a {kind} file that can be read ({error})") from error
 
 
 def _refuse_twins(path: str, header: list[str]) -> None:

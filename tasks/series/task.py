@@ -57,8 +57,9 @@ class SeriesTask(Task):
         found = {"in_chans": len(data.mean), "seq_len": data.seq_len, "pred_len": data.pred_len}
         if hasattr(data, "time_freq"):
             found["time_freq"] = data.time_freq
+        found |= {name: getattr(data, name) for name in ("num_known", "num_static") if hasattr(data, name)}
         for name, value in found.items():
-            have = getattr(self.model, name)
+            have = getattr(self.model, name, 0)
             if have != value:
                 columns = getattr(data.table, "columns", ())
                 about = f" ({', '.join(columns[:6])}{', ..' * (len(columns) > 6)})" if name == "in_chans" else ""
@@ -71,7 +72,7 @@ class SeriesTask(Task):
 
     def call_model(self, batch: dict[str, torch.Tensor], mask: torch.Tensor | None = None) -> torch.Tensor:
         """The model's output (B, steps, C) for a batch, with the batch's mask unless another one is given."""
-        inputs = {key: batch[key] for key in ("mask", "time_features") if key in batch}
+        inputs = {key: batch[key] for key in ("mask", "time_features", "known", "static") if key in batch}
         if mask is not None:
             inputs["mask"] = mask
         output: torch.Tensor = self.model(batch["x"], **inputs)
@@ -99,6 +100,16 @@ class SeriesTask(Task):
         return {}
 
     @classmethod
+    def report_table(cls, runs: Sequence[Any], data: Any) -> tuple[list[str], list[list[str]]] | None:
+        """Columns and rows that `blockzoo series report` prints about several tested runs; none by default.
+
+        Args:
+            runs: Tasks of this class, each with the results of its test.
+            data: The data module that they share.
+        """
+        return None
+
+    @classmethod
     def report_figures(cls, runs: Sequence[Any], data: Any) -> dict[str, Figure]:
         """Figures of several tested runs of one config by file name, for `blockzoo series report`.
 
@@ -118,6 +129,12 @@ class SeriesTask(Task):
         titles = [f"test series {i}" for i in range(len(x))]
         return {"periods.png": draw_periods(self.model, x.to(self.device), titles)}
 
+    def units_of(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """By what values go back to their units, `y * unit + offset`: (C,), or (B, 1, C) where series differ."""
+        if "unit" not in batch:
+            return self.unit, self.offset
+        return batch["unit"][:, None], batch["offset"][:, None]
+
     def targets(self, values: torch.Tensor) -> torch.Tensor:
         """The channels that count, the last `num_targets` of (B, steps, C)."""
         return values[..., values.shape[-1] - self.num_targets :]
@@ -128,13 +145,24 @@ class SeriesTask(Task):
         self.log(name, value, batch_size=count, prog_bar=prog_bar, **options)
 
     def log_errors(
-        self, stage: str, error: torch.Tensor, mask: torch.Tensor | None, ending: str = "", units: bool = True
+        self,
+        stage: str,
+        error: torch.Tensor,
+        mask: torch.Tensor | None,
+        ending: str = "",
+        unit: torch.Tensor | None = None,
     ) -> None:
-        """Log `mse` and `mae` of an error (B, steps, targets) of standardised values, and `mae_units` in units."""
-        unit = self.targets(self.unit)
+        """Log `mse` and `mae` of an error (B, steps, targets) of standardised values, and `mae_units` in units.
+
+        Args:
+            stage: "val" or "test".
+            error: Of the targets.
+            mask: Where it counts, or None.
+            ending: Of the metrics' names.
+            unit: Of all channels, see `units_of`; the data's by default.
+        """
         kinds = {"mse": error.square(), "mae": error.abs()}
-        if units:
-            kinds["mae_units"] = error.abs() * unit
+        kinds["mae_units"] = error.abs() * self.targets(self.unit if unit is None else unit)
         for name, values in kinds.items():
             value, count = masked_mean(values, mask)
             self.log_mean(f"{stage}/{name}{ending}", value, count, prog_bar=name == "mse" and not ending)

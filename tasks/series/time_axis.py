@@ -9,7 +9,17 @@ from typing import Literal, cast
 
 import numpy as np
 
-__all__ = ["Grid", "Irregular", "clock_dates", "future_dates", "grid_of", "past_dates", "repeated_hours"]
+__all__ = [
+    "Grid",
+    "Irregular",
+    "clock_dates",
+    "future_dates",
+    "grid_of",
+    "in_zone",
+    "past_dates",
+    "repeated_hours",
+    "zone_offsets",
+]
 
 Irregular = Literal["fill", "error", "ignore"]
 
@@ -50,6 +60,59 @@ def repeated_hours(dates: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     return dates - minutes.astype("timedelta64[m]"), minutes
 
 
+def in_zone(path: str, dates: np.ndarray, zone: str) -> tuple[np.ndarray, np.ndarray]:
+    """Dates in UTC of those on the clock of a time zone, and the minutes from one to the other.
+
+    Where the clock repeats an hour, the dates' order tells first and second; a date that is there once is the first.
+
+    Args:
+        path: The file, for messages.
+        dates: On the local clock, datetime64[ms] (N,), in order.
+        zone: Its name, such as "Europe/Berlin".
+
+    Returns:
+        datetime64[ms] and int64, (N,) each.
+
+    Raises:
+        ValueError: There is no such zone, or a date that the clock leaves out.
+    """
+    import pandas as pd  # slow to import
+
+    _check_zone(path, zone)
+    index = pd.DatetimeIndex(dates)
+    try:
+        found = index.tz_localize(zone, ambiguous="infer")
+    except ValueError as error:
+        try:
+            found = index.tz_localize(zone, ambiguous=np.ones(len(dates), dtype=bool))
+        except ValueError:
+            raise ValueError(f"{path}: not on the clock of time_zone={zone!r}: {error}") from error
+    utc = found.tz_convert("UTC").tz_localize(None).to_numpy().astype("datetime64[ms]")
+    return utc, (dates - utc).astype("timedelta64[m]").astype(np.int64)
+
+
+def zone_offsets(path: str, dates: np.ndarray, zone: str) -> np.ndarray:
+    """Minutes from dates in UTC, datetime64[ms] (N,), to the clock of a time zone, int64 (N,).
+
+    Raises:
+        ValueError: There is no such zone.
+    """
+    import pandas as pd  # slow to import
+
+    _check_zone(path, zone)
+    local = pd.DatetimeIndex(dates).tz_localize("UTC").tz_convert(zone).tz_localize(None)
+    return (local.to_numpy().astype("datetime64[ms]") - dates).astype("timedelta64[m]").astype(np.int64)
+
+
+def _check_zone(path: str, zone: str) -> None:
+    import zoneinfo
+
+    try:
+        zoneinfo.ZoneInfo(zone)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise ValueError(f"{path}: time_zone={zone!r} is unknown; a name is like 'Europe/Berlin'") from error
+
+
 @dataclass(frozen=True)
 class Grid:
     """Where rows stand on a grid of equal steps.
@@ -65,7 +128,14 @@ class Grid:
     irregular_steps: int = 0
 
 
-def grid_of(path: str, column: str, dates: np.ndarray, lines: np.ndarray, irregular: Irregular) -> Grid:
+def grid_of(
+    path: str,
+    column: str,
+    dates: np.ndarray,
+    lines: np.ndarray,
+    irregular: Irregular,
+    closed: np.ndarray | None = None,
+) -> Grid:
     """Check that dates go forward in equal steps, or find the steps that are left out.
 
     Args:
@@ -74,12 +144,13 @@ def grid_of(path: str, column: str, dates: np.ndarray, lines: np.ndarray, irregu
         dates: At least two, datetime64[ms] (rows,), on the clock whose steps are equal, see `clock_dates`.
         lines: Lines that they come from, for messages.
         irregular: See `blockzoo.tasks.series.table.read_table`.
+        closed: Days that are no working days, see `_business`.
 
     Raises:
         ValueError: Dates repeat, go back, are between the steps, or leave out so many steps that a date is probably
             wrong.
     """
-    steps, size = _steps(dates)
+    steps, size = _steps(dates, closed)
     odd = np.diff(steps) != size
     if irregular == "ignore":
         return Grid(np.arange(len(dates)), dates, int(odd.sum()))
@@ -109,18 +180,18 @@ def grid_of(path: str, column: str, dates: np.ndarray, lines: np.ndarray, irregu
             f"missing between {dates[i]} and {dates[i + 1]}; is the date right?"
         )
     places = positions.astype(np.int64)
-    return Grid(places, dates if count == len(dates) else _continued(dates, np.arange(count)))
+    return Grid(places, dates if count == len(dates) else _continued(dates, np.arange(count), closed))
 
 
-def _steps(dates: np.ndarray) -> tuple[np.ndarray, int]:
+def _steps(dates: np.ndarray, closed: np.ndarray | None = None) -> tuple[np.ndarray, int]:
     """Dates as whole numbers, and their usual distance.
 
     They count months where each date is at the same place of its month, working days where no date is on a weekend and
     Mondays follow Fridays, else milliseconds.
     """
     numbers = _months(dates)
-    if numbers is None and _business(dates):
-        numbers = np.busday_count("1970-01-01", dates.astype("datetime64[D]"))
+    if numbers is None and _business(dates, closed):
+        numbers = np.busday_count("1970-01-01", dates.astype("datetime64[D]"), holidays=_days(closed))
     if numbers is None:
         numbers = dates.astype(np.int64)
     found, counts = np.unique(np.diff(numbers), return_counts=True)
@@ -128,15 +199,23 @@ def _steps(dates: np.ndarray) -> tuple[np.ndarray, int]:
     return numbers, int(found[positive][counts[positive].argmax()]) if positive.any() else 1
 
 
-def _business(dates: np.ndarray) -> bool:
-    """Whether dates are working days, one by one, with at least one weekend between neighbours."""
+def _days(closed: np.ndarray | None) -> np.ndarray:
+    return np.zeros(0, dtype="datetime64[D]") if closed is None else closed
+
+
+def _business(dates: np.ndarray, closed: np.ndarray | None = None) -> bool:
+    """Whether dates are working days, one by one, with at least one weekend between neighbours.
+
+    Days in `closed`, datetime64[D], are no working days either; without it, a holiday looks like a row that is missing.
+    """
     days = dates.astype("datetime64[D]")
     within = dates - days.astype("datetime64[ms]")
-    if len(days) < 5 or not np.is_busday(days).all() or not (within == within[0]).all():
+    if len(days) < 5 or not np.is_busday(days, holidays=_days(closed)).all() or not (within == within[0]).all():
         return False
     steps = np.diff(days).astype(np.int64)
     weekend = (steps == 3) & ((days[:-1].astype(np.int64) + 3) % 7 == 4)  # a Friday, then its Monday
-    return bool((steps > 0).all() and (steps == 1).sum() > len(steps) / 2 and weekend.any())
+    between = weekend.any() or (closed is not None and (steps > 1).any())
+    return bool((steps > 0).all() and (steps == 1).sum() > len(steps) / 2 and between)
 
 
 def _months(dates: np.ndarray) -> np.ndarray | None:
@@ -147,12 +226,13 @@ def _months(dates: np.ndarray) -> np.ndarray | None:
     return months.astype(np.int64) if same and len(np.unique(months)) == len(months) else None
 
 
-def _continued(dates: np.ndarray, positions: np.ndarray) -> np.ndarray:
+def _continued(dates: np.ndarray, positions: np.ndarray, closed: np.ndarray | None = None) -> np.ndarray:
     """The dates at whole numbers of steps after the first."""
     by_month = _months(dates)
-    numbers, size = _steps(dates)
-    if by_month is None and _business(dates):
-        days = np.busday_offset("1970-01-01", numbers[0] + positions * size, roll="forward").astype("datetime64[ms]")
+    numbers, size = _steps(dates, closed)
+    if by_month is None and _business(dates, closed):
+        counts = numbers[0] + positions * size
+        days = np.busday_offset("1970-01-01", counts, roll="forward", holidays=_days(closed)).astype("datetime64[ms]")
         return days + (dates[0] - dates[0].astype("datetime64[D]"))
     if by_month is None:
         return (numbers[0] + positions * size).astype("datetime64[ms]")
@@ -164,13 +244,19 @@ def _continued(dates: np.ndarray, positions: np.ndarray) -> np.ndarray:
     return (months + 1).astype("datetime64[ms]") - ((first[0] + 1).astype("datetime64[ms]") - dates[0])
 
 
-def future_dates(dates: np.ndarray, count: int) -> np.ndarray:
-    """The next dates after some (at least two), datetime64[ms] (count,); months and working days stay such."""
-    numbers, size = _steps(dates)
+def future_dates(dates: np.ndarray, count: int, closed: np.ndarray | None = None) -> np.ndarray:
+    """The next dates after some (at least two), datetime64[ms] (count,); months and working days stay such.
+
+    Args:
+        dates: Known ones, datetime64[ms] (N,).
+        count: How many follow.
+        closed: Days that are no working days beside weekends, datetime64[D].
+    """
+    numbers, size = _steps(dates, closed)
     last = round((int(numbers[-1]) - int(numbers[0])) / size)
-    return _continued(dates, last + 1 + np.arange(count))
+    return _continued(dates, last + 1 + np.arange(count), closed)
 
 
-def past_dates(dates: np.ndarray, count: int) -> np.ndarray:
+def past_dates(dates: np.ndarray, count: int, closed: np.ndarray | None = None) -> np.ndarray:
     """The dates before some (at least two), datetime64[ms] (count,), in order."""
-    return _continued(dates, np.arange(-count, 0))
+    return _continued(dates, np.arange(-count, 0), closed)

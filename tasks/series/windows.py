@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 
 from blockzoo.tasks.core.streams import stream
 
-__all__ = ["PARTS", "Split", "Windows", "channel_statistics", "hide", "part_rows", "stretches_of"]
+__all__ = ["PARTS", "ManyWindows", "Split", "Windows", "channel_statistics", "hide", "part_rows", "stretches_of"]
 
 PARTS = ("train", "val", "test")
 
@@ -106,6 +106,9 @@ class Windows(Dataset[dict[str, torch.Tensor]]):
     `time_features` (seq_len, F) if there are any, and, if values are missing anywhere in the series, `mask` and
     `y_mask` of the shapes of `x` and `y`: 1 where a value is observed, 0 where it is missing and stands as 0.
 
+    Covariates stand in `known` (seq_len + pred_len, K), those of the past and of the steps to forecast, and `static`
+    (S,), those of the series as a whole.
+
     With `stretches`, no sample looks across a gap: it shows one stretch only, all else counting as missing, and
     `step_mask` (seq_len,) is 1 at the steps of that stretch. A stretch that is shorter than a sample has its own
     sample.
@@ -120,6 +123,8 @@ class Windows(Dataset[dict[str, torch.Tensor]]):
         whole: Let a last sample end with the last row even if the stride would leave rows out; of each stretch, if
             there are any.
         stretches: See `stretches_of`, (rows,); None where samples may look across gaps.
+        known: Covariates that are known ahead, without gaps, (rows, K), or None.
+        static: Covariates of the series as a whole, (S,), or None.
     """
 
     def __init__(
@@ -132,11 +137,15 @@ class Windows(Dataset[dict[str, torch.Tensor]]):
         stride: int = 1,
         whole: bool = False,
         stretches: np.ndarray | None = None,
+        known: np.ndarray | None = None,
+        static: np.ndarray | None = None,
     ) -> None:
         seen = ~np.isnan(values)
         self.values = torch.from_numpy(np.where(seen, values, 0).astype(np.float32))
         self.mask = None if seen.all() else torch.from_numpy(seen.astype(np.float32))
         self.time_features = None if time_features is None else torch.from_numpy(time_features)
+        self.known = None if known is None else torch.from_numpy(known.astype(np.float32))
+        self.static = None if static is None else torch.from_numpy(static.astype(np.float32))
         self.seq_len, self.pred_len = seq_len, pred_len
         self.stretches = None if stretches is None else torch.from_numpy(stretches)
         if self.mask is None and stretches is not None and len(np.unique(stretches[rows.start : rows.stop])) > 1:
@@ -175,6 +184,10 @@ class Windows(Dataset[dict[str, torch.Tensor]]):
             sample["mask"] = self.mask[start:middle]
             if self.pred_len:
                 sample["y_mask"] = self.mask[middle:end]
+        if self.known is not None:
+            sample["known"] = self.known[start:end]
+        if self.static is not None:
+            sample["static"] = self.static
         if self.stretches is not None:
             own = (self.stretches[start:middle] == self.owners[index]).to(sample["x"].dtype)
             sample["step_mask"] = own
@@ -182,6 +195,43 @@ class Windows(Dataset[dict[str, torch.Tensor]]):
                 sample["mask"] = sample["mask"] * own[:, None]
                 sample["x"] = sample["x"] * own[:, None]
         return sample
+
+
+class ManyWindows(Dataset[dict[str, torch.Tensor]]):
+    """The windows of many series, one after the other.
+
+    A sample is that of `Windows`, with `series`, the number of its series, and `unit` and `offset` (C,), by which
+    values go back to the series' own units: `y * unit + offset`. Where one series has missing values, all samples have
+    masks.
+
+    Args:
+        parts: Windows of each series, of equal sizes.
+        units: Deviations of each series, (series, C).
+        offsets: Means of each series, (series, C).
+        names: Of the series.
+    """
+
+    def __init__(
+        self, parts: Sequence[Windows], units: np.ndarray, offsets: np.ndarray, names: Sequence[str]
+    ) -> None:  # fmt: skip
+        self.parts, self.names = list(parts), list(names)
+        self.seq_len, self.pred_len = self.parts[0].seq_len, self.parts[0].pred_len
+        self.units, self.offsets = (torch.from_numpy(part.astype(np.float32)) for part in (units, offsets))
+        self.masked = any(part.mask is not None for part in self.parts)
+        self.ends = np.cumsum([len(part) for part in self.parts])
+
+    def __len__(self) -> int:
+        return int(self.ends[-1]) if len(self.ends) else 0
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        number = int(np.searchsorted(self.ends, index, side="right"))
+        part = self.parts[number]
+        sample = part[index - int(self.ends[number]) + len(part)]
+        if self.masked and "mask" not in sample:
+            sample["mask"] = torch.ones_like(sample["x"])
+            if "y" in sample:
+                sample["y_mask"] = torch.ones_like(sample["y"])
+        return {**sample, "series": torch.tensor(number), "unit": self.units[number], "offset": self.offsets[number]}
 
 
 def _parts(stretches: np.ndarray, rows: range) -> list[range]:

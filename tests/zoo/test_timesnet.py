@@ -225,3 +225,42 @@ def test_an_empty_batch_is_refused_in_one_line(name):
     model = blockzoo.create_model(name).eval()
     with pytest.raises(ValueError, match=r"^x has shape \(0, .*: the batch is empty, give at least one series$"):
         model(**model.example_inputs(0))
+
+
+def _with_covariates(**kwargs):
+    torch.manual_seed(0)
+    small = {"seq_len": 12, "pred_len": 4, "in_chans": 2, "d_model": 8, "d_ff": 8, "depth": 1, "num_kernels": 2}
+    return blockzoo.create_model("timesnet_forecast", **small, top_k=2, time_freq=None, **kwargs).eval()
+
+
+def test_covariates_join_the_embedding_and_nothing_else_changes():
+    plain, model = _with_covariates(), _with_covariates(num_known=3, num_static=2)
+    assert set(model.state_dict()) - set(plain.state_dict()) == {"known.weight", "static.weight"}
+    model.load_state_dict({**model.state_dict(), **plain.state_dict()})
+    inputs = model.example_inputs(2)
+    assert inputs["known"].shape == (2, 16, 3) and inputs["static"].shape == (2, 2)
+    with torch.no_grad():
+        nothing = model(inputs["x"], known=torch.zeros(2, 16, 3), static=torch.zeros(2, 2))
+        torch.testing.assert_close(nothing, plain(inputs["x"]))
+        base = model(**inputs)
+        for name in ("known", "static"):
+            changed = {**inputs, name: inputs[name].clone()}
+            changed[name][0, -1] += 1  # of the first sample alone; of `known` the last future step
+            found = model(**changed)
+            assert not torch.allclose(found[0], base[0])
+    inputs["known"].requires_grad_()
+    model(**inputs).sum().backward()
+    assert inputs["known"].grad[:, -1].abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, r"known is missing, expected \(1, 16, 3\) for a model with num_known=3"),
+        ({"known": torch.zeros(1, 12, 3)}, r"known is of shape \(1, 12, 3\), expected \(1, 16, 3\)"),
+        ({"known": torch.zeros(1, 16, 3), "static": torch.zeros(1, 1)}, "static is of shape .* num_static=0"),
+    ],
+)
+def test_covariates_that_do_not_fit_are_named(given, said):
+    with pytest.raises(ValueError, match=said):
+        _with_covariates(num_known=3)(torch.zeros(1, 12, 2), **given)

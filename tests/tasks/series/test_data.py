@@ -90,8 +90,9 @@ def test_features_choose_channels(csv_series):
     assert csv_series(features="S", target="b").table.columns == ("b",)
     data = csv_series(features="MS", target="a")
     assert data.table.columns == ("b", "c", "a") and data.num_targets == 1
-    with pytest.raises(ValueError, match="features='S' needs the name of a column"):
-        csv_series(features="S")
+    with pytest.raises(ValueError, match="features='MS' needs the name of a column"):
+        csv_series(features="MS")
+    assert csv_series(features="MS", target=["c", "a"]).table.columns == ("b", "c", "a")
     with pytest.raises(ValueError, match="no column 'z'"):
         csv_series(features="S", target="z")
     with pytest.raises(ValueError, match="target='z' is not among the channels"):

@@ -12,7 +12,8 @@ import torch
 import blockzoo
 from blockzoo.__main__ import main
 from blockzoo.tasks.app.training import run
-from blockzoo.tasks.series.predict import model_inputs, score
+from blockzoo.tasks.series.inputs import model_inputs
+from blockzoo.tasks.series.predict import score
 from blockzoo.tasks.series.table import read_table
 
 QUIET = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
@@ -174,6 +175,9 @@ def test_reports_and_baselines_of_packaged_sets(tmp_path, monkeypatch, capsys):
     run(["fit", "--config", "smoke/timesnet_short_term", *QUIET])
     one = "runs/smoke_timesnet_short_term/version_0"
     assert main(["series", "report", one, one, "--out", "figures"]) == 0
+    printed = [line.split("\t") for line in capsys.readouterr().out.splitlines() if "\t" in line]
+    assert [row[0] for row in printed] == ["forecasts", "run 0", "run 1", "median of 2"]
+    assert printed[1][1] == printed[3][1]  # of one and the same run
     written = sorted(Path("figures").iterdir())
     assert [path.name for path in written] == ["forecasts.png", "periods.png"]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in written)
@@ -304,3 +308,14 @@ def test_another_frequency_and_empty_columns_are_said(tmp_path, call, monkeypatc
     pytest.importorskip("pyarrow")
     assert call("predict", "any", str(path), "--columns", "a", "--out", str(tmp_path / "o.parquet"))[0] == 0
     assert len(read_table(tmp_path / "o.parquet").values) == 4
+
+
+def test_a_season_is_taken_out_and_put_back(tmp_path, call, monkeypatch):
+    months = np.datetime64("2020-01") + np.arange(48)
+    wave = np.tile(np.r_[np.full(6, 50.0), np.full(6, 150.0)], 4)
+    (tmp_path / "s.csv").write_text("\n".join(["Month,a", *(f"{m},{v}" for m, v in zip(months, wave, strict=True))]))
+    _forecaster(monkeypatch, {"series": {"seasonal": 12}}, pred_len=12)
+    status, out, _ = call("predict", "any", str(tmp_path / "s.csv"), "--json")
+    values = np.array([row["a"] for row in json.loads(out)])
+    assert status == 0 and values[:6].std() < 1e-3 * values[:6].mean() and values[6:].std() < 1e-3 * values[6:].mean()
+    assert values[6:].mean() / values[:6].mean() == pytest.approx(3, rel=1e-3)

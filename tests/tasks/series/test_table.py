@@ -1,8 +1,12 @@
 """Tables of series: every problem is named by line and column, nothing is dropped, dates make a grid."""
 
+import bz2
 import gzip
+import lzma
+import zipfile
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from blockzoo.tasks.series.calendar import calendar_features, calendar_seasons, time_freq_of
@@ -170,6 +174,42 @@ def test_the_repeated_hour_of_autumn_is_understood(table):
         table("date,a\n" + "".join(f"2024-07-27 {hour},1\n" for hour in hours))
 
 
+def test_a_time_zone_knows_summer_time_ahead_and_in_gaps(table):
+    hours = pd.date_range("2024-10-26 20:00", periods=9, freq="h", tz="Europe/Berlin")
+    text = "date,a\n" + "".join(f"{hour:%Y-%m-%d %H:%M},{i}\n" for i, hour in enumerate(hours) if i != 2)
+    found = table(text, time_zone="Europe/Berlin")
+    assert found.date_texts() == [f"{hour:%Y-%m-%d %H:%M:%S}{str(hour)[-6:]}" for hour in hours]
+    assert np.isnan(found.values[2, 0]) and found.values[-1, 0] == 8
+    early = table(text, time_zone="Europe/Berlin").rows(0, 4)
+    ahead = pd.date_range(hours[4], periods=6, freq="h")
+    assert early.future(6).date_texts() == [f"{hour:%Y-%m-%d %H:%M:%S}{str(hour)[-6:]}" for hour in ahead]
+    days = pd.date_range("2024-03-28", periods=2, freq="D", tz="Europe/Berlin")
+    found = table("date,a\n" + "".join(f"{day:%Y-%m-%d},1\n" for day in days), time_zone="Europe/Berlin")
+    assert found.future(4).date_texts() == [
+        *(f"2024-03-{day} 00:00:00+01:00" for day in (30, 31)), *(f"2024-04-0{day} 00:00:00+02:00" for day in (1, 2)),
+    ]  # fmt: skip
+    shown = table("date,a\n2024-07-01T00:00Z,1\n2024-07-01T01:00Z,1\n", time_zone="America/New_York")
+    assert shown.date_texts() == ["2024-06-30 20:00:00-04:00", "2024-06-30 21:00:00-04:00"]
+    with pytest.raises(ValueError, match="s.csv: time_zone='Mars/Base' is unknown"):
+        table(text, time_zone="Mars/Base")
+    with pytest.raises(ValueError, match="s.csv: not on the clock of time_zone='Europe/Berlin': .*2024-03-31 02:30"):
+        table("date,a\n2024-03-31 01:30,1\n2024-03-31 02:30,1\n", time_zone="Europe/Berlin")
+
+
+def test_closed_days_are_no_missing_steps(table, tmp_path):
+    (tmp_path / "closed.txt").write_text("2024-12-25\n2024-12-26\n2025-01-01\n")
+    closed = np.array(["2024-12-25", "2024-12-26", "2025-01-01"], "datetime64[D]")
+    days = np.busday_offset("2024-12-16", np.arange(9), holidays=closed)
+    text = "date,a\n" + "".join(f"{day},1\n" for day in days)
+    assert (table(text).lines == 0).sum() == 2  # Christmas looks like two rows left out
+    found = table(text, closed=str(tmp_path / "closed.txt"))
+    assert (found.lines > 0).all() and len(found.values) == 9
+    assert [day[:10] for day in found.future(3).date_texts()] == ["2024-12-31", "2025-01-02", "2025-01-03"]
+    pytest.importorskip("holidays")
+    found = table(text, closed="NYSE")
+    assert [day[:10] for day in found.future(3).date_texts()] == ["2024-12-31", "2025-01-02", "2025-01-03"]
+
+
 def test_weekends_are_left_out_of_business_days(table):
     days = np.busday_offset("2024-01-01", np.arange(12))
     days = np.delete(days, 3)
@@ -185,7 +225,7 @@ def test_series_below_each_other_are_refused_by_name(table):
     rows = "".join(f"2024-01-0{day},{name},{day}\n" for name in ("AAPL", "IBM") for day in range(1, 6))
     for irregular in ("fill", "ignore"):
         with pytest.raises(ValueError, match=r"long format.*") as caught:
-            table("date,stock,price\n" + rows, columns=["price"], irregular=irregular)
+            table("date,stock,price\n" + rows, irregular=irregular)
         assert "one for each 'stock' (AAPL, IBM)" in str(caught.value)
 
 
@@ -193,6 +233,24 @@ def test_series_below_each_other_are_refused_by_name(table):
 def test_dates_are_found_by_the_usual_names(table, name):
     found = table(f"{name},a\n2024-01,1\n2024-02,2\n" if name else ",a\n2024-01-01,1\n2024-01-02,2\n")
     assert found.columns == ("a",) and str(found.dates[0])[:10] == "2024-01-01"
+
+
+def test_headers_and_ends_of_lines_as_programs_write_them(table):
+    assert table("\n\ndate,a\n2024-01-01,1\n").lines.tolist() == [4]
+    found = table('"date","load\n(MW)"\n2024-01-01,1\n2024-01-02,2\n')
+    assert found.columns == ("load\n(MW)",) and found.lines.tolist() == [3, 4] and found.values[:, 0].tolist() == [1, 2]
+    assert table("date,a,\n2024-01-01,1,\n2024-01-02,2,\n").columns == ("a",)
+    assert table('date,a\n2024-01-01,"1"\n\n2024-01-02,2\n').lines.tolist() == [2, 4]
+    with pytest.raises(ValueError, match="s.csv: empty; a table begins with the names"):
+        table("\n\n")
+
+
+def test_dates_may_be_seconds_since_1970(table):
+    found = table("time,a\n1704067200,1\n1704067260,2\n", date_format="s")
+    assert found.date_texts() == ["2024-01-01 00:00:00", "2024-01-01 00:01:00"]
+    assert table("time,a\n1704067200500,1\n", date_format="ms").date_texts() == ["2024-01-01 00:00:00.500"]
+    with pytest.raises(ValueError, match="line 3, column 'time': 'x' is not a number of seconds since 1970"):
+        table("time,a\n1704067200,1\nx,2\n", date_format="s")
 
 
 def test_a_column_that_counts_rows_is_no_channel(table):
@@ -263,3 +321,57 @@ def test_options_that_mean_nothing_are_refused(options, said):
     with pytest.raises(ValueError) as caught:
         Reading(**options)
     assert said in str(caught.value)
+
+
+def test_every_form_of_a_table_gives_the_same_series(tmp_path):
+    pandas, pa = pytest.importorskip("pandas"), pytest.importorskip("pyarrow")
+    pytest.importorskip("openpyxl")
+    frame = pandas.DataFrame({"ds": pandas.date_range("2024-01-31", periods=5, freq="D"), "a": [1.5, 2, None, 4, -9]})
+    frame["b"] = [1, 2, 3, 4, 5]
+    text = frame.to_csv(index=False).encode()
+    frame.to_parquet(tmp_path / "s.parquet")
+    frame.to_excel(tmp_path / "s.xlsx", index=False)
+    frame.to_feather(tmp_path / "s.feather")
+    table = pa.Table.from_pandas(frame)
+    with pa.OSFile(str(tmp_path / "s.arrows"), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+        writer.write_table(table)
+    (tmp_path / "s.csv.zst").write_bytes(pa.Codec("zstd").compress(text, asbytes=True))
+    (tmp_path / "s.csv.bz2").write_bytes(bz2.compress(text))
+    (tmp_path / "s.csv.xz").write_bytes(lzma.compress(text))
+    with zipfile.ZipFile(tmp_path / "s.zip", "w") as archive:
+        archive.writestr("inner/s.csv", text)
+    sources = [*sorted(tmp_path.iterdir()), frame, frame.set_index("ds"), table]
+    assert len(sources) == 11
+    for source in sources:
+        found = read_table(source, missing_values=["-9"])
+        assert found.columns == ("a", "b") and found.missing == {"a": 2}, source
+        np.testing.assert_array_equal(found.values[:, 1], [1, 2, 3, 4, 5])
+        assert str(found.dates[-1])[:10] == "2024-02-04" and found.date_texts()[0] == "2024-01-31 00:00:00"
+    with zipfile.ZipFile(tmp_path / "s.zip", "a") as archive:
+        archive.writestr("t.csv", text)
+    with pytest.raises(ValueError, match=r"s.zip: 2 files are packed in it \(inner/s.csv, t.csv\)"):
+        read_table(tmp_path / "s.zip")
+
+
+def test_tables_in_memory_that_do_not_fit_are_named():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"date": ["2024-01-01", "2024-01-02"], "a": [1.0, np.inf]})
+    with pytest.raises(ValueError, match="DataFrame, line 2, column 'a': inf is not finite"):
+        read_table(frame)
+    with pytest.raises(ValueError, match="DataFrame, line 2, column 'a': 'x' is not a finite number"):
+        read_table(frame.assign(a=["1", "x"]))
+    with pytest.raises(TypeError, match="a table is the name of a file or a DataFrame, not list"):
+        read_table([[1, 2]])
+    zoned = frame.assign(a=1, date=pandas.date_range("2024-10-26", periods=2, freq="D", tz="Europe/Berlin"))
+    assert read_table(zoned).date_texts() == ["2024-10-26 00:00:00+02:00", "2024-10-27 00:00:00+02:00"]
+
+
+def test_a_damaged_file_of_every_form_is_named(tmp_path):
+    pytest.importorskip("pyarrow")
+    for name, start in (("s.parquet", b"PAR1"), ("s.feather", b"ARROW1\0\0"), ("s.csv.zst", b"\x28\xb5\x2f\xfd")):
+        (tmp_path / name).write_bytes(start + b"garbage" * 20)
+        with pytest.raises(ValueError, match=name):
+            read_table(tmp_path / name)
+    (tmp_path / "s.xls").write_bytes(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(100))
+    with pytest.raises(ValueError, match="s.xls: an Excel file of before 2007"):
+        read_table(tmp_path / "s.xls")
