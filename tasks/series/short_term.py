@@ -56,7 +56,8 @@ class SeriesShortTerm(SeriesTask):
             getattr(self, f"{stage}_{name}").update(scores[name].float())
         if stage == "test" and self.groups:
             for number in batch["group"].unique().tolist():
-                self.groups[list(self.groups)[number]].update(scores["smape"][batch["group"] == number].float())
+                metric: Any = self.groups[list(self.groups)[number]]
+                metric.update(scores["smape"][batch["group"] == number].float())
         if stage == "test":
             past = batch["x"] * batch["season"][:, : -target.shape[1]] if "season" in batch else batch["x"]
             kept = {
@@ -133,7 +134,8 @@ class SeriesShortTerm(SeriesTask):
         for name in _MEANS:
             getattr(self, f"{stage}_{name}").reset()
         found = {**dict(zip(_MEANS, means, strict=True)), "owa": owa(*means)}
-        for group, metric in self.groups.items() if stage == "test" else ():
+        counted: dict[str, Any] = dict(self.groups.items()) if stage == "test" else {}
+        for group, metric in counted.items():
             found[f"smape_{group}"] = float(metric.compute())
             metric.reset()
         for name, value in found.items():
