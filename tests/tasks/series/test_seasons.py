@@ -7,6 +7,7 @@ import torch
 from blockzoo.tasks.series.baselines import many_series_baselines
 from blockzoo.tasks.series.competition import M3, ManySeries, ShortSeries
 from blockzoo.tasks.series.metrics import BASELINES, naive2, seasonal_factors, smape
+from blockzoo.tasks.series.report import _scores
 from blockzoo.tasks.series.short_term import SeriesShortTerm
 
 SIZES = {"seq_len": 12, "pred_len": 6, "in_chans": 1, "d_model": 4, "d_ff": 4, "depth": 1, "num_kernels": 2, "top_k": 2}
@@ -97,3 +98,17 @@ def test_all_of_m3_is_read():
     assert {(item.group, item.period, len(item.future)) for item in series} == {
         ("yearly", 1, 6), ("quarterly", 4, 8), ("monthly", 12, 18), ("other", 1, 8),
     }  # fmt: skip
+
+
+def test_the_median_of_two_runs_lies_between_them():
+    series = [
+        ShortSeries("a", np.ones(4), np.array([10.0, 20.0]), 1, "x"),
+        ShortSeries("b", np.ones(4), np.ones(1), 1, "y"),
+    ]
+    future = torch.tensor([[10.0, 20], [1, 0]])
+    counted = torch.tensor([[1.0, 1], [1, 0]])
+    forecasts = torch.stack([future + torch.tensor([2.0, 50]), future - torch.tensor([2.0, 50])])
+    columns, rows = _scores(forecasts, future, counted, series, ("x", "y"))
+    assert columns == ["forecasts", "sMAPE", "sMAPE, x", "sMAPE, y"]
+    assert [row[0] for row in rows] == ["run 0", "run 1", "median of 2"]
+    assert rows[2][1:] == ["0.000", "0.000", "0.000"] and float(rows[0][3]) == pytest.approx(100)
