@@ -1,5 +1,6 @@
 """Fields from files of one's own."""
 
+import importlib
 import math
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,14 +15,14 @@ from safetensors import SafetensorError, safe_open
 
 from blockzoo.tasks.fields.pairs import FieldData, FieldPairs
 
-__all__ = ["Channels", "FieldFiles", "read_fields"]
+__all__ = ["FORMATS", "Channels", "FieldFiles", "array_file", "needs", "read_fields"]
 
 Channels = Literal["auto", "first", "last", "none"]
 """Where the axis of channels stands, see `FieldFiles`."""
 
 NAMES = ("x", "y", "trajectory")
 
-FORMATS = ".npz, .npy, .safetensors, .pt, .h5, .mat, or a folder of .npy files"
+FORMATS = ".npz, .npy, .safetensors, .pt, .h5, .mat, .nc, .zarr, or a folder of .npy files"
 
 _BOMB, _SMALL = 200, 2**30
 """A file may unpack to 200 times its size, or to a gigabyte."""
@@ -33,8 +34,9 @@ class FieldFiles(FieldData):
     """Fields of one's own, from files that hold arrays by name.
 
     Formats are .npz, .safetensors, .pt of a dictionary of tensors, HDF5 (.h5, .hdf5; needs the extra `fields`), .mat
-    (needs the extra `fields`), and folders with a file `x.npy` and `y.npy`. A single .npy file is `x` alone, for
-    prediction. Other names than `x` and `y` are given by `x_key` and `y_key`.
+    (needs the extra `fields`), NetCDF (.nc) and Zarr (need the extra `fields`), and folders with a file `x.npy` and
+    `y.npy`. A single .npy file is `x` alone, for prediction. Other names than `x` and `y` are given by `x_key` and
+    `y_key`.
 
     Arrays are `x` (N, C, *size) and `y` (N, C', *size) on one grid. Files for tests may be on other grids, and may have
     `trajectory` (N, T, C', *size), the states that follow each `x`, whose first C' channels are the state they start
@@ -222,7 +224,7 @@ def _arrays(path: Path, wanted: Sequence[str]) -> Found:
     """The wanted arrays of a file; of what it holds, only arrays of numbers."""
     if not path.exists():
         raise FileNotFoundError(f"no file {path}; it must hold the arrays {' and '.join(wanted[:2])}, as {FORMATS}")
-    if path.is_dir():
+    if path.is_dir() and path.suffix.lower() != ".zarr":
         read: Callable[[Path, Sequence[str]], Found] | None = _from_folder
     else:
         read = _READERS.get(path.suffix.lower())
@@ -230,6 +232,8 @@ def _arrays(path: Path, wanted: Sequence[str]) -> Found:
         raise ValueError(f"{path} must end in {FORMATS}")
     try:
         return read(path, wanted)
+    except ImportError:
+        raise
     except (
         ValueError,
         TypeError,
@@ -246,7 +250,7 @@ def _arrays(path: Path, wanted: Sequence[str]) -> Found:
         text = str(error) or type(error).__name__
         if any(word in text for word in ("weights_only", "allow_pickle", "pickle")):
             text = _CODE
-        kind = "a folder of .npy files" if path.is_dir() else path.suffix
+        kind = "a folder of .npy files" if read is _from_folder else path.suffix
         raise ValueError(f"{path} cannot be read as {kind}: {text}") from error
 
 
@@ -326,14 +330,50 @@ def _from_torch(path: Path, wanted: Sequence[str]) -> Found:
     return {name: found[name] for name in wanted if name in found}, list(found)
 
 
+def needs(package: str, path: Path) -> Any:
+    """The package that reads a file.
+
+    Raises:
+        ImportError: It is not installed; the message says how it is.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise ImportError(f"{path} needs the package {package}: pip install 'blockzoo[fields]'") from error
+
+
+def array_file(path: str | Path) -> dict[str, torch.Tensor]:
+    """All arrays of a file, by their names, see `FieldFiles` for the formats."""
+    names = _arrays(Path(path), ["x"])[1]
+    return _arrays(Path(path), names)[0]
+
+
 @contextmanager
 def _hdf5(path: Path) -> Iterator[Any]:
-    try:
-        import h5py
-    except ImportError as error:
-        raise ImportError(f"{path} needs the package h5py: pip install 'blockzoo[fields]'") from error
-    with h5py.File(path, "r") as file:
+    with needs("h5py", path).File(path, "r") as file:
         yield file
+
+
+def _from_labelled(path: Path, wanted: Sequence[str]) -> Found:
+    """NetCDF and Zarr, whose axes have names; where there are no samples, instants are samples."""
+    from blockzoo.tasks.fields.containers import CHANNEL, SAMPLE, TIME, open_fields
+
+    file = open_fields(path)
+    found: dict[str, torch.Tensor] = {}
+    for name in (name for name in wanted if name in file.variables):
+        variable = file.variables[name]
+        first = SAMPLE if SAMPLE in variable.axes else TIME
+        order = [axis for axis in (first, CHANNEL, *file.space) if axis in variable.axes]
+        rest = [axis for axis in variable.axes if axis not in order]
+        if first not in order or rest:
+            raise ValueError(
+                f"{name} has the axes {', '.join(variable.axes)}; a pair of fields has (sample, "
+                f"{', '.join(file.space)}), and FieldTrajectories reads fields over time"
+            )
+        values = variable.read((slice(None),) * len(variable.axes))
+        values = values.transpose([variable.axes.index(axis) for axis in order])
+        found[name] = _tensor(values if CHANNEL in order else values[:, None])
+    return found, list(file.variables)
 
 
 def _from_hdf5(path: Path, wanted: Sequence[str], column_major: bool = False) -> Found:
@@ -374,5 +414,6 @@ _READERS: dict[str, Callable[[Path, Sequence[str]], Found]] = {
     ".safetensors": _from_safetensors,
     **dict.fromkeys((".pt", ".pth"), _from_torch),
     **dict.fromkeys((".h5", ".hdf5", ".he5"), _from_hdf5),
+    **dict.fromkeys((".nc", ".nc4", ".cdf", ".netcdf", ".zarr"), _from_labelled),
     ".mat": _from_mat,
 }
