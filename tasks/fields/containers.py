@@ -16,7 +16,7 @@ import torch
 
 from blockzoo.tasks.fields.files import FORMATS, array_file, needs
 
-__all__ = ["CONTAINERS", "FieldFile", "Variable", "open_fields", "parse_axes"]
+__all__ = ["CONTAINERS", "FieldFile", "Variable", "open_fields", "open_labelled", "parse_axes"]
 
 SAMPLE, TIME, CHANNEL = "sample", "time", "channel"
 
@@ -262,7 +262,8 @@ def _open_hdf5(path: Path) -> Any:
     return needs("h5py", path).File(path, "r")
 
 
-def _open_labelled(path: Path) -> Any:
+def open_labelled(path: Path) -> Any:
+    """Open NetCDF or Zarr by xarray, nothing of it read yet."""
     xarray = needs("xarray", path)
     if path.suffix.lower() == ".zarr":
         # Stores may lack the summary of their metadata, which xarray would look for first and warn about.
@@ -388,7 +389,7 @@ def _text(value: Any) -> str:
 
 def _labelled(path: Path, given: list[str] | dict[str, str], layout: str) -> FieldFile:
     """NetCDF and Zarr, whose dimensions have names."""
-    opened = _Opened(path, _open_labelled)
+    opened = _Opened(path, open_labelled)
     dataset = opened()
     variables, space = {}, []
     for name, item in sorted(dataset.data_vars.items()):  # stores list them in any order
