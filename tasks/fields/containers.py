@@ -14,14 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from blockzoo.tasks.fields.files import FORMATS, array_file, needs
+from blockzoo.tasks.fields.arrays import CONTAINERS, FORMATS, array_file, needs
 
-__all__ = ["CONTAINERS", "FieldFile", "Variable", "open_fields", "open_labelled", "parse_axes"]
+__all__ = ["FieldFile", "Variable", "open_fields", "open_labelled", "parse_axes"]
 
 SAMPLE, TIME, CHANNEL = "sample", "time", "channel"
-
-CONTAINERS = (".h5", ".hdf5", ".he5", ".nc", ".nc4", ".cdf", ".netcdf", ".zarr")
-"""Endings of files that are read piece by piece."""
 
 _ROLES = {
     SAMPLE: ("sample", "samples", "batch", "member", "ensemble", "realization", "number", "trajectory", "run"),

@@ -9,9 +9,9 @@ import torch
 
 from blockzoo.tasks.core.files import check_output
 from blockzoo.tasks.core.output import print_json, print_table
+from blockzoo.tasks.fields.arrays import CONTAINERS, needs
 from blockzoo.tasks.fields.containers import (
     CHANNEL,
-    CONTAINERS,
     SAMPLE,
     TIME,
     FieldFile,
@@ -19,7 +19,6 @@ from blockzoo.tasks.fields.containers import (
     open_fields,
     open_labelled,
 )
-from blockzoo.tasks.fields.files import needs
 from blockzoo.tasks.fields.learning import rollout
 from blockzoo.tasks.fields.losses import LpLoss
 from blockzoo.tasks.fields.metrics import vrmse
