@@ -362,7 +362,7 @@ def _well(path: Path, opened: _Opened) -> FieldFile:
     for name, condition in file.get("boundary_conditions", {}).items():
         closes = _text(condition.attrs.get("bc_type", "")).lower() == "periodic"
         for axis in condition.attrs.get("associated_dims", []):
-            periodic[_text(axis)] = closes and periodic.get(_text(axis), True)
+            periodic[_text(axis)] = closes or periodic.get(_text(axis), False)  # walls may stand inside a closed axis
         mask = condition.get("mask")
         dims = tuple(_text(axis) for axis in condition.attrs.get("associated_dims", []))
         if mask is not None and mask.ndim == len(dims) == len(space):

@@ -77,6 +77,9 @@ def well(path):
             group = file.create_group(f"boundary_conditions/{axis}_{kind}")
             group.attrs.update({"associated_dims": [axis], "bc_type": kind})
             group["mask"] = np.ones(SIZE["xy".index(axis)], bool)
+        walls = file.create_group("boundary_conditions/island")
+        walls.attrs.update({"associated_dims": ["x", "y"], "bc_type": "WALL"})
+        walls["mask"] = np.add.outer(np.arange(SIZE[0]), np.arange(SIZE[1])) < 3
     return path, fields
 
 

@@ -51,7 +51,8 @@ def test_every_layout_is_read_with_its_axes(layout, tmp_path):
 
 def test_constants_masks_and_boundaries(tmp_path):
     file = open_fields(write("well", tmp_path)[0])
-    assert file.constants == ["depth"] and file.periodic == {"x": True, "y": False}
+    island = "boundary_conditions/island/mask"
+    assert file.constants == ["depth", island] and file.periodic == {"x": True, "y": False}
     depth = file.take(["depth"], 2, slice(0, 1))
     np.testing.assert_array_equal(depth[0, 0], np.broadcast_to(np.arange(SIZE[1]), SIZE))
     force = open_fields(write("pdebench_incompressible", tmp_path)[0])
@@ -193,6 +194,21 @@ def test_masks_are_inputs_and_their_points_are_filled(tmp_path, options):
     torch.testing.assert_close(std[0], torch.tensor(inside.std(ddof=1)))
     assert torch.equal(item["x"][0][~torch.from_numpy(sea)], mean.expand(int((~sea).sum())))
     np.testing.assert_array_equal(item["y"][0].numpy()[sea], fields[0, 1][sea])
+
+
+def test_walls_of_the_well_are_a_mask(tmp_path):
+    path, _ = write("well", tmp_path)
+    assert made(path).channels == (4, 3)  # a mask is no constant
+    data = made(path, mask="boundary_conditions/island/mask", mask_marks="invalid")
+    assert data.channels == (5, 3) and int(data.datasets["train"][0]["mask"].sum()) == SIZE[0] * SIZE[1] - 6
+
+
+def test_workers_read_the_same(tmp_path):
+    for layout in ("pdebench_arrays", "netcdf"):
+        data = made(write(layout, tmp_path)[0], num_workers=2, batch_size=4)
+        alone = torch.stack([item["x"] for item in data.datasets["train"]])  # opened here before the workers start
+        loader = torch.utils.data.DataLoader(data.datasets["train"], 4, num_workers=2)
+        assert torch.equal(torch.cat([batch["x"] for batch in loader]), alone)
 
 
 def test_missing_values_without_a_mask_are_named(tmp_path):
