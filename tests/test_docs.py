@@ -38,7 +38,9 @@ def blocks(page: str) -> list[tuple[str, str, str]]:
     return found
 
 
-@pytest.mark.parametrize("page", [*(p for p in PAGES if p.startswith(("tutorials/", "data_"))), "index.md", "using.md"])
+@pytest.mark.parametrize(
+    "page", [*(p for p in PAGES if p.startswith(("tutorials/", "your_"))), "index.md", "using.md"]
+)
 def test_code_of_pages_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     if page == "using.md":

@@ -11,6 +11,7 @@ room = Room(
         f"{HERE}.learning:OperatorLearning",
         f"{HERE}.darcy:DarcyFlow",
         f"{HERE}.files:FieldFiles",
+        f"{HERE}.trajectories:FieldTrajectories",
         f"{HERE}.pairs:NavierStokes",
     ),
     evaluators={
@@ -22,7 +23,7 @@ room = Room(
     suites=dict.fromkeys(("fno", "multigrid"), f"{HERE}.bench:SUITES"),
     kernels={"spectral_mix": f"{HERE}.kernel_cases:CASES"},
     speed={"fno": f"{HERE}.speed:fno"},
-    metrics={"l2": "relative L2 error"},
+    metrics={"l2": "relative L2 error", "vrmse": "error over the standard deviation (VRMSE)"},
     commands=(
         Command(
             "science navier-stokes",

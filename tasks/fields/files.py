@@ -1,17 +1,14 @@
 """Data module of a user's own files of fields."""
 
 import math
-import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import IO, Any, Literal, get_args
+from typing import Literal, get_args
 
-import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 
+from blockzoo.tasks.fields.arrays import CONTAINERS, LABELLED, read_arrays, tensor_of
+from blockzoo.tasks.fields.containers import CHANNEL, SAMPLE, TIME, open_fields
 from blockzoo.tasks.fields.pairs import FieldData, FieldPairs
 
 __all__ = ["Channels", "FieldFiles", "read_fields"]
@@ -21,20 +18,14 @@ Channels = Literal["auto", "first", "last", "none"]
 
 NAMES = ("x", "y", "trajectory")
 
-FORMATS = ".npz, .npy, .safetensors, .pt, .h5, .mat, or a folder of .npy files"
-
-_BOMB, _SMALL = 200, 2**30
-"""A file may unpack to 200 times its size, or to a gigabyte."""
-
-_CODE = "it holds Python objects, which are never read since they can run code; store plain arrays of numbers"
-
 
 class FieldFiles(FieldData):
     """Your own fields, from files that hold arrays by name.
 
     Formats are .npz, .safetensors, .pt of a dictionary of tensors, HDF5 (.h5, .hdf5; needs the extra `fields`), .mat
-    (needs the extra `fields`), and folders with a file `x.npy` and `y.npy`. A single .npy file is `x` alone, for
-    prediction. Other names than `x` and `y` are given by `x_key` and `y_key`.
+    (needs the extra `fields`), NetCDF (.nc) and Zarr (need the extra `fields`), and folders with a file `x.npy` and
+    `y.npy`. A single .npy file is `x` alone, for prediction. Other names than `x` and `y` are given by `x_key` and
+    `y_key`.
 
     Arrays are `x` (N, C, *size) and `y` (N, C', *size) on one grid. Files for tests may be on other grids, and may have
     `trajectory` (N, T, C', *size), the states that follow each `x`, whose first C' channels are the state they start
@@ -156,10 +147,13 @@ def read_fields(
         Those of `x`, `y` and `trajectory` that exist, in float32, with channels first.
     """
     stored = {name: (keys or {}).get(name, name) for name in NAMES}
-    arrays, held = _arrays(Path(path), list(stored.values()))
+    read = _labelled if Path(path).suffix.lower() in LABELLED else read_arrays
+    arrays, held = read(Path(path), list(stored.values()))
     for name in needed:
         if stored[name] not in arrays:
-            hint = "" if stored[name] != name or not held else f"; another name is given by {name}_key"
+            hint = "" if stored[name] != name or not held else f"; another name is given by {name}_key (--{name}-key)"
+            if Path(path).suffix.lower() in CONTAINERS:
+                hint += "; fields over time are read by FieldTrajectories, and rolled out by predict --steps"
             raise ValueError(
                 f"{path} must hold the array {stored[name]}; it holds {', '.join(sorted(held)) or 'none'}{hint}"
             )
@@ -214,165 +208,21 @@ def _check_together(path: str | Path, arrays: dict[str, torch.Tensor]) -> None:
         )
 
 
-Found = tuple[dict[str, torch.Tensor], list[str]]
-"""The wanted arrays that a file has, and the names of all that it has."""
-
-
-def _arrays(path: Path, wanted: Sequence[str]) -> Found:
-    """The wanted arrays of a file; of what it holds, only arrays of numbers."""
-    if not path.exists():
-        raise FileNotFoundError(f"no file {path}; it must hold the arrays {' and '.join(wanted[:2])}, as {FORMATS}")
-    if path.is_dir():
-        read: Callable[[Path, Sequence[str]], Found] | None = _from_folder
-    else:
-        read = _READERS.get(path.suffix.lower())
-    if read is None:
-        raise ValueError(f"{path} must end in {FORMATS}")
-    try:
-        return read(path, wanted)
-    except (
-        ValueError,
-        TypeError,
-        EOFError,
-        OSError,
-        KeyError,
-        MemoryError,
-        NotImplementedError,
-        zipfile.BadZipFile,
-        SafetensorError,
-        UnpicklingError,
-        RuntimeError,
-    ) as error:
-        text = str(error) or type(error).__name__
-        if any(word in text for word in ("weights_only", "allow_pickle", "pickle")):
-            text = _CODE
-        kind = "a folder of .npy files" if path.is_dir() else path.suffix
-        raise ValueError(f"{path} cannot be read as {kind}: {text}") from error
-
-
-def _check_size(name: str, size: int, stored: int) -> None:
-    """Refuse what takes far more memory than a file of its size can mean."""
-    if size > max(_SMALL, _BOMB * stored):
-        raise ValueError(
-            f"{name} would unpack from {stored:,} to {size:,} bytes; if that is meant, store it without compression"
-        )
-
-
-def _tensor(array: np.ndarray) -> torch.Tensor:
-    """An array of numbers of any byte order as a tensor."""
-    if array.dtype.kind not in "biufc":
-        raise TypeError(f"an array of {array.dtype} is not one of numbers")
-    native = array.astype(array.dtype.newbyteorder("="), copy=False)
-    if native.dtype.kind == "f" and native.dtype.itemsize > 8:
-        native = native.astype(np.float64)  # long double, which torch has not
-    if native.dtype.kind == "u" and native.dtype.itemsize > 1:
-        native = native.astype(np.float64)
-    return torch.from_numpy(np.ascontiguousarray(native).reshape(native.shape))
-
-
-def _npy(file: IO[bytes], name: str, stored: int) -> torch.Tensor:
-    """One array in NumPy's format, its header checked before memory is taken."""
-    version = np.lib.format.read_magic(file)
-    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read_header(file)
-    if dtype.hasobject:
-        raise ValueError(_CODE)
-    _check_size(name, math.prod(shape) * dtype.itemsize, stored)
-    file.seek(0)
-    return _tensor(np.lib.format.read_array(file, allow_pickle=False))
-
-
-def _from_npz(path: Path, wanted: Sequence[str]) -> Found:
-    found = {}
-    with zipfile.ZipFile(path) as archive:
-        entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
-        for name in (name for name in wanted if name in entries):
-            entry = entries[name]
-            _check_size(name, entry.file_size, entry.compress_size)
-            with archive.open(entry) as file:
-                found[name] = _npy(file, name, entry.file_size)
-    return found, list(entries)
-
-
-def _from_npy(path: Path, wanted: Sequence[str]) -> Found:
-    with path.open("rb") as file:
-        return {wanted[0]: _npy(file, path.name, path.stat().st_size)}, [wanted[0]]
-
-
-def _from_folder(path: Path, wanted: Sequence[str]) -> Found:
+def _labelled(path: Path, wanted: Sequence[str]) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """NetCDF and Zarr, whose axes have names; where there are no samples, instants are samples."""
+    file = open_fields(path)
     found: dict[str, torch.Tensor] = {}
-    for name in wanted:
-        if (path / f"{name}.npy").is_file():
-            found |= {name: next(iter(_from_npy(path / f"{name}.npy", [name])[0].values()))}
-    return found, [file.stem for file in path.glob("*.npy")]
-
-
-def _from_safetensors(path: Path, wanted: Sequence[str]) -> Found:
-    with safe_open(path, "pt") as file:
-        names = list(file.keys())
-        return {name: file.get_tensor(name) for name in wanted if name in names}, names
-
-
-def _from_torch(path: Path, wanted: Sequence[str]) -> Found:
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            _check_size("it", sum(entry.file_size for entry in archive.infolist()), path.stat().st_size)
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(content, dict):
-        raise ValueError(f"it holds a {type(content).__name__}, not a dictionary of tensors")
-    found = {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
-    for name in (name for name in wanted if name in found):
-        _check_size(name, found[name].numel() * found[name].element_size(), path.stat().st_size)
-    return {name: found[name] for name in wanted if name in found}, list(found)
-
-
-@contextmanager
-def _hdf5(path: Path) -> Iterator[Any]:
-    try:
-        import h5py
-    except ImportError as error:
-        raise ImportError(f"{path} needs the package h5py: pip install 'blockzoo[fields]'") from error
-    with h5py.File(path, "r") as file:
-        yield file
-
-
-def _from_hdf5(path: Path, wanted: Sequence[str], column_major: bool = False) -> Found:
-    found: dict[str, torch.Tensor] = {}
-    names: list[str] = []
-    with _hdf5(path) as file:
-        file.visititems(lambda name, item: names.append(name) if hasattr(item, "dtype") else None)
-        for name in (name for name in wanted if name in names):
-            data = file[name]
-            _check_size(name, math.prod(data.shape) * data.dtype.itemsize, data.id.get_storage_size())
-            values = data[()]
-            found[name] = _tensor(values.T if column_major else values)
-    return found, names
-
-
-def _from_mat(path: Path, wanted: Sequence[str]) -> Found:
-    """MATLAB's format: since version 7.3 it is HDF5, with axes in the opposite order."""
-    with path.open("rb") as file:
-        if b"MATLAB 7.3 MAT-file" in file.read(128):
-            return _from_hdf5(path, wanted, column_major=True)
-    try:
-        from scipy import io
-    except ImportError as error:
-        raise ImportError(f"{path} needs the package scipy: pip install 'blockzoo[fields]'") from error
-    try:
-        held = {name: shape for name, shape, _ in io.whosmat(path)}
-        for name in (name for name in wanted if name in held):
-            _check_size(name, 8 * math.prod(held[name]), path.stat().st_size)
-        content = io.loadmat(path, variable_names=list(wanted))
-    except io.matlab.MatReadError as error:
-        raise ValueError(str(error)) from error
-    return {name: _tensor(content[name]) for name in wanted if name in content}, list(held)
-
-
-_READERS: dict[str, Callable[[Path, Sequence[str]], Found]] = {
-    ".npz": _from_npz,
-    ".npy": _from_npy,
-    ".safetensors": _from_safetensors,
-    **dict.fromkeys((".pt", ".pth"), _from_torch),
-    **dict.fromkeys((".h5", ".hdf5", ".he5"), _from_hdf5),
-    ".mat": _from_mat,
-}
+    for name in (name for name in wanted if name in file.variables):
+        variable = file.variables[name]
+        first = SAMPLE if SAMPLE in variable.axes else TIME
+        order = [axis for axis in (first, CHANNEL, *file.space) if axis in variable.axes]
+        rest = [axis for axis in variable.axes if axis not in order]
+        if first not in order or rest:
+            raise ValueError(
+                f"{path}: {name} has the axes {', '.join(variable.axes)}; a pair of fields has (sample, "
+                f"{', '.join(file.space)}), and FieldTrajectories reads fields over time"
+            )
+        values = variable.read((slice(None),) * len(variable.axes))
+        values = values.transpose([variable.axes.index(axis) for axis in order])
+        found[name] = tensor_of(values if CHANNEL in order else values[:, None])
+    return found, list(file.variables)

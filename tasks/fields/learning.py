@@ -9,32 +9,48 @@ import torch
 from blockzoo.checkpoints import save_state_dict
 from blockzoo.tasks.core.files import write_csv, write_figure
 from blockzoo.tasks.core.task import Task
+from blockzoo.tasks.fields import metrics
 from blockzoo.tasks.fields.files import FieldFiles
 from blockzoo.tasks.fields.losses import H1Loss, LpLoss, SpectralH1Loss, isotropic_spectrum
 from blockzoo.tasks.fields.plots import fields_figure, rollout_figure, spectrum_figure
+from blockzoo.tasks.fields.trajectories import FieldTrajectories
 
 __all__ = ["OperatorLearning", "rollout"]
 
 
 @torch.no_grad()
-def rollout(model: torch.nn.Module, x: torch.Tensor, steps: int, chans: int) -> torch.Tensor:
-    """Apply a model of one time step to its own results.
+def rollout(
+    model: torch.nn.Module,
+    x: torch.Tensor,
+    steps: int,
+    chans: int,
+    history: int = 1,
+    mask: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Apply a model of time steps to its own results.
 
     Args:
-        model: (B, C, *size) -> (B, chans, *size).
-        x: Its first input; the first `chans` channels are the state, the others stay as they are.
-        steps: How often.
-        chans: Channels of the state.
+        model: (B, C, *size) -> (B, m * chans, *size), the next m states, the first in front.
+        x: Its first input; the first `history * chans` channels are states, the oldest in front, the others stay as
+            they are.
+        steps: States that are wanted.
+        chans: Channels of a state.
+        history: States in an input.
+        mask: Points of the domain, (B, 1, *size) or (1, *size); others keep the values they have in the newest state of
+            `x`.
 
     Returns:
         The states (B, steps, chans, *size).
     """
-    states = []
-    for _ in range(steps):
-        state = model(x)
-        states.append(state)
-        x = torch.cat([state, x[:, chans:]], 1)
-    return torch.stack(states, 1)
+    states: list[torch.Tensor] = []
+    known, rest = x[:, : history * chans], x[:, history * chans :]
+    outside = known[:, -chans:]
+    while len(states) < steps:
+        for state in model(torch.cat([known, rest], 1)).split(chans, 1):
+            state = state.to(x.dtype) if mask is None else torch.where(mask, state.to(x.dtype), outside)
+            states.append(state)
+            known = torch.cat([known[:, chans:], state], 1)
+    return torch.stack(states[:steps], 1)
 
 
 class OperatorLearning(Task):
@@ -42,11 +58,14 @@ class OperatorLearning(Task):
 
     Batches are those of `blockzoo.tasks.fields.pairs.FieldData`. Logged in evaluation are `l2` and `h1`, the relative
     errors in these norms in the fields' own units, each the mean over samples and channels whose target is not 0
-    everywhere (`h1` only where an axis that does not close has at least 4 points); on a grid other than that
-    of training as `l2_SIZE`, which is how super-resolution is measured; for several output channels also for each one;
-    for samples with a trajectory `rollout_l2`, the mean over its instants. After a test, by grid ("" for that of
-    training): `test_examples` has the first sample, `test_spectra` the mean spectra of truth, prediction and error,
-    (3, C', shells), and `test_rollouts` the error at every instant.
+    everywhere (`h1` only where an axis that does not close has at least 4 points); on a grid other than that of
+    training as `l2_SIZE`, which is how super-resolution is measured; for several output channels also for each one, and
+    for a vector field the error of all its components together; and `vrmse`, see `blockzoo.tasks.fields.metrics.vrmse`.
+    Tests add the further measures of PDEBench and the Well, see `blockzoo.tasks.fields.metrics`: `rmse`, `max_error`,
+    `conserved_rmse`, and where there is no mask `boundary_rmse`, `nrmse_low`, `_mid`, `_high` and `fourier_rmse_low`,
+    `_mid`, `_high`; for samples with a trajectory `rollout_l2` and `rollout_vrmse`, the means over its instants. After
+    a test, by grid ("" for that of training): `test_examples` has the first sample, `test_spectra` the mean spectra of
+    truth, prediction and error, (3, C', shells), and `test_rollouts` the error at every instant.
 
     Args:
         loss: "l2"; "h1", by finite differences; or "spectral_h1", for periodic fields.
@@ -102,13 +121,16 @@ class OperatorLearning(Task):
             parts = 2**self.model.levels
             lengths = measure / parts if isinstance(measure, int | float) else [length / parts for length in measure]
             self.patch_loss = LpLoss() if loss == "l2" else H1Loss(True, lengths, periodic=False)
-        self.standardize = standardize
+        self.standardize, self.measure = standardize, measure
         self.l2, self.h1 = LpLoss(reduction="none"), H1Loss(True, measure, periodic, reduction="none")
         chans = int(self.model.out_chans)
         if field_names is not None and len(field_names) != chans:
             raise ValueError(f"field_names={field_names} must have {chans} names, one for each output channel")
         self.field_names = field_names or ([] if chans == 1 else [f"field{i}" for i in range(chans)])
+        self.names_given = field_names is not None
         self.train_size: tuple[int, ...] | None = None
+        self.history, self.state_chans = 1, chans
+        self.vectors: dict[str, list[int]] = {}
         self._forget_tests()
 
     def setup(self, stage: str) -> None:
@@ -120,11 +142,25 @@ class OperatorLearning(Task):
             data.fit_axes(len(self.model.n_modes), int(self.model.in_chans))
         self.train_size = data.size
         self._check(data.channels, len(data.size))
+        if isinstance(data, FieldTrajectories):
+            self._take_over(data)
         fresh = not (self.hparams.get("pretrained") or self.hparams.get("checkpoint_path"))
         if stage == "fit" and fresh and self.standardize != "none":
             found = data.statistics
             wanted = ("input", "output") if self.standardize == "both" else ("output",)
             self.model.set_statistics(**{key: value for key, value in found.items() if key.startswith(wanted)})
+
+    def _take_over(self, data: FieldTrajectories) -> None:
+        """What trajectories say about states and fields."""
+        masked = data.selection.mask is not None
+        if masked and isinstance(self.loss, SpectralH1Loss):
+            raise ValueError("loss='spectral_h1' needs fields that are known everywhere; with a mask use 'h1' or 'l2'")
+        if masked and self.patch_loss is not None:
+            raise ValueError("random_patches=True cannot be used with a mask")
+        self.history, self.state_chans = data.steps_in, data.state_channels
+        self.vectors = data.vectors
+        if not self.names_given and len(data.field_names) > 1:
+            self.field_names = data.field_names
 
     def _check(self, channels: tuple[int, int], axes: int) -> None:
         dims = len(self.model.n_modes)
@@ -161,7 +197,9 @@ class OperatorLearning(Task):
             prediction = prediction.to(target.dtype)
         shape = [-1] + [1] * (y.ndim - 2)
         mean, std = self.model.output_mean.reshape(shape), self.model.output_std.reshape(shape)
-        loss: torch.Tensor = measure((prediction - mean) / std, (target - mean) / std)
+        mask = batch.get("mask")
+        more = () if mask is None else (mask,)  # losses of one's own need to know masks only where there are some
+        loss: torch.Tensor = measure((prediction - mean) / std, (target - mean) / std, *more)
         options: dict[str, Any] = {"on_epoch": True, "on_step": False, "batch_size": len(x), "sync_dist": True}
         if stage == "train":
             self.log("train/loss", loss, prog_bar=True, **options)
@@ -172,10 +210,14 @@ class OperatorLearning(Task):
         for name, norm in (("l2", self.l2), ("h1", self.h1)):
             if name == "h1" and not self._has_derivatives(y.shape[2:]):
                 continue
-            errors = norm(prediction, y)
+            errors = norm(prediction, y, mask)
             self._log_mean(f"{stage}/{name}{ending}", errors, options, prog_bar=name == "l2")
             for field, error in zip(self.field_names, errors.unbind(1), strict=False):
                 self._log_mean(f"{stage}/{name}{ending}_{field}", error, options)
+        for field, places in self.vectors.items():
+            error = metrics.vector_l2(prediction, y, places, mask)
+            self._log_mean(f"{stage}/l2{ending}_{field}", error, options)
+        self._log_mean(f"{stage}/vrmse{ending}", metrics.vrmse(prediction, y, mask), options)
         if stage == "test":
             self._keep(batch, prediction, ending, options)
         return loss
@@ -200,16 +242,32 @@ class OperatorLearning(Task):
 
     def _keep(self, batch: dict[str, torch.Tensor], prediction: torch.Tensor, ending: str, options: Any) -> None:
         """What figures are made of."""
-        x, y = batch["x"], batch["y"]
+        x, y, mask = batch["x"], batch["y"], batch.get("mask")
+        if mask is not None:
+            prediction = torch.where(mask, prediction, y)
         if ending not in self.test_examples:
             self.test_examples[ending] = {"x": x[:1].cpu(), "y": y[:1].cpu(), "prediction": prediction[:1].cpu()}
+        self._log_mean(f"test/rmse{ending}", metrics.rmse(prediction, y, mask), options)
+        self._log_mean(f"test/max_error{ending}", metrics.max_error(prediction, y, mask), options)
+        conserved = metrics.mean_error(prediction, y, mask).square().sum(0)
+        self._add("conserved", ending, conserved, len(x))
+        if mask is None:
+            self._log_mean(f"test/boundary_rmse{ending}", metrics.boundary_rmse(prediction, y), options)
+            for band, error in zip(metrics.BANDS, metrics.spectral_nrmse(prediction, y).unbind(-1), strict=True):
+                self._log_mean(f"test/nrmse_{band}{ending}", error, options)
+            self._add("shells", ending, metrics.fourier_shells(prediction, y).sum(0), len(x))
+            self._grids[ending] = tuple(y.shape[2:])
         spectra = [isotropic_spectrum(field).sum(0) for field in (y, prediction, y - prediction)]
         self._add("spectra", ending, torch.stack(spectra), len(x))
         if "trajectory" in batch:
             truth = batch["trajectory"]
-            states = rollout(self.model, x, truth.shape[1], truth.shape[2])
-            errors = torch.stack([self.l2(states[:, i], truth[:, i]).nanmean(1) for i in range(truth.shape[1])], 1)
+            history = self.history if self.state_chans == truth.shape[2] else 1
+            states = rollout(self.model, x, truth.shape[1], truth.shape[2], history, mask)
+            pairs = list(zip(states.unbind(1), truth.unbind(1), strict=True))
+            errors = torch.stack([self.l2(state, true, mask).nanmean(1) for state, true in pairs], 1)
             self._log_mean(f"test/rollout_l2{ending}", errors, options)
+            scaled = torch.stack([metrics.vrmse(state, true, mask).nanmean(1) for state, true in pairs], 1)
+            self._log_mean(f"test/rollout_vrmse{ending}", scaled, options)
             errors = errors[~errors.isnan().any(1)]
             self._add("rollouts", ending, errors.sum(0), len(errors))
 
@@ -224,7 +282,9 @@ class OperatorLearning(Task):
         self.test_examples: dict[str, dict[str, torch.Tensor]] = {}
         self.test_spectra: dict[str, torch.Tensor] = {}
         self.test_rollouts: dict[str, torch.Tensor] = {}
-        self._sums: dict[str, dict[str, torch.Tensor]] = {"spectra": {}, "rollouts": {}}
+        kinds = ("spectra", "rollouts", "conserved", "shells")
+        self._sums: dict[str, dict[str, torch.Tensor]] = {kind: {} for kind in kinds}
+        self._grids: dict[str, tuple[int, ...]] = {}
         self._shapes: dict[tuple[str, str], torch.Size] = {}
 
     def test_step(self, batch: dict[str, torch.Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -237,10 +297,19 @@ class OperatorLearning(Task):
 
     def on_test_epoch_end(self) -> None:
         """Average over the samples of all processes."""
-        for kind, results in (("spectra", self.test_spectra), ("rollouts", self.test_rollouts)):
-            for ending, total in self._sums[kind].items():
+        means: dict[str, dict[str, torch.Tensor]] = {"spectra": self.test_spectra, "rollouts": self.test_rollouts}
+        for kind, sums in self._sums.items():
+            for ending, total in sums.items():
                 whole: Any = self.trainer.strategy.reduce(total, reduce_op="sum")
-                results[ending] = (whole[:-1] / whole[-1]).reshape(self._shapes[kind, ending]).cpu()
+                mean = (whole[:-1] / whole[-1]).reshape(self._shapes[kind, ending]).cpu()
+                means.setdefault(kind, {})[ending] = mean
+        for ending, squares in means.get("conserved", {}).items():
+            self.log(f"test/conserved_rmse{ending}", squares.sqrt().mean())
+        for ending, shells in means.get("shells", {}).items():
+            bands = metrics.fourier_rmse(shells, self._grids[ending], self.measure).mean(0)
+            for band, error in zip(metrics.BANDS, bands, strict=True):
+                if not error.isnan():  # coarse grids have no high band
+                    self.log(f"test/fourier_rmse_{band}{ending}", error)
 
     def predict_step(
         self, batch: dict[str, torch.Tensor], batch_idx: int, dataloader_idx: int = 0

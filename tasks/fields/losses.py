@@ -2,7 +2,8 @@
 
 Fields are (B, C, *size). Relative norms divide, for each sample and channel, by the norm of the target, and are then
 averaged over the targets that are not 0 everywhere, so that neither the number of channels nor the size of a batch
-changes a loss.
+changes a loss. A mask (B, 1, *size) or (1, *size) says which points count: with land and walls left out, neither what a
+model predicts there nor what a file has there changes a loss.
 """
 
 import math
@@ -33,6 +34,11 @@ def _relative(distance: torch.Tensor, norm: torch.Tensor, reduction: Reduction) 
     return total if reduction == "sum" else total / known.sum().clamp(min=1)
 
 
+def _masked(x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """A field with 0 where the mask is false."""
+    return x if mask is None else torch.where(mask, x, 0)
+
+
 def _check_reduction(reduction: str) -> None:
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f"reduction={reduction!r} must be 'mean', 'sum' or 'none'")
@@ -54,7 +60,7 @@ class LpLoss(nn.Module):
         reduction: Of the values (B, C): "mean", "sum" (as neuraloperator) or "none".
 
     Shape:
-        Two fields (B, C, *size) -> a number, or (B, C).
+        Two fields (B, C, *size), and a mask or None -> a number, or (B, C).
     """
 
     def __init__(
@@ -68,11 +74,12 @@ class LpLoss(nn.Module):
         _check_reduction(reduction)
         self.p, self.relative, self.measure, self.reduction = p, relative, measure, reduction
 
-    def forward(self, pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    def forward(self, pred: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """See the class."""
-        distance = torch.linalg.vector_norm((pred - target).flatten(2), self.p, dim=-1)
+        distance = torch.linalg.vector_norm(_masked(pred - target, mask).flatten(2), self.p, dim=-1)
         if self.relative:
-            return _relative(distance, torch.linalg.vector_norm(target.flatten(2), self.p, dim=-1), self.reduction)
+            norm = torch.linalg.vector_norm(_masked(target, mask).flatten(2), self.p, dim=-1)
+            return _relative(distance, norm, self.reduction)
         return _reduce(distance * _cell(self.measure, pred.shape[2:]) ** (1 / self.p), self.reduction)
 
 
@@ -127,7 +134,8 @@ def derivatives(
 class H1Loss(nn.Module):
     """Distance in the first Sobolev norm, by finite differences: values and first derivatives have equal weight.
 
-    On a domain of length 1 derivatives outweigh values by about (2 pi k)² for a wave with k periods.
+    On a domain of length 1 derivatives outweigh values by about (2 pi k)² for a wave with k periods. With a mask, a
+    derivative counts where all points that its difference takes are inside.
 
     Args:
         relative: Divide by the target's norm.
@@ -136,7 +144,7 @@ class H1Loss(nn.Module):
         reduction: As for `LpLoss`.
 
     Shape:
-        Two fields (B, C, *size) -> a number, or (B, C).
+        Two fields (B, C, *size), and a mask or None -> a number, or (B, C).
     """
 
     def __init__(
@@ -150,16 +158,21 @@ class H1Loss(nn.Module):
         _check_reduction(reduction)
         self.relative, self.measure, self.periodic, self.reduction = relative, measure, periodic, reduction
 
-    def _norm(self, x: torch.Tensor) -> torch.Tensor:
+    def _norm(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         # Over all terms at once; unlike a square root of sums, its gradient is 0 where two fields are equal.
-        terms = [x, *derivatives(x, self.measure, self.periodic)]
+        terms = [_masked(x, mask), *derivatives(_masked(x, mask), self.measure, self.periodic)]
+        if mask is not None:
+            hole = torch.where(mask if mask.ndim == x.ndim else mask.unsqueeze(0), 0.0, torch.nan)
+            # A difference is NaN where it takes a point outside; at the point itself it may take none.
+            inside = [d.isfinite() & mask for d in derivatives(hole, self.measure, self.periodic)]
+            terms[1:] = [torch.where(known, term, 0) for known, term in zip(inside, terms[1:], strict=True)]
         return torch.linalg.vector_norm(torch.cat([term.flatten(2) for term in terms], -1), dim=-1)
 
-    def forward(self, pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    def forward(self, pred: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """See the class."""
-        distance = self._norm(pred - target)
+        distance = self._norm(pred - target, mask)
         if self.relative:
-            return _relative(distance, self._norm(target), self.reduction)
+            return _relative(distance, self._norm(target, mask), self.reduction)
         return _reduce(distance * math.sqrt(_cell(self.measure, pred.shape[2:])), self.reduction)
 
 
@@ -191,8 +204,10 @@ class SpectralH1Loss(nn.Module):
         weights = torch.sqrt(twice * (1 + self.weight * squared))
         return torch.linalg.vector_norm((torch.view_as_real(spectrum) * weights.unsqueeze(-1)).flatten(2), dim=-1)
 
-    def forward(self, pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """See the class."""
+    def forward(self, pred: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """See the class; a mask is refused, since masked fields are not periodic."""
+        if mask is not None:
+            raise ValueError("loss='spectral_h1' needs fields that are known everywhere; with a mask use 'h1' or 'l2'")
         return _relative(self._norm(pred - target), self._norm(target), self.reduction)
 
 

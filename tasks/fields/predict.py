@@ -12,6 +12,8 @@ from blockzoo.tasks.core.files import check_output
 from blockzoo.tasks.core.output import print_json, print_table
 from blockzoo.tasks.fields.files import Channels, read_fields
 from blockzoo.tasks.fields.losses import LpLoss
+from blockzoo.tasks.fields.rollouts import Horizon, predict_rollouts
+from blockzoo.tasks.fields.trajectories import Marks, Selection
 
 __all__ = ["add_field_arguments", "predict", "predict_fields"]
 
@@ -27,16 +29,41 @@ def add_field_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="axis of channels: first (N, C, *size), last (N, *size, C), none (N, *size) (default: auto)",
     )
+    group = parser.add_argument_group("fields over time (HDF5, NetCDF, Zarr, arrays)")
+    group.add_argument("--steps", type=int, help="roll out that many states from the first of every sample")
+    group.add_argument("--start", type=int, default=0, help="instant of the first state given (default: 0)")
+    group.add_argument("--samples", type=int, help="only that many samples (default: all)")
+    group.add_argument("--axes", help="names of the axes in their order, sample,time,x,y, or member=sample")
+    group.add_argument("--fields", nargs="+", help="variables of the state (default: all that vary in time)")
+    group.add_argument("--constants", nargs="*", help="further inputs (default: all that do not vary in time)")
+    group.add_argument("--mask", help="variable that says which points belong to the domain, or nan")
+    group.add_argument("--mask-marks", choices=get_args(Marks), default="valid", help="what its non-zero entries mark")
+    group.add_argument("--history", type=int, help="states in an input (default: from the model's channels)")
+    group.add_argument("--time-stride", type=int, default=1, help="take every so manieth instant (default: 1)")
+    group.add_argument("--space-stride", type=int, default=1, help="take every so manieth point (default: 1)")
 
 
 def predict(model: Any, files: list[str], args: argparse.Namespace) -> int:
-    """Map the fields of one file, for `blockzoo predict`; see `predict_fields`.
+    """Map the fields of one file, or roll out its states, for `blockzoo predict`.
+
+    See `predict_fields` and, with `--steps`, `blockzoo.tasks.fields.rollouts.predict_rollouts`.
 
     Raises:
-        ValueError: There are several files, or see `predict_fields`.
+        ValueError: There are several files, or see there.
     """
     if len(files) != 1:
         raise ValueError(f"fields are predicted from one file, not from {len(files)}: {', '.join(files)}")
+    if args.steps is not None:
+        for name in ("time_stride", "space_stride"):
+            if getattr(args, name) < 1:
+                raise ValueError(f"--{name.replace('_', '-')} {getattr(args, name)} must be at least 1")
+        selection = Selection(
+            args.fields, args.constants, args.mask, args.mask_marks, args.time_stride, args.space_stride
+        )
+        horizon = Horizon(args.steps, args.start, args.samples, args.history)
+        return predict_rollouts(
+            model, files[0], horizon, selection, args.axes, args.out, args.json, args.batch_size or 8
+        )
     keys = {"x": args.x_key, "y": args.y_key}
     return predict_fields(model, files[0], args.out, args.json, args.batch_size or 8, keys, args.channels)
 
@@ -83,7 +110,8 @@ def predict_fields(
             "where the axis of channels stands is said by --channels"
         )
     try:
-        prediction = torch.cat([model(part) for part in x.split(batch_size)])
+        device = model.input_mean.device
+        prediction = torch.cat([model(part.to(device)).cpu() for part in x.split(batch_size)])
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     save_state_dict({"prediction": prediction}, target)

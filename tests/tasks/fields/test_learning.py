@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 
 import blockzoo
+from blockzoo.__main__ import main
 from blockzoo.checkpoints import load_state_dict
 from blockzoo.tasks.fields.darcy import read_darcy
 from blockzoo.tasks.fields.learning import OperatorLearning, rollout
@@ -290,3 +292,83 @@ def test_neuraloperators_darcy_files_train_as_they_are(field_zoo):
     field_zoo.files(data={"path": "darcy.pt", "test_paths": []})
     torch.save({"x": torch.rand(20, 8, 8) > 0.5, "y": torch.rand(20, 8, 8)}, "darcy.pt")
     assert "val/l2" in field_zoo.fit("--trainer.max_epochs=1").trainer.callback_metrics
+
+
+def trajectories(field_zoo, suffix=".nc", **data):
+    """Config and file of waves that move by a point a step; two fields, land in a corner, a constant."""
+    field_zoo.files()
+    steps, x = np.arange(6)[:, None, None], np.arange(8)[:, None] + 0 * np.arange(6)
+    phases = np.arange(4)[:, None, None, None]
+    u = np.sin(2 * math.pi * (x - steps) / 8 + phases).astype("float32")
+    u[..., :3, 3:] = np.nan
+    variables = {"u": (("member", "time", "x", "y"), u), "v": (("member", "time", "x", "y"), 2 * u + 1)}
+    xr.Dataset({**variables, "depth": (("x", "y"), np.ones((8, 6), "float32"))}).to_netcdf("sea.nc", engine="h5netcdf")
+    config = copy.deepcopy(CONFIG)
+    arguments = config["model"]["init_args"]
+    arguments |= {"periodic": True, "standardize": "both", "model_name": "fno2d"}
+    kwargs = {"n_modes": [4, 4], "hidden_channels": 6, "depth": 1, "in_chans": 6, "out_chans": 2}
+    arguments["model_kwargs"] = kwargs
+    options = {"path": "sea.nc", "test_paths": ["sea.nc"], "steps_in": 2, "mask": "nan", "val_fraction": 0.25}
+    config["data"] = {"class_path": "FieldTrajectories", "init_args": {**options, "batch_size": 5, **data}}
+    field_zoo.write("toy.yaml", config)
+    return u
+
+
+def test_fields_over_time_are_trained_on_tested_and_rolled_out(field_zoo, capsys):
+    u = trajectories(field_zoo)
+    cli = field_zoo.fit()
+    metrics = cli.trainer.callback_metrics
+    for name in ("l2", "l2_u", "l2_v", "vrmse", "rollout_l2", "rollout_vrmse", "rmse", "max_error", "conserved_rmse"):
+        assert 0 < float(metrics[f"test/{name}"]) < 100, name
+    assert "test/nrmse_low" not in metrics and "test/boundary_rmse" not in metrics  # not defined with a mask
+    assert cli.model.test_rollouts[""].shape == (4,)
+    assert all(torch.isfinite(parameter).all() for parameter in cli.model.model.parameters())
+    capsys.readouterr()
+    assert main(["predict", str(RUN), "sea.nc", "--steps", "3", "--mask", "nan", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["history"] == 2 and found["shape"] == [4, 3, 2, 8, 6]
+    with xr.open_dataset("sea_predicted.nc", engine="h5netcdf") as file:
+        assert np.array_equal(np.isnan(file["u"].values), np.isnan(u[:, 2:5]))
+        first = found["steps"][0]["relative L2 error"]
+    assert first == pytest.approx(float(cli.model.test_rollouts[""][0]), rel=1e-4)
+
+
+def test_benchmark_measures_are_logged(field_zoo):
+    field_zoo.files(size=(12, 10), chans=(2, 2), model_kwargs={"n_modes": [4, 4]})
+    metrics = field_zoo.fit("--trainer.max_epochs=1").trainer.callback_metrics
+    for name in ("rmse", "vrmse", "max_error", "boundary_rmse", "conserved_rmse", "nrmse_low", "nrmse_high"):
+        assert float(metrics[f"test/{name}"]) > 0, name
+    assert "test/fourier_rmse_low" in metrics and "test/fourier_rmse_high" not in metrics  # the grid has none so high
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--data.steps_in=1"], "in_chans=6 of fno2d does not fit the data: x has 4 channels"),
+        (["--data.mask=land"], "sea.nc has no variable 'land'; it has u, v, depth"),
+        (["--model.loss=spectral_h1"], "with a mask use 'h1' or 'l2'"),
+        (
+            ["--data.mask=null", "--model.model_kwargs.in_chans=5"],
+            "all values must be finite in float32; mask=nan leaves out",
+        ),
+    ],
+)
+def test_mistakes_with_fields_over_time_are_named(field_zoo, capsys, options, message):
+    trajectories(field_zoo)
+    assert field_zoo.main("fit", "--config", "toy.yaml", *options) == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error and message in error
+
+
+def test_a_rollout_keeps_a_history_and_gives_several_states():
+    class Newest(torch.nn.Module):
+        def forward(self, x):  # two states of one channel and a constant
+            return torch.cat([x[:, 1:2] + x[:, 2:], x[:, 1:2] + 2 * x[:, 2:]], 1)
+
+    old, new, constant = torch.randn(3, 2, 1, 6)
+    states = rollout(Newest(), torch.cat([old, new, constant], 1), 5, 1, history=2)
+    expected = torch.stack([new + i * constant for i in range(1, 6)], 1)
+    torch.testing.assert_close(states, expected)
+    mask = torch.arange(6) < 4
+    states = rollout(Newest(), torch.cat([old, new, constant], 1), 5, 1, 2, mask.view(1, 6))
+    torch.testing.assert_close(states, torch.where(mask, expected, new.unsqueeze(1)))

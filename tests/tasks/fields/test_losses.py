@@ -168,3 +168,28 @@ def test_targets_of_zeros_have_no_relative_error(loss):
 def test_relative_errors_do_not_depend_on_the_unit(loss):
     pred, target = torch.randn(2, 1, 2, 6, 8, dtype=torch.double).unbind(0)
     torch.testing.assert_close(loss(1e-12 * pred, 1e-12 * target), loss(pred, target))
+
+
+@pytest.mark.parametrize("loss", [LpLoss(), LpLoss(relative=False), H1Loss(), H1Loss(periodic=False)])
+def test_masked_points_have_no_say(loss):
+    target, pred = torch.randn(2, 3, 2, 12, 10, dtype=torch.double)
+    mask = torch.zeros(3, 1, 12, 10, dtype=torch.bool)
+    mask[:, :, 2:9, 1:8] = True
+    value = loss(pred, target, mask)
+    for field in (pred, target):
+        broken = torch.where(mask, field, torch.randn(field.shape, dtype=torch.double) * 1e6)
+        other = (broken, target) if field is pred else (pred, broken)
+        torch.testing.assert_close(loss(*other, mask), value, rtol=1e-12, atol=0)
+    torch.testing.assert_close(loss(pred, target, torch.ones_like(mask)), loss(pred, target))
+    pred.requires_grad_()
+    (grad,) = torch.autograd.grad(loss(pred, target, mask), pred)
+    assert grad.isfinite().all() and not grad[~mask.expand_as(grad)].any() and grad[mask.expand_as(grad)].all()
+
+
+def test_masked_errors_are_those_of_the_part_inside():
+    target, pred = torch.randn(2, 3, 2, 12, 10)
+    mask = torch.zeros(1, 12, 10, dtype=torch.bool)
+    mask[:, 3:9] = True
+    torch.testing.assert_close(LpLoss()(pred, target, mask), LpLoss()(pred[:, :, 3:9], target[:, :, 3:9]))
+    with pytest.raises(ValueError, match="with a mask use 'h1' or 'l2'"):
+        SpectralH1Loss()(pred, target, mask)
