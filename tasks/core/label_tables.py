@@ -8,7 +8,7 @@ from typing import Any
 
 from blockzoo.tasks.core.extras import MissingPackageError
 
-__all__ = ["TABLE_SUFFIXES", "LabelTable", "class_numbers", "read_table", "several_labels"]
+__all__ = ["TABLE_SUFFIXES", "LabelTable", "class_numbers", "named_label", "read_table", "several_labels"]
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet")
 
@@ -23,10 +23,17 @@ class LabelTable:
         path: The file.
         columns: Values of each column; what is no list is indexed when a value is asked for.
         places: For each row its place in the file, for example "line 7".
+        classes: Names of the classes, in order, for columns of labels whose file tells them.
     """
 
-    def __init__(self, path: Path, columns: dict[str, Any], places: Sequence[str]) -> None:
-        self.path, self.columns, self.places = path, columns, places
+    def __init__(
+        self,
+        path: Path,
+        columns: dict[str, Any],
+        places: Sequence[str],
+        classes: dict[str, tuple[str, ...]] | None = None,
+    ) -> None:
+        self.path, self.columns, self.places, self.classes = path, columns, places, classes or {}
 
     def __len__(self) -> int:
         return len(self.places)
@@ -183,8 +190,45 @@ def _read_parquet(path: Path) -> LabelTable:
         table = parquet.read_table(path)
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise ValueError(f"{path} is not readable as Parquet: {str(error).splitlines()[0]}") from error
-    columns = {name: table.column(name) for name in table.column_names}
-    return LabelTable(path, columns, [f"row {i + 1}" for i in range(table.num_rows)])
+    columns: dict[str, Any] = {name: table.column(name) for name in table.column_names}
+    found = LabelTable(path, columns, [f"row {i + 1}" for i in range(table.num_rows)], _class_labels(table.schema))
+    for name, names in found.classes.items():
+        numbers = enumerate(found.values(name))
+        columns[name] = [named_label(value, names, found.place(row)) for row, value in numbers]
+    return found
+
+
+def _class_labels(schema: Any) -> dict[str, tuple[str, ...]]:
+    """Names of the classes of columns that the library `datasets` has written as numbers."""
+    text = (schema.metadata or {}).get(b"huggingface")
+    try:
+        features = json.loads(text)["info"]["features"] if text else {}
+    except (ValueError, KeyError, TypeError):
+        return {}  # another program's entry of that name
+    found = {}
+    for name, feature in features.items() if isinstance(features, dict) else ():
+        inner = feature.get("feature", feature) if isinstance(feature, dict) else {}
+        if name in schema.names and isinstance(inner, dict) and inner.get("_type") == "ClassLabel":
+            found[name] = tuple(map(str, inner.get("names") or ()))
+    return found
+
+
+def named_label(value: Any, names: Sequence[str], place: str) -> Any:
+    """The name of a class that is stored as a number, or the names of several.
+
+    Args:
+        value: The number, or a list of them.
+        names: Names of the classes.
+        place: Where it stands, for the message.
+
+    Raises:
+        ValueError: There is no class of that number.
+    """
+    if isinstance(value, list | tuple):
+        return [named_label(item, names, place) for item in value]
+    if not isinstance(value, int) or not 0 <= value < len(names):
+        raise ValueError(f"{place}: label {value!r}; the data set names {len(names)} classes, numbered from 0")
+    return names[value]
 
 
 def several_labels(table: LabelTable, columns: Sequence[str], separator: str | None) -> list[tuple[str, ...]]:

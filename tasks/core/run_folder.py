@@ -27,7 +27,7 @@ from blockzoo.tasks.core.task import Task
 __all__ = ["RunFolder"]
 
 _OF_OTHER_WEIGHTS = ("checkpoint", "description", "file", "source", "url", "hf_hub_id", "mean", "std", "label_names",
-                     "clips", "series")  # fmt: skip
+                     "clips", "multi_label", "series")  # fmt: skip
 
 
 class RunFolder(Callback):
