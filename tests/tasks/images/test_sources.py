@@ -9,6 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
+from blockzoo.__main__ import main
+from blockzoo.tasks.app.training import main as train
 from blockzoo.tasks.core.label_tables import read_table
 from blockzoo.tasks.images.folders import ImageFolder
 from blockzoo.tasks.images.hub_sets import HuggingFaceImages
@@ -359,3 +361,55 @@ def test_a_balanced_epoch_sees_every_class_equally_often(tmp_path):
         assert len(found) == 500
         seen[balance] = found.mean()
     assert seen[False] == 0.1 and abs(seen[True] - 0.5) < 0.07
+
+
+# From a table of several labels to a run, its predictions, and predictions on files.
+
+
+def test_several_labels_from_fit_to_predict(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    own = [("cat",), ("dog",), ("cat", "dog"), ()] * 4
+    names = write_files(tmp_path, ["cat", "dog", "eel", "dog"] * 4)
+    lines = [f"{name},{'|'.join(labels)}" for name, labels in zip(names, own, strict=True)]
+    (tmp_path / "a.csv").write_text("\n".join(["file,tags", *lines]) + "\n")
+    model = {
+        "model_name": "nasnet_cifar",
+        "model_kwargs": {"num_classes": 2, "width": 4, "num_cells": 1},
+        "multi_label": True,
+        "class_weights": "balanced",
+        "mixup": 0.2,
+    }
+    data = {"train": "a.csv", "test": "a.csv", "val_fraction": 0.25, "multi_label": True, "label_separator": "|"}
+    data |= {"balance": True, "skip_broken": True, "batch_size": 4, "num_workers": 0}
+    (tmp_path / "img" / "7.png").write_bytes(b"broken")
+    trainer = {"accelerator": "cpu", "devices": 1, "max_epochs": 1, "log_every_n_steps": 1}
+    trainer |= {"enable_progress_bar": False, "callbacks": [{"class_path": "RunFolder"}]}
+    trainer["logger"] = {"class_path": "CSVLogger", "init_args": {"save_dir": "runs", "name": "tags"}}
+    config = {
+        "model": {"class_path": "ImageClassification", "init_args": model},
+        "data": {"class_path": "ImageTable", "init_args": data},
+        "trainer": trainer,
+    }
+    (tmp_path / "tags.json").write_text(json.dumps(config))
+    assert train(["fit", "--config", "tags.json"]) == 0
+    run = tmp_path / "runs" / "tags" / "version_0"
+    assert "skipped: a.csv, line 9: img/7.png" in capsys.readouterr().err
+    assert "img/7.png" in (run / "skipped.txt").read_text()
+    assert {"test/map", "test/f1"} <= set(json.loads((run / "results.json").read_text())["test"])
+    stored = json.loads((run / "config.json").read_text())["pretrained_cfg"]
+    assert stored["label_names"] == ["cat", "dog"] and stored["multi_label"] is True
+
+    assert train(["predict", str(run)]) == 0
+    rows = list(csv.DictReader((tmp_path / "runs" / "predictions.csv").read_text().splitlines()))
+    assert len(rows) == 15 and rows[7]["sample"] == "img/8.png" and rows[7]["index"] == "7"
+    capsys.readouterr()
+    assert main(["predict", str(run), "img/8.png", "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    shares = found["probabilities"]
+    assert [shares[k] for k in ("cat", "dog")] == pytest.approx([float(rows[7][k]) for k in ("cat", "dog")], abs=1e-6)
+    said = "|".join(name for name, share in shares.items() if share >= 0.5)
+    assert found["label"] == rows[7]["label"] == said
+    config["model"]["init_args"]["multi_label"] = False
+    (tmp_path / "tags.json").write_text(json.dumps(config))
+    assert train(["fit", "--config", "tags.json"]) == 2
+    assert "the data have several labels a sample; set the model's multi_label=true too" in capsys.readouterr().err
