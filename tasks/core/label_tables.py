@@ -8,9 +8,20 @@ from typing import Any
 
 from blockzoo.tasks.core.extras import MissingPackageError
 
-__all__ = ["TABLE_SUFFIXES", "LabelTable", "class_numbers", "named_label", "read_table", "several_labels"]
+__all__ = [
+    "LABEL_COLUMNS",
+    "TABLE_SUFFIXES",
+    "LabelTable",
+    "class_numbers",
+    "named_label",
+    "read_table",
+    "several_labels",
+]
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet")
+
+LABEL_COLUMNS = ("label", "labels", "class", "classes", "category", "target", "tags")
+"""What columns of labels are usually called."""
 
 _SAID = 8
 """Names that a message lists at most."""

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from blockzoo.tasks.core.extras import MissingPackageError
-from blockzoo.tasks.core.label_tables import LabelTable, class_numbers, named_label, several_labels
+from blockzoo.tasks.core.label_tables import LABEL_COLUMNS, LabelTable, class_numbers, named_label, several_labels
 from blockzoo.tasks.core.labelled_files import UnreadableFileError
 from blockzoo.tasks.images.records import Records
-from blockzoo.tasks.images.tables import IMAGE_COLUMNS, LABEL_COLUMNS, SplitImages
+from blockzoo.tasks.images.tables import IMAGE_COLUMNS, SplitImages
 
 __all__ = ["HuggingFaceImages"]
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from blockzoo.tasks.core.image_files import IMAGE_SUFFIXES
-from blockzoo.tasks.core.label_tables import LabelTable, class_numbers, several_labels
+from blockzoo.tasks.core.label_tables import LABEL_COLUMNS, LabelTable, class_numbers, several_labels
 from blockzoo.tasks.images.records import Records
-from blockzoo.tasks.images.tables import LABEL_COLUMNS, SplitImages
+from blockzoo.tasks.images.tables import SplitImages
 
 __all__ = ["ImageShards", "shard_files"]
 

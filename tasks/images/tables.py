@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from blockzoo.tasks.core.label_tables import LabelTable, class_numbers, read_table, several_labels
+from blockzoo.tasks.core.label_tables import LABEL_COLUMNS, LabelTable, class_numbers, read_table, several_labels
 from blockzoo.tasks.core.split import stratified_split
 from blockzoo.tasks.images.folders import Images
 from blockzoo.tasks.images.records import FileRecords, Records, TableRecords
@@ -14,7 +14,6 @@ from blockzoo.tasks.images.records import FileRecords, Records, TableRecords
 __all__ = ["ImageTable", "SplitImages"]
 
 IMAGE_COLUMNS = ("image", "path", "file", "file_name", "filename", "image_path", "filepath", "img")
-LABEL_COLUMNS = ("label", "labels", "class", "classes", "category", "target", "tags")
 _PARTS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val"}
 _PARTS |= {"test": "test", "testing": "test"}
 
