@@ -138,7 +138,9 @@ def classify_files(
     """
     if args.out:
         check_output(args.out, files)
-    labels = list(model.pretrained_cfg.get("label_names") or map(str, range(model.num_classes)))
+    labels = list(model.pretrained_cfg.get("label_names") or ())
+    if len(labels) != model.num_classes:  # none, or those of the weights before they got other classes
+        labels = list(map(str, range(model.num_classes)))
     several = bool(model.pretrained_cfg.get("multi_label"))
     device, rows, broken = next(model.parameters()).device, [], 0
     for file in files_below(files, kind, suffixes):
