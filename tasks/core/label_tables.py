@@ -266,6 +266,8 @@ def several_labels(table: LabelTable, columns: Sequence[str], separator: str | N
     labels = []
     for row, value in enumerate(table.values(columns[0])):
         if isinstance(value, list | tuple):
+            if any(item is None or item == "" or item != item for item in value):
+                raise ValueError(f"{table.place(row)}: a label in the column {columns[0]} is empty")
             labels.append(tuple(_text(item) for item in value))
         elif separator is not None:
             labels.append(tuple(part.strip() for part in str(value or "").split(separator) if part.strip()))

@@ -143,23 +143,30 @@ class TableRecords(Records):
 
     Args:
         table: The table.
-        column: Its column of bytes, or of objects with the bytes under "bytes", as the library `datasets` writes them.
+        column: Its column of bytes, or of objects with the bytes under "bytes" or a file under "path", as the library
+            `datasets` writes them.
+        folder: What those paths are relative to.
         labels: Their classes, see `Records`.
         several: See `Records`.
     """
 
     def __init__(
-        self, table: LabelTable, column: str, labels: Sequence[tuple[int, ...]], several: int | None = None
+        self,
+        table: LabelTable,
+        column: str,
+        folder: Path,
+        labels: Sequence[tuple[int, ...]],
+        several: int | None = None,
     ) -> None:
         super().__init__(labels, several)
-        self.table, self.column = table, column
+        self.table, self.column, self.folder = table, column, folder
 
     def _content(self, row: int) -> bytes | Path:
         value = self.table.value(self.column, row)
         if isinstance(value, dict):
             value = value["bytes"] if value.get("bytes") is not None else value.get("path")
         if isinstance(value, str):
-            return Path(value)
+            return self.folder / value
         if not isinstance(value, bytes):
             raise UnreadableFileError(f"{self._place(row)}: no image in the column {self.column}")
         return value

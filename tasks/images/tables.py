@@ -156,17 +156,24 @@ class ImageTable(SplitImages):
         self.class_names, labels = class_numbers(chosen, place, names, self.multi_label)
         image = table.name(self.image_column, IMAGE_COLUMNS, "image_column")
         several = len(self.class_names) if self.multi_label else None
-        if not isinstance(table.value(image, rows[0]), str):
+        folder = Path(self.root) if self.root is not None else table.path.parent
+        first = next((value for row in rows if (value := table.value(image, row)) is not None), None)
+        if not isinstance(first, str):
             spread: list[tuple[int, ...]] = [()] * len(table)
             for row, own in zip(rows, labels, strict=True):
                 spread[row] = own
-            return TableRecords(table, image, spread, several).only(rows)
-        return self._files(table, image, rows, labels, several)
+            return TableRecords(table, image, folder, spread, several).only(rows)
+        return self._files(table, image, folder, rows, labels, several)
 
     def _files(
-        self, table: LabelTable, column: str, rows: list[int], labels: Sequence[tuple[int, ...]], several: int | None
+        self,
+        table: LabelTable,
+        column: str,
+        folder: Path,
+        rows: list[int],
+        labels: Sequence[tuple[int, ...]],
+        several: int | None,
     ) -> Records:
-        folder = Path(self.root) if self.root is not None else table.path.parent
         values = table.values(column)
         files, places = [], []
         for row in rows:
