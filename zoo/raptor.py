@@ -147,7 +147,7 @@ def _new_vit(
 
 
 def _layout(vit: Any, depth: int | None, embed_dim: int | None, num_heads: int | None) -> tuple[int, int, int]:
-    """Layers, channels and heads of a teacher, which must be those that were asked for, if any."""
+    """Layers, channels and heads of a teacher, which must agree with the requested ones, if any."""
     found = {"depth": len(vit.blocks), "embed_dim": vit.embed_dim, "num_heads": vit.blocks[0].attn.num_heads}
     asked = {"depth": depth, "embed_dim": embed_dim, "num_heads": num_heads}
     for name, value in asked.items():
@@ -182,7 +182,7 @@ class Raptor(ZooModel):
             and head are copied; None to build them from the arguments below, in the form of DINOv2.
         teacher_kwargs: Further arguments for building the teacher by name.
         teacher_pretrained: Start from the teacher's published weights.
-        teacher_checkpoint: Or from the weights in this file.
+        teacher_checkpoint: Start from the weights in this file instead.
         blocks: Number of blocks, 2 by default.
         boundaries: The last layer of each phase but the final one, counted from 1, for example from
             `blockzoo.tasks.raptor.segmentation.segment_layers`; phases of equal length by default.
@@ -194,7 +194,7 @@ class Raptor(ZooModel):
         depth_scale: Condition the blocks on the depth.
         init_values: First values of the layer scales; None for no layer scales.
         img_size: Size of the position table in pixels; the teacher's, or 224.
-        patch_size: Of the embedding, without a teacher.
+        patch_size: Side of a patch in pixels, without a teacher.
         in_chans: Channels of the images.
         num_classes: Outputs of the classifier, 0 for none; the teacher's, or 1000.
         class_token: Whether there is a class token, without a teacher.
@@ -471,7 +471,7 @@ class Raptor(ZooModel):
             indices: Which layers, from 0: the last n for a number, all for None.
             return_prefix_tokens: Give pairs of patch and prefix tokens.
             norm: Apply the final norm to all.
-            stop_early: Do not compute beyond the last one that is asked for.
+            stop_early: Stop behind the last requested layer.
             output_fmt: "NCHW" or "NLC".
             intermediates_only: Leave out the output of `forward_features`.
 

@@ -49,7 +49,7 @@ class DeployedConv2d(nn.Conv2d):
         act: The activation, a module that oneDNN knows (ReLU, SiLU, exact GELU) or any other, which then runs behind.
 
     Shape:
-        As for `conv`. In the fast form the result is in channels-last memory.
+        That of `conv`. In the fast form the result is in channels-last memory.
     """
 
     __jit_ignored_attributes__ = ["_packed", "_packed_from"]

@@ -93,9 +93,9 @@ class Images(ZooData):
         img_size: Side of the square that the model sees, in pixels; without a model 224.
         crop_pct: In evaluation, that side over the side to which the image is resized first; without a model 0.875.
         interpolation: "bilinear", "bicubic" or "random" (training); without a model "bicubic".
-        mean: Mean of each channel, over 255; without a model ImageNet's.
-        std: Standard deviation of each channel, over 255; without a model ImageNet's.
-        auto_augment: timm's description of RandAugment and its kin, for example "rand-m9-mstd0.5-inc1".
+        mean: Mean of each channel, on a scale where white is 1; without a model ImageNet's.
+        std: Standard deviation of each channel, on that scale; without a model ImageNet's.
+        auto_augment: timm's description of RandAugment, AugMix or AutoAugment, for example "rand-m9-mstd0.5-inc1".
         color_jitter: Strength of colour jitter, where `auto_augment` is None.
         random_erasing: Probability of erasing a rectangle.
         scale: Least and largest share of the image's area that a training crop takes.
@@ -303,7 +303,7 @@ class TorchvisionImages(Images):
             return make(self.root, split="train" if train else "test", download=download)
 
     def prepare_data(self) -> None:
-        """Download, if that is asked for; by one process of a machine."""
+        """Download if `download` is set; one process of each machine does it."""
         if self.download:
             for train in (True, False):
                 self._source(train, download=True)

@@ -104,7 +104,7 @@ class MemoryImages(ZooData, abc.ABC):
         root: Folder with the files of the set.
         download: Fetch them into `root` if they are not there.
         val_fraction: Share of the training part, by class, that is held out for validation; 0 for none.
-        split_seed: Of that choice.
+        split_seed: Seed of that choice.
         padding: Largest shift of a training image, see `random_crop_flip`.
         flip: Mirror half of the training images.
         batch_size: Images in a batch, on each device.
@@ -153,7 +153,7 @@ class MemoryImages(ZooData, abc.ABC):
         """How to get the files."""
 
     def prepare_data(self) -> None:
-        """Download, if that is asked for and necessary; by one process of a machine."""
+        """Download if `download` is set and the files are missing; one process of each machine does it."""
         if self.download:
             try:
                 self.read(train=False)
@@ -195,7 +195,7 @@ class MemoryImages(ZooData, abc.ABC):
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """Size, mean and deviation of each channel over 255, and the class names; whole images are seen."""
+        """Size, mean and deviation of each channel, and the class names; images are not cropped."""
         numbers = {"mean": list(self.mean), "std": list(self.std)}
         return {"input_size": list(self.size), "crop_pct": 1.0, **numbers, "label_names": list(self.class_names)}
 

@@ -15,7 +15,7 @@ class VideoClassification(Classification):
     """Classify clips by cross entropy, and videos by the mean probabilities of their clips.
 
     Batches are dictionaries with `x` (B, C, T, H, W), `label` (B,), `index` (B,) and `video` (B,), the number of the
-    video that a clip belongs to. Beside the metrics of `Classification`, which are over clips, evaluation logs
+    video that a clip belongs to. The metrics of `Classification` are over clips. Evaluation also logs
     `video_acc` and `video_acc5` (for more than five classes), over videos; with `multi_label` neither.
 
     Args:

@@ -38,8 +38,8 @@ class ClipNormalize:
     """Bytes to what a model wants: frames (T, C, H, W), uint8 -> (C, T, H, W), float32, standardised.
 
     Args:
-        mean: Mean of each channel, over 255.
-        std: Standard deviation of each channel, over 255.
+        mean: Mean of each channel, on a scale where white is 1.
+        std: Standard deviation of each channel, on that scale.
     """
 
     def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
@@ -89,8 +89,8 @@ class ClipForm:
         size: Height and width that the model sees, in pixels.
         resize: Size before cropping: the shorter side, or height and width.
         pad_short: Repeat the last frame of videos shorter than a clip, instead of an error.
-        mean: Mean of each channel, over 255.
-        std: Standard deviation of each channel, over 255.
+        mean: Mean of each channel, on a scale where white is 1.
+        std: Standard deviation of each channel, on that scale.
     """
 
     num_frames: int
@@ -206,7 +206,7 @@ class _Clips(Dataset[dict[str, torch.Tensor]]):
     def __init__(self, data: "Videos", videos: list[_Video], train: bool) -> None:
         self.data, self.videos, self.train = data, videos, train
         self.views = 1 if train else data.form.num_clips * data.form.num_crops
-        self._last: tuple[Any, torch.Tensor] | None = None  # the crops of a clip are asked for in a row
+        self._last: tuple[Any, torch.Tensor] | None = None  # the crops of a clip are requested in a row
 
     def __len__(self) -> int:
         return len(self.videos) * self.views
@@ -262,8 +262,8 @@ class Videos(ZooData):
         flip: Mirror half of the training clips.
         color_jitter: Strength of colour jitter in training.
         pad_short: Repeat the last frame of videos shorter than a clip, instead of an error.
-        mean: Mean of each channel, over 255; without a model ImageNet's.
-        std: Standard deviation of each channel, over 255; without a model ImageNet's.
+        mean: Mean of each channel, on a scale where white is 1; without a model ImageNet's.
+        std: Standard deviation of each channel, on that scale; without a model ImageNet's.
         balance: Draw training videos so that every class is seen equally often; an epoch keeps its length.
         skip_broken: Decode a clip of every video once before training, and go on without those that cannot be read or
             are too short; they are named. By default the first of them stops the run when it is met.
@@ -439,11 +439,12 @@ class VideoFolder(Videos):
 
 
 class VideoList(Videos):
-    """Videos that a list or a table names, one a line. Samples and options as for `VideoFolder`.
+    """Videos that a list or a table names, one on each line. Samples and options are those of `VideoFolder`.
 
     In a list (any ending but those of tables), a line is a path, a space and the name of a class. The class is the last
-    word, so that paths may contain spaces; empty lines and those beginning with `#` are skipped. UCF101's and Kinetics'
-    lists are a `sed` away from this form. Tables are CSV, JSON, JSON lines or Parquet, as for `ImageTable`.
+    word, so that paths may contain spaces; empty lines and those beginning with `#` are skipped. Lists of
+    UCF101 and Kinetics are easily brought into this form. Tables are CSV, JSON, JSON lines or Parquet, see
+    `blockzoo.tasks.images.tables.ImageTable`.
 
     Args:
         train: The list or table of the training part.
