@@ -261,7 +261,7 @@ class Classification(Task):
         """
         columns = {key: torch.cat([batch[key] for batch in batches]) for key in batches[0]}
         probabilities, index = columns.pop("probabilities"), columns["index"].tolist()
-        data = getattr(self.trainer, "datamodule", None)
+        data: Any = getattr(self.trainer, "datamodule", None)
         about = getattr(data, "preprocessing", None) or {}
         names = [str(name) for name in about.get("label_names") or range(probabilities.shape[1])]
         told: Any = getattr(data, "sample_names", None)

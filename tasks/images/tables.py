@@ -142,10 +142,10 @@ class ImageTable(SplitImages):
         return rows
 
     def _records(self, table: LabelTable, rows: list[int], names: tuple[str, ...] | None) -> Records:
-        columns = self.label_columns or [self.label_column]
+        given: list[str | None] = list(self.label_columns or [self.label_column])
         usual = () if self.label_columns else LABEL_COLUMNS
         argument = "label_columns" if self.label_columns else "label_column"
-        columns = [table.name(column, usual, argument) for column in columns]
+        columns = [table.name(column, usual, argument) for column in given]
         if names is None and len(columns) == 1:
             names = table.classes.get(columns[0])
         texts = several_labels(table, columns, self.label_separator)

@@ -482,7 +482,7 @@ class VideoList(Videos):
         self.video_column, self.label_column, self.label_separator = video_column, label_column, label_separator
 
     def _parts(self) -> dict[str, list[_Video]]:
-        parts = {}
+        parts: dict[str, list[_Video]] = {}
         for part, name in self.lists.items():
             is_table = Path(name).suffix.lower() in TABLE_SUFFIXES
             table = read_table(name) if is_table else _read_list(Path(name))
