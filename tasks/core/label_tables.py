@@ -94,9 +94,11 @@ def read_table(path: str | Path, delimiter: str | None = None) -> LabelTable:
     """Read a table of samples.
 
     Args:
-        path: A file that ends in one of `TABLE_SUFFIXES`. JSON is a list of objects, or an object of equally long
-            lists; JSON lines are one object a line.
-        delimiter: What separates the cells of a CSV file; by default a tab for `.tsv`, else a comma.
+        path: A file that ends in one of `TABLE_SUFFIXES`. JSON is a list of objects, an object of equally long lists,
+            or an object from files to labels, which become the columns "file" and "label"; JSON lines are one object on
+            each line.
+        delimiter: What separates the cells of a CSV file; by default the one of comma, semicolon, tab and bar by which
+            the first line has most cells.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -111,7 +113,7 @@ def read_table(path: str | Path, delimiter: str | None = None) -> LabelTable:
         ".jsonl": _read_lines,
         ".ndjson": _read_lines,
         ".parquet": _read_parquet,
-        ".csv": lambda file: _read_csv(file, delimiter or ","),
+        ".csv": lambda file: _read_csv(file, delimiter),
         ".tsv": lambda file: _read_csv(file, delimiter or "\t"),
     }
     if path.suffix.lower() not in readers:
@@ -125,18 +127,29 @@ def read_table(path: str | Path, delimiter: str | None = None) -> LabelTable:
     return table
 
 
-def _read_csv(path: Path, delimiter: str) -> LabelTable:
+def _read_csv(path: Path, delimiter: str | None) -> LabelTable:
+    if delimiter is not None and len(delimiter) != 1:
+        raise ValueError(f"delimiter={delimiter!r} must be one character")
     with path.open(newline="", encoding="utf-8-sig") as file:
+        first, above = file.readline(), 0
+        if first.lower().startswith("sep="):  # as Excel writes it
+            delimiter, above = delimiter or first.strip("\r\n")[4:5] or None, 1
+            first = file.readline()
+        file.seek(0)
+        for _ in range(above):
+            file.readline()
+        if delimiter is None:
+            delimiter = max(",;\t|", key=lambda sign: len(next(csv.reader([first], delimiter=sign), [])))
         reader = csv.reader(file, delimiter=delimiter)
         rows, places, start = [], [], 0
         try:
             for cells in reader:
                 if cells:
                     rows.append(cells)
-                    places.append(f"line {start + 1}")
+                    places.append(f"line {above + start + 1}")
                 start = reader.line_num
         except csv.Error as error:
-            raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
+            raise ValueError(f"{path}, line {above + reader.line_num}: {error}") from error
     if not rows:
         raise ValueError(f"{path} is empty")
     names = rows[0]
@@ -168,14 +181,28 @@ def _read_json(path: Path) -> LabelTable:
         raise ValueError(f"{path}, line {error.lineno}: not valid JSON: {error.msg}") from error
     except RecursionError as error:
         raise ValueError(f"{path} is nested too deeply") from error
+    if isinstance(content, dict) and _is_mapping(content):
+        columns = {"file": list(content), "label": list(content.values())}
+        return LabelTable(path, columns, [f"entry {name!r}" for name in content])
     if isinstance(content, dict) and content and all(isinstance(value, list) for value in content.values()):
         lengths = {name: len(value) for name, value in content.items()}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"{path} has columns of different lengths: {lengths}")
         return LabelTable(path, content, [f"record {i + 1}" for i in range(next(iter(lengths.values())))])
     if not isinstance(content, list):
-        raise ValueError(f"{path} must hold a list of objects, or an object of lists, one for each column")
+        raise ValueError(f"{path} must hold a list of objects, an object of columns, or one from files to labels")
     return _records(path, content, [f"record {i + 1}" for i in range(len(content))])
+
+
+def _is_mapping(content: dict[str, Any]) -> bool:
+    """Whether an object of JSON goes from files to labels: texts or numbers, or lists if its keys have endings."""
+    plain = all(isinstance(value, str | int) for value in content.values())
+    lists = all(isinstance(value, str | int | list) for value in content.values()) and all(map(_has_ending, content))
+    return bool(content) and (plain or lists)
+
+
+def _has_ending(name: str) -> bool:
+    return bool(Path(name).suffix)
 
 
 def _read_lines(path: Path) -> LabelTable:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from blockzoo.tasks.core.image_files import IMAGE_SUFFIXES
 from blockzoo.tasks.core.label_tables import LABEL_COLUMNS, LabelTable, class_numbers, read_table, several_labels
 from blockzoo.tasks.core.split import stratified_split
 from blockzoo.tasks.images.folders import Images
@@ -65,21 +66,24 @@ class SplitImages(Images):
 class ImageTable(SplitImages):
     """Images and labels that a table lists, one image a row.
 
-    Tables are CSV (`.csv`, `.tsv`), JSON (`.json`: a list of objects, or an object of columns), JSON lines (`.jsonl`),
-    or Parquet (`.parquet`; needs pyarrow, the extra `tables`). A row names a file. In Parquet it may hold the encoded
-    image instead, as bytes or as the library `datasets` writes images; such a table is held in memory as it is encoded.
+    Tables are CSV (`.csv`, `.tsv`), JSON (`.json`: a list of objects, an object of columns, or an object from files to
+    labels), JSON lines (`.jsonl`), or Parquet (`.parquet`; needs pyarrow, the extra `tables`). A row names a file. In
+    Parquet it may hold the encoded image instead, as bytes or as the library `datasets` writes images; such a table is
+    held in memory as it is encoded.
 
     Args:
         train: Table of the training part.
         val: Table of the validation part; None for none, or see `val_fraction` and `split_column`.
         test: Table of the test part.
         root: Folder that paths are relative to; by default the folder of each table.
+        image_suffix: What is put behind each path, for tables that name files without their ending, such as ".jpg".
         image_column: Column of the paths or images; by default "image", "path", "file", "file_name" or the like.
         label_column: Column of the labels; by default "label", "labels", "class", "category", "target" or the like.
         label_columns: Instead of it columns of 0 and 1, each called like a class.
         label_separator: What stands between the labels of a cell, for example "|"; lists need none.
         split_column: Column of `train` that says which part a row belongs to: train, val or test.
-        delimiter: What separates the cells of a CSV file; by default a comma, in `.tsv` a tab.
+        delimiter: What separates the cells of a CSV file; by default the one of comma, semicolon, tab and bar by which
+            the first line has most cells.
         **kwargs: See `blockzoo.tasks.images.tables.SplitImages`.
 
     Raises:
@@ -94,6 +98,7 @@ class ImageTable(SplitImages):
         val: str | None = None,
         test: str | None = None,
         root: str | None = None,
+        image_suffix: str = "",
         image_column: str | None = None,
         label_column: str | None = None,
         label_columns: list[str] | None = None,
@@ -112,7 +117,7 @@ class ImageTable(SplitImages):
             given = f"label_separator={label_separator!r}" if label_separator else f"label_columns={label_columns}"
             raise ValueError(f"{given} gives an image several labels; set multi_label=true")
         self.tables = {part: name for part, name in (("train", train), ("val", val), ("test", test)) if name}
-        self.root, self.delimiter = root, delimiter
+        self.root, self.delimiter, self.image_suffix = root, delimiter, image_suffix
         self.image_column, self.label_column, self.label_columns = image_column, label_column, label_columns
         self.label_separator, self.split_column = label_separator, split_column
 
@@ -142,7 +147,7 @@ class ImageTable(SplitImages):
         return rows
 
     def _records(self, table: LabelTable, rows: list[int], names: tuple[str, ...] | None) -> Records:
-        given: list[str | None] = list(self.label_columns or [self.label_column])
+        given: list[str | None] = [*self.label_columns] if self.label_columns else [self.label_column]
         usual = () if self.label_columns else LABEL_COLUMNS
         argument = "label_columns" if self.label_columns else "label_column"
         columns = [table.name(column, usual, argument) for column in given]
@@ -179,10 +184,16 @@ class ImageTable(SplitImages):
         for row in rows:
             if not isinstance(values[row], str) or not values[row]:
                 raise ValueError(f"{table.place(row)}: no file in the column {column}")
-            files.append(folder / values[row])
+            files.append(folder / f"{values[row]}{self.image_suffix}")
             places.append(table.place(row))
             if not self.skip_broken and not files[-1].is_file():
-                raise ValueError(f"{places[-1]}: no such file: {files[-1]} (paths are relative to root, here {folder})")
+                ending = next(
+                    (end for end in IMAGE_SUFFIXES if files[-1].with_name(files[-1].name + end).is_file()), None
+                )
+                advice = (
+                    f"paths are relative to root, here {folder}" if ending is None else f"set image_suffix={ending}"
+                )
+                raise ValueError(f"{places[-1]}: no such file: {files[-1]} ({advice})")
         return FileRecords(files, labels, places, several)
 
     @property

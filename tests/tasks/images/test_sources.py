@@ -120,6 +120,33 @@ def test_a_column_or_a_share_makes_the_parts(tmp_path):
     assert sorted(data.datasets["val"].source.labels) == [(0,), (0,), (1,), (1,)]
 
 
+def test_files_may_lack_their_ending_and_json_may_map_them_to_labels(tmp_path):
+    names = write_files(tmp_path, LABELS)
+    (tmp_path / "a.csv").write_text(
+        "sep=;\nid;path;class\n" + "".join(f"{i};img/{i};{k}\n" for i, k in enumerate(LABELS))
+    )
+    data = ImageTable(str(tmp_path / "a.csv"), val=str(tmp_path / "a.csv"), image_suffix=".png", **SMALL)
+    check(data, "val", LABELS)
+    with pytest.raises(ValueError, match=r"a\.csv, line 3: no such file: .*img/0 \(set image_suffix=\.png\)"):
+        ImageTable(str(tmp_path / "a.csv"), **SMALL).setup("fit")
+    (tmp_path / "a.json").write_text(json.dumps(dict(zip(names, LABELS, strict=True))))
+    data = ImageTable(str(tmp_path / "a.json"), val=str(tmp_path / "a.json"), **SMALL)
+    check(data, "val", LABELS)
+    (tmp_path / "a.json").write_text(
+        json.dumps({name: [label, "all"] for name, label in zip(names, LABELS, strict=True)})
+    )
+    data = ImageTable(str(tmp_path / "a.json"), multi_label=True, **SMALL)
+    data.setup("fit")
+    assert data.class_names == ("all", "cat", "dog", "eel") and data.train_labels[0] == (0, 2)
+
+
+@pytest.mark.parametrize("sign", [",", ";", "\t", "|"])
+def test_the_delimiter_is_found(tmp_path, sign):
+    write_files(tmp_path, ["dog"])
+    (tmp_path / "a.csv").write_text(f"file{sign}label\nimg/0.png{sign}dog\n")
+    assert read_table(tmp_path / "a.csv").columns == {"file": ["img/0.png"], "label": ["dog"]}
+
+
 @pytest.mark.parametrize(
     ("text", "more", "said"),
     [
