@@ -1,5 +1,6 @@
 """The documentation: its code runs, its commands exist, its pages are complete, and the site builds."""
 
+import csv
 import importlib
 import importlib.util
 import inspect
@@ -38,9 +39,7 @@ def blocks(page: str) -> list[tuple[str, str, str]]:
     return found
 
 
-@pytest.mark.parametrize(
-    "page", [*(p for p in PAGES if p.startswith(("tutorials/", "your_"))), "index.md", "using.md"]
-)
+@pytest.mark.parametrize("page", [*(p for p in PAGES if p.startswith(("tutorials/", "your_"))), "index.md", "using.md"])
 def test_code_of_pages_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     if page == "using.md":
@@ -51,6 +50,25 @@ def test_code_of_pages_runs(page, tmp_path, monkeypatch):
     for text in code:
         exec(compile(text, page, "exec"), names)  # one after the other, as a reader does
     assert [path.name for path in tmp_path.iterdir()] == (["vowels"] if page == "using.md" else [])
+
+
+def test_the_page_of_your_images_is_followed_to_a_table_of_classes(tmp_path, monkeypatch):
+    from blockzoo.__main__ import main
+
+    monkeypatch.chdir(tmp_path)
+    found = blocks("your_images.md")
+    (code,) = [text for language, title, text in found if language == "python" and not title]
+    exec(compile(code, "your_images.md", "exec"), {"__name__": "page"})
+    quiet = ["--trainer.accelerator=cpu", "--trainer.max_epochs=4", "--data.num_workers=0"]
+    for line in next(text for language, _, text in found if language == "bash").splitlines():
+        words = shlex.split(line)[1:]
+        assert main([*words, *(quiet if words[0] == "fit" else [])]) == 0, line
+    with open("classes.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    with open("labels.csv", encoding="utf-8") as file:
+        labels = {row["file"]: row["label"] for row in csv.DictReader(file)}
+    assert {row["image"] for row in rows} == set(labels) and list(rows[0])[3:] == ["leaf", "sky", "soil"]
+    assert sum(row["label"] == labels[row["image"]] for row in rows) >= 20  # chance is 10
 
 
 def test_code_of_the_readme_runs(tmp_path, monkeypatch):

@@ -25,6 +25,7 @@ class ZooCfg(PretrainedCfg):
         frame_stride: Distance of a clip's frames in a video.
         clips: How clips are taken from a video for these weights: `sampling`, `num_clips`, `num_crops`, `resize`,
             `pad_short`, see `blockzoo.tasks.video.files.ClipForm`.
+        multi_label: Whether an input may have no label or several, so that each class has a probability of its own.
         none_args: Constructor arguments for which None is a value; elsewhere None means the default, as in timm.
     """
 
@@ -36,6 +37,7 @@ class ZooCfg(PretrainedCfg):
     series: dict[str, Any] = field(default_factory=dict)
     frame_stride: int | None = None
     clips: dict[str, Any] = field(default_factory=dict)
+    multi_label: bool = False
     none_args: tuple[str, ...] = ()
 
     @property

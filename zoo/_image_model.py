@@ -155,7 +155,7 @@ class ImageModel(ZooModel):
             x: Images (B, in_chans, H, W).
             indices: Which stages: the last n for a number, all for None.
             norm: Apply the final norm to the last stage's.
-            stop_early: Do not compute beyond the last one that is asked for.
+            stop_early: Stop behind the last requested stage.
             output_fmt: "NCHW" or "NHWC".
             intermediates_only: Leave out the output of `forward_features`.
 

@@ -46,6 +46,7 @@ _OF_WEIGHTS: dict[str, Any] = {
     "model_args": {},
     "series": {},
     "clips": {},
+    "multi_label": False,
 }
 """Entries of a configuration that belong to one tag's weights, at the values that mean none."""
 

@@ -182,7 +182,7 @@ class EMOStage(nn.Module):
 
 
 class EMOv2(ImageModel):
-    """EMOv2.
+    """The EMOv2 network, and EMOv1 by its arguments.
 
     The first block of a stage changes width, has no skip connection, and expands by twice the ratio.
 
@@ -194,10 +194,11 @@ class EMOv2(ImageModel):
         embed_dims: Width of each stage; the stem has half the first.
         ratios: Expansion of each stage.
         head_dims: Channels of an attention head's queries and keys in each stage.
-        kernel_sizes: Of each stage's depthwise convolutions.
-        strides: Of each stage.
+        kernel_sizes: Kernel size of the depthwise convolutions of each stage.
+        strides: Stride of each stage.
         attn_stages: Which stages have attention, with layer norm and GELU; the others have batch norm and SiLU.
-        window_size: Of attention, in pixels; 0 for one window over the whole map. 7 for 224 px, 8 for 256 and 512 px.
+        window_size: Side of the attention's windows, in pixels; 0 for one window over the whole map. Use 7 for images
+            of 224 px, 8 for 256 and 512 px.
         attn_partitions: "close", "remote" or both, see `blockzoo.layers.attention.window`.
         init_values: First value of the layer scale. At the published 1e-6 a fresh model's logits do not depend on its
             input to any visible degree.

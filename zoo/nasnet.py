@@ -189,7 +189,7 @@ class ReductionCell(_Cell):
 
 
 class NASNet(ImageModel):
-    """NASNet-A.
+    """The NASNet-A network.
 
     Args:
         num_classes: Classes; 0 for none.
@@ -199,7 +199,7 @@ class NASNet(ImageModel):
         width: Filters of the first stage's branches, F; they double from stage to stage, and `forward_features` has
             24 F channels. "N @ penultimate filters" of the paper is num_cells @ 24 * width.
         stem_chans: Filters of the first convolution.
-        stem_stride: Its stride.
+        stem_stride: Stride of the first convolution.
         stem_cells: Two reduction cells before the first stage, as for ImageNet; without them the form for CIFAR-10.
         skip_reduction_input: The second input of a cell after a reduction cell is the reduction cell's second input
             (large), not its first (mobile).
@@ -279,7 +279,7 @@ class NASNet(ImageModel):
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Cut off what the asked levels do not need, see `forward_intermediates`; returns their indices."""
+        """Cut off what the requested levels do not need, see `forward_intermediates`; returns their indices."""
         take, last = feature_take_indices(len(self.feature_info), indices)
         if last < len(self.feature_info) - 1:
             self.cells = self.cells[: self._cell_of(last) + 1]
@@ -309,7 +309,7 @@ class NASNet(ImageModel):
             x: Images (B, in_chans, H, W).
             indices: Which levels: the last n for a number, all for None.
             norm: Without effect; there is no final norm.
-            stop_early: Do not compute beyond the last one that is asked for.
+            stop_early: Stop behind the last requested stage.
             output_fmt: "NCHW" or "NHWC".
             intermediates_only: Leave out the output of `forward_features`.
 

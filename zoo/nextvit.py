@@ -187,19 +187,19 @@ class NextStage(nn.Module):
 
 
 class NextViT(ImageModel):
-    """Next-ViT.
+    """The Next-ViT network.
 
     Args:
         num_classes: Classes; 0 for none.
         in_chans: Channels of the images.
         global_pool: Pooling before the classifier, as in timm.
         stem_chans: Channels of the 3x3 convolutions of the stem.
-        stem_strides: Their strides.
+        stem_strides: Strides of the stem's convolutions.
         depths: Blocks of each stage.
         conv_chans: Width of each stage's convolution blocks, multiples of `head_dim`.
         attn_chans: Width of each stage's transformer blocks, None for a stage that has none.
         group: Blocks of stage 3 between transformer blocks, counting those; in the other stages the last block is one.
-        strides: Of each stage, 1 or 2.
+        strides: Stride of each stage, 1 or 2.
         sr_ratios: Root of the number of positions that share a key, for each stage.
         head_dim: Width of an attention head and of a convolution group.
         mix_ratio: Share of a transformer block's channels that attention gets, rounded to a multiple of 32.

@@ -157,7 +157,7 @@ class P3DStage(nn.Module):
 
 
 class P3D(ImageModel):
-    """P3D residual network.
+    """The P3D residual network.
 
     Clips are (B, in_chans, T, H, W), RGB frames or two channels of optical flow; logits are (B, num_classes). Stages
     give (B, C, T', H', W').
@@ -170,8 +170,8 @@ class P3D(ImageModel):
         widths: Channels in the middle of each stage's blocks; outputs have `expansion` times as many.
         expansion: See `widths`.
         stem_chans: Filters of the first convolution.
-        stem_kernel: Its size.
-        stem_stride: Its stride.
+        stem_kernel: Kernel size of the first convolution.
+        stem_stride: Stride of the first convolution.
         center_time: Subtract each clip's mean over time from it first, so that only what changes is seen.
         st_struct: Structures of the blocks, taken in turn through all stages but the last: "ABC", "AB", "A", ...
         semantics: "port" or "caffe", see the docstring of this module.
@@ -278,7 +278,7 @@ class P3D(ImageModel):
             x: Clips (B, in_chans, T, H, W).
             indices: Which stages: the last n for a number, all for None.
             norm: Without effect; there is no final norm.
-            stop_early: Do not compute beyond the last one that is asked for.
+            stop_early: Stop behind the last requested stage.
             output_fmt: "NCHW" for (B, C, T', H', W'), "NHWC" for (B, T', H', W', C).
             intermediates_only: Leave out the output of `forward_features`.
 

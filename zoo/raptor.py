@@ -35,17 +35,18 @@ from blockzoo._arguments import positive
 from blockzoo._builder import build_model
 from blockzoo._image_model import get_device_dtype, image_cfg, image_cfgs
 from blockzoo._model import ZooModel
-from blockzoo._recompute import recomputed
-from blockzoo._registry import register_model, resolve_cfg
-from blockzoo._teacher import (
+from blockzoo._raptor_teacher import (
     adds_positions_as_timm,
     as_vit,
     embed_tokens,
-    layout,
+    layout_of,
     load_teacher,
     new_vit,
     teacher_trajectory,
 )
+from blockzoo._raptor_weights import convert
+from blockzoo._recompute import recomputed
+from blockzoo._registry import register_model, resolve_cfg
 from blockzoo.layers.attention.recurrent_block import DeployedRecurrentBlock, RecurrentBlock
 
 __all__ = ["Raptor", "embed_tokens", "equal_boundaries", "teacher_trajectory"]
@@ -103,7 +104,7 @@ class Raptor(ZooModel):
             and head are copied; None to build them from the arguments below, in the form of DINOv2.
         teacher_kwargs: Further arguments for building the teacher by name.
         teacher_pretrained: Start from the teacher's published weights.
-        teacher_checkpoint: Or from the weights in this file.
+        teacher_checkpoint: Start from the weights in this file instead.
         blocks: Number of blocks, 2 by default.
         boundaries: The last layer of each phase but the final one, counted from 1, for example from
             `blockzoo.tasks.raptor.segmentation.segment_layers`; phases of equal length by default.
@@ -115,7 +116,7 @@ class Raptor(ZooModel):
         depth_scale: Condition the blocks on the depth.
         init_values: First values of the layer scales; None for no layer scales.
         img_size: Size of the position table in pixels; the teacher's, or 224.
-        patch_size: Of the embedding, without a teacher.
+        patch_size: Side of a patch in pixels, without a teacher.
         in_chans: Channels of the images.
         num_classes: Outputs of the classifier, 0 for none; the teacher's, or 1000.
         class_token: Whether there is a class token, without a teacher.
@@ -202,7 +203,7 @@ class Raptor(ZooModel):
                 vit = as_vit(load_teacher(teacher, teacher_pretrained, teacher_checkpoint, options))
                 if not joint and num_classes not in (None, vit.num_classes):  # teacher_kwargs chose other classes
                     vit.reset_classifier(num_classes)
-            depth, embed_dim, num_heads = layout(vit, depth, embed_dim, num_heads)
+            depth, embed_dim, num_heads = layout_of(vit, depth, embed_dim, num_heads)
             num_classes = vit.num_classes if num_classes is None else num_classes
             vit.blocks = nn.Sequential()
         self.vit = vit
@@ -392,7 +393,7 @@ class Raptor(ZooModel):
             indices: Which layers, from 0: the last n for a number, all for None.
             return_prefix_tokens: Give pairs of patch and prefix tokens.
             norm: Apply the final norm to all.
-            stop_early: Do not compute beyond the last one that is asked for.
+            stop_early: Stop behind the last requested layer.
             output_fmt: "NCHW" or "NLC".
             intermediates_only: Leave out the output of `forward_features`.
 
@@ -487,39 +488,7 @@ class Raptor(ZooModel):
             ValueError: One block alone, for a model of several.
         """
         assert isinstance(model, Raptor)
-        if "norm1.weight" in state_dict:
-            if len(model.blocks) != 1:
-                raise ValueError(
-                    f"state_dict holds one block, the model has {len(model.blocks)}: put 'blocks.N.' before its names"
-                )
-            state_dict = {f"blocks.0.{name}": value for name, value in state_dict.items()}
-        if any(name.startswith("dino.") for name in state_dict):
-            return _from_official(state_dict, model)
-        state_dict = {name.removeprefix("raptor."): value for name, value in state_dict.items()}
-        if state_dict and all(name.startswith("blocks.") for name in state_dict):
-            rest = {name: value for name, value in model.state_dict().items() if not name.startswith("blocks.")}
-            return {**rest, **state_dict}
-        return state_dict
-
-
-def _from_official(state_dict: dict[str, Any], model: Raptor) -> dict[str, Any]:
-    vit = model.vit
-    converted: dict[str, Any] = {}
-    for name, value in state_dict.items():
-        head, _, rest = name.partition(".")
-        if head == "raptor":
-            converted[rest] = value
-        elif head == "classifier":
-            converted[f"head.{rest}" if model.joint_pool else f"vit.head.{rest}"] = value
-        elif rest != "mask_token":  # of DINOv2's training
-            converted[f"vit.{rest.replace('register_tokens', 'reg_token')}"] = value
-    positions = converted["vit.pos_embed"]
-    if vit.no_embed_class:  # only patches have a position there
-        converted["vit.cls_token"] = converted["vit.cls_token"] + positions[:, :1]
-        positions = positions[:, 1:]
-    prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
-    converted["vit.pos_embed"] = resample_abs_pos_embed(positions, vit.patch_embed.grid_size, num_prefix_tokens=prefix)
-    return converted
+        return convert(state_dict, model)
 
 
 def _cfg(**kwargs: Any) -> Any:

@@ -63,7 +63,7 @@ def gated_linear_attention(
         k: Keys, (B, heads, T, K).
         v: Values, (B, heads, T, V).
         g: Logarithms of the gates, (B, heads, T, K), not above zero.
-        state: In front of the first token, (B, heads, K, V); zero by default.
+        state: The state in front of the first token, (B, heads, K, V); zero by default.
         chunk_size: Tokens of a chunk; does not change the result.
 
     Returns:

@@ -176,7 +176,7 @@ class DeployedRecurrentBlock(nn.Module):
     Args:
         block: The block to merge.
         first: First depth at which it is applied, counted from 1.
-        last: Last one.
+        last: Last depth at which it is applied.
     """
 
     if TYPE_CHECKING:  # TorchScript would read these as types of its own

@@ -80,12 +80,12 @@ def window_attention(
         k: (B, C, H, W).
         v: (B, M, H, W).
         pad_qk: Values of q and k, one after the other, where there is padding, (2 * C,).
-        pad_v: Values of v there, (M,).
+        pad_v: Values of v where there is padding, (M,).
         heads: Divides C and M; scores are scaled by the inverse root of C // heads.
         window: Pixels of a window along each axis; 0 or less for one window over the whole map.
         close: Use windows of neighbours.
         remote: Use windows of strided pixels.
-        dropout: Of attention weights.
+        dropout: Dropout rate of the attention weights.
 
     Returns:
         (B, M, H, W).
@@ -187,7 +187,7 @@ class WindowAttention(nn.Module):
 
     @torch.no_grad()
     def fold_input(self, scale: torch.Tensor, shift: torch.Tensor) -> None:
-        """Take in the affine map x -> scale * x + shift in front of the layer, and the activation into the pass of v.
+        """Merge the affine map x -> scale * x + shift in front of the layer, and the activation into the pass of v.
 
         Padding is zero after that map, so it keeps the previous biases.
         """

@@ -53,12 +53,12 @@ _NORMS: dict[int, type[nn.BatchNorm2d] | type[nn.BatchNorm3d]] = {2: nn.BatchNor
 def pad_same(x: torch.Tensor, kernel_size: list[int], stride: list[int], value: float = 0.0) -> torch.Tensor:
     """Pad so that a strided window op gives ceil(size / stride) outputs, as TensorFlow's "same" does.
 
-    Of an odd amount the larger part goes behind the data.
+    If the padding is odd, the larger part goes behind the data.
 
     Args:
         x: (B, C, *space).
-        kernel_size: Of the op, one number for each space axis.
-        stride: Of the op, one number for each space axis.
+        kernel_size: Kernel size, one number for each axis in space.
+        stride: Stride, one number for each axis in space.
         value: What to pad with.
     """
     padding: list[int] = []
@@ -87,7 +87,7 @@ def fold_before(conv: nn.Conv2d, scale: torch.Tensor, shift: torch.Tensor) -> tu
 
     Args:
         conv: The convolution.
-        scale: Of each input channel, (in_chans,).
+        scale: Factor of each input channel, (in_chans,).
         shift: Added to each input channel, (in_chans,).
 
     Returns:
@@ -143,7 +143,7 @@ def folded_conv(conv: Any, x: torch.Tensor, scale: torch.Tensor, bias: torch.Ten
     Args:
         conv: The convolution, which pads with zeros.
         x: (B, in_chans, *space).
-        scale: Of the weights, in a shape that broadcasts to theirs.
+        scale: Factor of the weights, in a shape that broadcasts to theirs.
         bias: (out_chans,).
     """
     device = x.device.type
@@ -168,7 +168,7 @@ def _check_mode(mode: str) -> None:
 
 @register_notrace_function
 def counted(x: torch.Tensor, batches: torch.Tensor) -> torch.Tensor:
-    """X itself, after adding one to the number of batches that a norm has seen."""
+    """Return x unchanged, after adding one to the number of batches that a norm has seen."""
     batches.add_(1)
     return x
 
@@ -177,7 +177,7 @@ def counted(x: torch.Tensor, batches: torch.Tensor) -> torch.Tensor:
 class ModalBatchNorm2d(nn.BatchNorm2d):
     """Batch norm without a convolution to fold it into: frozen in the modes eval, tune and deploy.
 
-    Arguments, shapes and state as for `torch.nn.BatchNorm2d`, with running statistics and a number as momentum.
+    Arguments, shapes and state are those of `torch.nn.BatchNorm2d`, with running statistics and a number as momentum.
     """
 
     mode: str = "train"
@@ -225,7 +225,7 @@ class _ModalPair(nn.Module, abc.ABC):
 
         Raises:
             ValueError: There is no such mode.
-            RuntimeError: The layer is merged already and another mode is asked for.
+            RuntimeError: The layer is merged already and another mode is requested.
         """
         _check_mode(mode)
         if mode == "deploy":
@@ -268,8 +268,8 @@ class ConvNormAct(_ModalPair):
         groups: Groups of channels.
         bias: Whether the convolution has a bias of its own.
         act_layer: Class of the activation, or None for none.
-        eps: Of the batch norm.
-        momentum: Of its running statistics.
+        eps: Added to the variance in the batch norm.
+        momentum: Momentum of the running statistics.
         dims: Space axes, 2 or 3.
         device: Device of the parameters.
         dtype: Type of the parameters.
@@ -365,8 +365,8 @@ class NormConv(_ModalPair):
         in_chans: Input channels.
         out_chans: Output channels.
         bias: Whether the convolution has a bias of its own.
-        eps: Of the batch norm.
-        momentum: Of its running statistics.
+        eps: Added to the variance in the batch norm.
+        momentum: Momentum of the running statistics.
         device: Device of the parameters.
         dtype: Type of the parameters.
 

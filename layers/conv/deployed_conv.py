@@ -51,7 +51,7 @@ class DeployedConv2d(nn.Conv2d):
             separate step.
 
     Shape:
-        As for `conv`. In the fast form the result is in channels-last memory.
+        That of `conv`. In the fast form the result is in channels-last memory.
     """
 
     __jit_ignored_attributes__ = ["_packed", "_packed_from"]

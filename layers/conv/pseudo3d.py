@@ -86,7 +86,7 @@ def add_relu(layer: ConvNormAct, x: torch.Tensor, other: torch.Tensor) -> torch.
     Args:
         layer: A layer without activation.
         x: Its input.
-        other: Like its output.
+        other: A tensor of the shape of the layer's output.
     """
     if isinstance(layer.conv, DeployedConv2d):
         return layer.conv.add_relu(x, other)
@@ -100,7 +100,7 @@ class FrameConv(nn.Module):
         in_chans: Input channels.
         out_chans: Output channels.
         kernel_size: k.
-        stride: In space.
+        stride: Stride in space.
         act_layer: Class of the activation, or None for none.
         device: Device of the parameters.
         dtype: Type of the parameters.
@@ -128,7 +128,7 @@ class FrameConv(nn.Module):
         return as_clip(self.layer(as_frames(x)), x.shape[2])
 
     def add_relu(self, x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-        """Relu of the layer's output, which must have no activation, plus a clip like it."""
+        """Relu of the layer's output, which must have no activation, plus a clip of the same shape."""
         return as_clip(add_relu(self.layer, as_frames(x), as_frames(other)), x.shape[2])
 
 
@@ -163,7 +163,7 @@ class TimeConv(nn.Module):
         return from_courses(self.layer(as_courses(x)), (x.shape[3], x.shape[4]))
 
     def add_relu(self, x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-        """Relu of the layer's output, which must have no activation, plus a clip like it."""
+        """Relu of the layer's output, which must have no activation, plus a clip of the same shape."""
         return from_courses(add_relu(self.layer, as_courses(x), as_courses(other)), (x.shape[3], x.shape[4]))
 
 
@@ -184,7 +184,7 @@ class PseudoConv3d(nn.Module):
         structure: "A", "B" or "C".
         semantics: "port" or "caffe".
         mean_c: C takes the mean of its two parts, not their sum.
-        stride: In space, of S; in B, T sees every `stride`-th pixel.
+        stride: Stride in space of S; in B, T sees every `stride`-th pixel.
         device: Device of the parameters.
         dtype: Type of the parameters.
 

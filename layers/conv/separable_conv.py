@@ -31,12 +31,12 @@ class SeparableConv(nn.Module):
     Args:
         in_chans: Input channels.
         out_chans: Output channels.
-        kernel_size: Of the depthwise convolution.
+        kernel_size: Kernel size of the depthwise convolution.
         stride: Step of the depthwise convolution, the same along both axes.
         padding: "same" for TensorFlow's dynamic padding, None for `kernel_size // 2` on both sides.
         act_layer: Class of the activation behind the norm, or None for none.
-        eps: Of the batch norm.
-        momentum: Of its running statistics.
+        eps: Added to the variance in the batch norm.
+        momentum: Momentum of the running statistics.
         device: Device of the parameters.
         dtype: Type of the parameters.
 

@@ -29,7 +29,7 @@ from blockzoo.tasks.core.files import replacing, write_text
 
 __all__ = ["add_arguments", "run"]
 
-_PREPROCESSING = ("mean", "std", "label_names", "input_size", "frame_stride", "clips", "series")
+_PREPROCESSING = ("mean", "std", "label_names", "input_size", "frame_stride", "clips", "multi_label", "series")
 """Entries of a run's configuration that go into the manifest."""
 
 

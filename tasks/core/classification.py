@@ -1,5 +1,6 @@
 """Classification of images and clips by cross entropy, with mixed samples, smooth labels and teachers."""
 
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -9,7 +10,10 @@ from timm.data.mixup import mixup_target
 
 from blockzoo import create_model
 from blockzoo.layers.conv.conv_norm_act import set_conv_norm_mode
-from blockzoo.tasks.core.classification_metrics import ClassificationMetrics
+from blockzoo.tasks.core.balance import balanced_weights, class_counts
+from blockzoo.tasks.core.classification_metrics import ClassificationMetrics, MultiLabelMetrics
+from blockzoo.tasks.core.files import write_csv
+from blockzoo.tasks.core.predictions import likely
 from blockzoo.tasks.core.task import Task
 from blockzoo.tasks.core.transforms import input_channels
 
@@ -51,6 +55,8 @@ class _Mix(Mixup):
 
     def __call__(self, x: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         share = self._mix_batch(x)
+        if target.is_floating_point():  # several labels of each image
+            return x, target * share + target.flip(0) * (1 - share)
         return x, mixup_target(target, self.num_classes, share, self.label_smoothing)
 
 
@@ -61,12 +67,19 @@ class Classification(Task):
     `acc`, `acc5` (for more than five classes) and `ece`, see `ClassificationMetrics`. After a test, `test_confusion`
     holds the confusion matrix.
 
+    With `multi_label`, an image has any number of labels: `label` is (B, num_classes) of zeros and ones, the loss is
+    binary cross entropy, and the metrics are `map` and `f1`, see `MultiLabelMetrics`.
+
     The distilled loss is `(1 - w) * cross entropy + w * t² * KL(teacher || student)` of the logits over t for "soft"
     ("Distilling the Knowledge in a Neural Network", 2015), and `(1 - w) * cross entropy + w * cross entropy with the
     teacher's class` for "hard" ("Training data-efficient image transformers & distillation through attention", 2021).
     The teacher sees the same augmented images. It is not part of the task's weights.
 
     Args:
+        multi_label: Whether a sample may have no label or several.
+        class_weights: Weights of the classes in the training loss, where some are rare: a number for each, or
+            "balanced" for what the training part's counts give, see `blockzoo.tasks.core.balance.balanced_weights`.
+            With `multi_label` they weigh the positive samples of each class. Losses of evaluation have no weights.
         label_smoothing: Share of the target spread over all classes, in training only.
         mixup: Parameter of the Beta distribution that mixes two images; 0 for none.
         cutmix: Parameter of the Beta distribution for pasting a rectangle of one image into another; 0 for none. With
@@ -88,6 +101,8 @@ class Classification(Task):
     def __init__(
         self,
         *args: Any,
+        multi_label: bool = False,
+        class_weights: list[float] | Literal["balanced"] | None = None,
         label_smoothing: float = 0.0,
         mixup: float = 0.0,
         cutmix: float = 0.0,
@@ -108,6 +123,13 @@ class Classification(Task):
             raise ValueError(f"distill_weight={distill_weight} must be in [0, 1]")
         if distill_temperature <= 0:
             raise ValueError(f"distill_temperature={distill_temperature} must be greater than 0")
+        if multi_label and (label_smoothing or teacher is not None):
+            given = f"label_smoothing={label_smoothing}" if label_smoothing else f"teacher={teacher!r}"
+            raise ValueError(f"{given} is for one label a sample; leave it out with multi_label=true")
+        if isinstance(class_weights, list) and (len(class_weights) != num_classes or min(class_weights) < 0):
+            raise ValueError(f"class_weights={class_weights} must be {num_classes} numbers of 0 or more, one a class")
+        self.multi_label, self.class_weights = multi_label, class_weights
+        self._weights: torch.Tensor | None = None
         self.label_smoothing = label_smoothing
         self.mix = None
         if mixup or cutmix:
@@ -123,13 +145,18 @@ class Classification(Task):
         self.channels_last = channels_last
         if channels_last:
             self.model.to(memory_format=torch.channels_last)
-        self.metrics = ClassificationMetrics(num_classes, ("acc5", "ece"))
+        self.metrics: ClassificationMetrics | MultiLabelMetrics = (
+            MultiLabelMetrics(num_classes) if multi_label else ClassificationMetrics(num_classes, ("acc5", "ece"))
+        )
 
     def _loss(self, logits: torch.Tensor, target: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         logits = logits.float()
+        weights = None if self._weights is None else self._weights.to(logits.device)
+        if self.multi_label:
+            return F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), pos_weight=weights)
         target = target.to(logits.dtype) if target.is_floating_point() else target
         smoothing = 0.0 if target.is_floating_point() else self.label_smoothing  # mixed targets are smooth already
-        loss = F.cross_entropy(logits, target, label_smoothing=smoothing)
+        loss = F.cross_entropy(logits, target, weight=weights, label_smoothing=smoothing)
         if not self._teacher:
             return loss
         teacher = self._teacher[0].to(x.device)
@@ -145,16 +172,34 @@ class Classification(Task):
         return (1 - self.distill_weight) * loss + self.distill_weight * extra
 
     def setup(self, stage: str) -> None:
-        """Compare the data's classes and channels with the model's.
+        """Compare the data's classes and channels with the model's, and count classes where their weights need it.
 
         Raises:
-            ValueError: They differ, see `check_classes`.
+            ValueError: They differ, see `check_classes`; or the data have several labels a sample and the task has not,
+                or the reverse.
         """
-        check_classes(self.model, getattr(self.trainer, "datamodule", None), stage == "fit")
+        data = getattr(self.trainer, "datamodule", None)
+        check_classes(self.model, data, stage == "fit")
+        several = (getattr(data, "preprocessing", None) or {}).get("multi_label", False)
+        if data is not None and several != self.multi_label:
+            raise ValueError(
+                "the data have several labels a sample; set the model's multi_label=true too"
+                if several
+                else "the task has multi_label=true, the data have one label a sample; set the data's multi_label=true"
+            )
+        if stage == "fit" and isinstance(self.class_weights, list):
+            self._weights = torch.tensor(self.class_weights)
+        elif stage == "fit" and self.class_weights == "balanced":
+            labels = data.train_labels  # type: ignore[union-attr]
+            counts = class_counts(labels, self.model.num_classes)
+            self._weights = balanced_weights(counts, len(labels), self.multi_label)
 
     def _check_labels(self, label: torch.Tensor) -> None:
         """Refuse labels that are no class of the model, on the CPU, where that costs no synchronisation."""
-        if label.device.type != "cpu" or not len(label):
+        wanted = (len(label), self.model.num_classes) if self.multi_label else (len(label),)
+        if label.shape != wanted:
+            raise ValueError(f"labels of a batch have the shape {tuple(label.shape)}, expected {wanted}")
+        if self.multi_label or label.device.type != "cpu" or not len(label):
             return
         low, high = int(label.min()), int(label.max())
         if low < 0 or high >= self.model.num_classes:
@@ -180,24 +225,58 @@ class Classification(Task):
             loss = self._loss(self.model(x), target, x)
         else:
             logits = self.model(x)
-            loss = F.cross_entropy(logits.float(), label)
+            loss = self._plain_loss(logits.float(), label)
             for name, metric in self.count(stage, logits, batch).items():
                 self.log(name, metric, on_epoch=True, on_step=False, prog_bar=name.endswith("acc"))
         self.log(f"{stage}/loss", loss, on_epoch=True, on_step=False, prog_bar=True, batch_size=size, sync_dist=True)
         return loss
 
+    def _plain_loss(self, logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        """The loss without what belongs to training alone."""
+        if self.multi_label:
+            return F.binary_cross_entropy_with_logits(logits, label.to(logits.dtype))
+        return F.cross_entropy(logits, label)
+
     def on_test_epoch_start(self) -> None:
         """Begin a new confusion matrix."""
-        self.metrics.confusion.reset()
+        if isinstance(self.metrics, ClassificationMetrics):
+            self.metrics.confusion.reset()
 
     def on_test_epoch_end(self) -> None:
         """Count over all processes."""
-        self.test_confusion = self.metrics.confusion.compute().cpu()
+        if isinstance(self.metrics, ClassificationMetrics):
+            self.test_confusion = self.metrics.confusion.compute().cpu()
 
     def predict_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> dict[str, torch.Tensor]:
-        """Class probabilities (B, num_classes), the likeliest class (B,), and which images they belong to (B,)."""
-        probabilities = self.model(batch["x"]).float().softmax(-1)
+        """Class probabilities (B, num_classes), the likeliest class (B,), and which samples they belong to (B,)."""
+        logits = self.model(batch["x"]).float()
+        probabilities = logits.sigmoid() if self.multi_label else logits.softmax(-1)
         return {"index": batch["index"], "label": probabilities.argmax(-1), "probabilities": probabilities}
+
+    def write_predictions(self, batches: list[dict[str, torch.Tensor]], path: Path) -> Path:
+        """Write a CSV file with a row for each sample: what it is called, its label, and each class's probability.
+
+        Samples are called as the data call them where they do (`sample`), classes by their names. With `multi_label`,
+        `label` holds all classes whose probability is at least 0.5, with "|" between.
+        """
+        columns = {key: torch.cat([batch[key] for batch in batches]) for key in batches[0]}
+        probabilities, index = columns.pop("probabilities"), columns["index"].tolist()
+        data: Any = getattr(self.trainer, "datamodule", None)
+        about = getattr(data, "preprocessing", None) or {}
+        names = [str(name) for name in about.get("label_names") or range(probabilities.shape[1])]
+        told: Any = getattr(data, "sample_names", None)
+        called = {} if told is None else {"sample": told("predict" if "predict" in data.datasets else "test")}
+        cells: dict[str, list[Any]] = {key: [values[i] for i in index] for key, values in called.items()}
+        cells |= {key: value.tolist() for key, value in columns.items()}
+        cells["label"] = [likely(row, names, self.multi_label) for row in probabilities.tolist()]
+        rows = zip(*cells.values(), strict=True)
+        written = path.with_name(f"{path.name}.csv")
+        written.parent.mkdir(parents=True, exist_ok=True)
+        write_csv(
+            written,
+            [[*cells, *names], *([*row, *p] for row, p in zip(rows, probabilities.tolist(), strict=True))],
+        )
+        return written
 
 
 def _teacher(name: str, kwargs: dict[str, Any], checkpoint: str | None, num_classes: int) -> torch.nn.Module:

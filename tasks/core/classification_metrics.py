@@ -9,9 +9,11 @@ from torchmetrics.classification import (
     MulticlassCalibrationError,
     MulticlassConfusionMatrix,
     MulticlassF1Score,
+    MultilabelAveragePrecision,
+    MultilabelF1Score,
 )
 
-__all__ = ["ClassificationMetrics"]
+__all__ = ["ClassificationMetrics", "MultiLabelMetrics"]
 
 
 class ClassificationMetrics(nn.Module):
@@ -48,4 +50,38 @@ class ClassificationMetrics(nn.Module):
             metric.update(scores, label)
         if stage == "test":
             self.confusion.update(scores, label)
+        return {f"{stage}/{name}": metric for name, metric in metrics.items()}
+
+
+class MultiLabelMetrics(nn.Module):
+    """Metrics of each evaluation stage for samples that have any number of labels, over all samples at once.
+
+    They are `map`, the mean over classes of the average precision (classes without a positive sample are left out, as
+    torchmetrics does), and `f1`, the mean over classes at a threshold of 0.5.
+
+    Args:
+        num_classes: Classes.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.names = ["map", "f1"]
+        self.stages = nn.ModuleDict(
+            {
+                stage: nn.ModuleDict(
+                    {
+                        "map": MultilabelAveragePrecision(num_classes, average="macro"),
+                        "f1": MultilabelF1Score(num_classes, average="macro"),
+                    }
+                )
+                for stage in ("val", "test")
+            }
+        )
+
+    def update(self, stage: str, logits: torch.Tensor, label: torch.Tensor) -> dict[str, Any]:
+        """Count a batch of logits and labels (B, num_classes); returns the metrics by name, for logging."""
+        metrics: Any = self.stages[stage]
+        scores = logits.detach().float().sigmoid()
+        for metric in metrics.values():
+            metric.update(scores, label.long())
         return {f"{stage}/{name}": metric for name, metric in metrics.items()}

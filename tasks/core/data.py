@@ -60,13 +60,28 @@ class ZooData(LightningDataModule, abc.ABC):
     def description(self) -> dict[str, str]:
         """For the model card: `dataset`, `license`, `split`."""
 
+    @property
+    def train_labels(self) -> list[tuple[int, ...]]:
+        """The classes of each training sample, by number, where the module knows them without its samples.
+
+        Raises:
+            ValueError: It does not.
+        """
+        raise ValueError(f"{type(self).__name__} does not tell how many samples a class has; give numbers instead")
+
+    def _sampler(self) -> Any:
+        """What draws the training samples; None to shuffle them."""
+        return None
+
     def _loader(self, name: str) -> Any:
         if name not in self.datasets:
             return []
+        sampler = self._sampler() if name == "train" else None
         return DataLoader(
             dataset=self.datasets[name],
             batch_size=self.batch_size,
-            shuffle=name == "train",
+            shuffle=name == "train" and sampler is None,
+            sampler=sampler,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
         )

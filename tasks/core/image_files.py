@@ -1,5 +1,6 @@
 """Reading of image files for models: upright, with 8 bits per channel."""
 
+import io
 import struct
 import zlib
 from pathlib import Path
@@ -33,22 +34,23 @@ _DECODING = (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, T
 """What Pillow's decoders raise on damaged files."""
 
 
-def load_image(path: str | Path, channels: int = 3) -> Image.Image:
+def load_image(path: str | Path, channels: int = 3, content: bytes | None = None) -> Image.Image:
     """Read an image file as RGB or grey, upright as its EXIF orientation says.
 
     Grey images of 16 bits are scaled to 8 bits, and floating-point ones from [0, 1]. Transparency is ignored: pixels
     get their stored colour, as in torchvision and timm.
 
     Args:
-        path: The file.
+        path: The file; where `content` is given, what messages call the image.
         channels: 3 for RGB, 1 for grey.
+        content: The encoded image, where it is in memory.
 
     Raises:
         UnreadableFileError: It cannot be read, is too large (`PIL.Image.MAX_IMAGE_PIXELS`), or its value for white is
             unknown; the message names the file.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path if content is None else io.BytesIO(content)) as image:
             image.load()
             orientation = _orientation(image)
             converted = to_channels(image, channels)

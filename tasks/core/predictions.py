@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from blockzoo.tasks.core.files import check_output, write_csv
 from blockzoo.tasks.core.labelled_files import is_junk
 from blockzoo.tasks.core.output import print_json, print_table
 
-__all__ = ["class_rows", "classify_files", "files_below", "print_likeliest", "views_of_files"]
+__all__ = ["class_rows", "classify_files", "files_below", "likely", "print_likeliest", "views_of_files"]
 
 
 def files_below(paths: list[str], kind: str, suffixes: tuple[str, ...]) -> list[Path]:
@@ -66,20 +66,33 @@ def class_rows(kind: str, name: Any, probabilities: Any, labels: list[str]) -> d
     return {kind: name, "probabilities": dict(zip(labels, probabilities.tolist(), strict=True))}
 
 
-def print_likeliest(kind: str, rows: list[dict[str, Any]], args: argparse.Namespace) -> None:
+def likely(probabilities: Sequence[float], labels: Sequence[str], several: bool = False) -> str:
+    """The likeliest class of a sample; or, where it may have several, all of at least 0.5 with "|" between."""
+    if several:
+        return "|".join(name for name, share in zip(labels, probabilities, strict=True) if share >= 0.5)
+    return labels[max(range(len(labels)), key=lambda index: probabilities[index])]
+
+
+def print_likeliest(kind: str, rows: list[dict[str, Any]], args: argparse.Namespace, several: bool = False) -> None:
     """Print the likeliest classes of each sample, or write all probabilities to `--out`, a CSV file.
 
     Args:
         kind: What a sample is called.
         rows: For each sample its name under `kind`, and "probabilities" by class.
         args: Has `out` and `json`.
+        several: Whether a sample may have no class or several.
 
     Raises:
         ValueError: `--out` does not end in .csv.
     """
     best = [sorted(row["probabilities"].items(), key=lambda item: -item[1])[:5] for row in rows]
     shown = [
-        {kind: row[kind], "label": top[0][0], "probability": top[0][1]} for row, top in zip(rows, best, strict=True)
+        {
+            kind: row[kind],
+            "label": likely([*row["probabilities"].values()], [*row["probabilities"]], several),
+            "probability": top[0][1],
+        }
+        for row, top in zip(rows, best, strict=True)
     ]
     if args.out:
         if Path(args.out).suffix != ".csv":
@@ -125,7 +138,10 @@ def classify_files(
     """
     if args.out:
         check_output(args.out, files)
-    labels = list(model.pretrained_cfg.get("label_names") or map(str, range(model.num_classes)))
+    labels = list(model.pretrained_cfg.get("label_names") or ())
+    if len(labels) != model.num_classes:  # none, or those of the weights before they got other classes
+        labels = list(map(str, range(model.num_classes)))
+    several = bool(model.pretrained_cfg.get("multi_label"))
     device, rows, broken = next(model.parameters()).device, [], 0
     found = files_below(files, kind, suffixes)
     for file in found:
@@ -138,11 +154,12 @@ def classify_files(
             print(f"not read: {named}", file=sys.stderr)
             broken += 1
             continue
-        probabilities = model(views.to(device)).softmax(-1).mean(0).cpu()
+        logits = model(views.to(device))
+        probabilities = (logits.sigmoid() if several else logits.softmax(-1)).mean(0).cpu()
         rows.append(class_rows(kind, str(file), probabilities, labels))
     if not rows:
         raise ValueError(f"none of {broken} {kind}s could be read")
-    print_likeliest(kind, rows, args)
+    print_likeliest(kind, rows, args, several)
     if broken:
         print(f"{broken} of {broken + len(rows)} {kind}s could not be read", file=sys.stderr)
     return int(broken > 0)

@@ -56,6 +56,9 @@ _NAMING = (
 )
 _PLAIN = ("", "auto", "ddp", "false", "none", "null", "simple", "advanced", "true")
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
+_DATA_NAMES = ("train", "val", "test")
+"""Keys under which data modules take the names of tables, such as `train.csv` beside a module `train`."""
+
 _MODEL_NAMES = ("model_name", "teacher", "architecture")
 _WRITTEN = ("default_root_dir", "dirpath", "save_dir", "log_dir")
 _PARTS_OF_WRITTEN = ("filename", "name", "prefix", "sub_dir", "version", "filename_suffix")
@@ -176,7 +179,11 @@ def _check_text(value: str, keys: tuple[str, ...], allowed: set[str], path: Path
 
 def _is_code(value: str, key: str) -> bool:
     """Whether a text is a dotted path into a module that could be imported."""
-    if not _DOTTED.fullmatch(value) or key in _MODEL_NAMES or key.endswith(("path", "paths", "file", "files", "root")):
+    if (
+        not _DOTTED.fullmatch(value)
+        or key in (*_MODEL_NAMES, *_DATA_NAMES)
+        or key.endswith(("path", "paths", "file", "files", "root"))
+    ):
         return False
     first = value.partition(".")[0]
     return first in sys.modules or importlib.util.find_spec(first) is not None

@@ -27,7 +27,7 @@ from blockzoo.tasks.core.task import Task
 __all__ = ["RunFolder"]
 
 _OF_OTHER_WEIGHTS = ("checkpoint", "description", "file", "source", "url", "hf_hub_id", "mean", "std", "label_names",
-                     "clips", "series")  # fmt: skip
+                     "clips", "multi_label", "series")  # fmt: skip
 
 
 class RunFolder(Callback):
@@ -36,7 +36,8 @@ class RunFolder(Callback):
     It holds `model.safetensors` (the best weights by the `ModelCheckpoint` with a `monitor`, or the last weights
     without one; averaged weights if the run averages them), `last.safetensors`, `config.json` (so that
     `blockzoo.create_model("local-dir:FOLDER", pretrained=True)` builds the model), `metrics.csv` and `config.yaml` of
-    others, `curves.png`, `results.json`, `confusion.csv` of a classifier's test, figures and tables of a field model's
+    others, `curves.png`, `results.json`, `confusion.csv` of a classifier's test, `skipped.txt` where samples could
+    not be read and were left out, figures and tables of a field model's
     test, and the model card `README.md`. A fit that fails or is stopped gets none of it.
     """
 
@@ -75,6 +76,8 @@ class RunFolder(Callback):
         if (folder / "metrics.csv").is_file():
             monitor, mode = (keeper.monitor, keeper.mode) if keeper is not None else (None, "min")
             draw_curves(folder / "metrics.csv", folder / "curves.png", monitor, mode, pl_module.model_name)
+        if skipped := getattr(getattr(trainer, "datamodule", None), "skipped", None):
+            write_text(folder / "skipped.txt", "".join(f"{line}\n" for line in skipped))
         self._describe(folder)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

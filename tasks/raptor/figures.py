@@ -26,7 +26,7 @@ def draw_groups(
     """A curve over layers for each group of tokens; phases end at dotted lines.
 
     Args:
-        axis: Of matplotlib.
+        axis: A matplotlib axis to draw on.
         values: (n,) by group.
         ylabel: Name of the values.
         boundaries: The last layer of each phase but the final one.

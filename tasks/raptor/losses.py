@@ -34,14 +34,14 @@ class TokenLoss:
 
     "mse" is the mean over everything; "weighted" sums the mean squared errors of class token, registers and patches
     with their weights; "mse_cosine" is half the mean squared error minus half the mean cosine; "cosine" is minus the
-    mean cosine. "cosine_published" has the plus of the authors' code, which pushes states apart; no model was trained
-    so.
+    mean cosine. "cosine_published" has the plus of the authors' code, which pushes states apart; no
+    model was trained with it.
 
     Groups that a teacher lacks are left out of "weighted"; the other weights are scaled up to the same sum.
 
     Args:
         kind: See above.
-        weights: Of class token, registers (and other tokens before the patches), and patches.
+        weights: Weights of the class token, of the registers (and other tokens before the patches), and of the patches.
         num_prefix_tokens: Tokens before the patches.
         class_token: Whether the first of them is a class token.
     """
@@ -86,7 +86,7 @@ def free_running_loss(block: nn.Module, states: torch.Tensor, first: int, loss: 
         block: A `RecurrentBlock`.
         states: (B, steps + 1, tokens, dim), of the teacher.
         first: Depth of the first application, counted from 1.
-        loss: Of one step.
+        loss: The loss of one step.
     """
     x, terms = states[:, 0], []
     for step in range(1, states.shape[1]):
@@ -96,7 +96,7 @@ def free_running_loss(block: nn.Module, states: torch.Tensor, first: int, loss: 
 
 
 def teacher_forced_loss(block: RecurrentBlock, states: torch.Tensor, first: int, loss: TokenLoss) -> torch.Tensor:
-    """One block on the teacher's states, all steps in one batch; arguments as for `free_running_loss`."""
+    """One block on the teacher's states, all steps in one batch; the arguments are those of `free_running_loss`."""
     batch, count = states.shape[:2]
     steps = count - 1
     scales = None
@@ -113,7 +113,7 @@ def joint_loss(model: Raptor, states: torch.Tensor, loss: TokenLoss) -> torch.Te
     Args:
         model: A Raptor of L layers.
         states: (B, L + 1, tokens, dim), of the teacher.
-        loss: Of one layer.
+        loss: The loss of one layer.
     """
     run = model.forward_trajectory(states[:, 0])
     return torch.stack([loss(x, states[:, layer]) for layer, x in enumerate(run) if layer]).mean()

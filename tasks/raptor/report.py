@@ -5,7 +5,7 @@ r"""Write a report on a vision transformer and its Raptor as dynamical systems: 
         --checkpoint runs/teacher/version_0/model.safetensors --student runs/raptor/version_0 --out report
 
 Images are those of a folder (`ROOT/CLASS/IMAGE`), or else 200 packaged test images of CIFAR-10, resized to what the
-teacher takes. What is measured stands in `blockzoo.tasks.raptor.dynamics` and `blockzoo.tasks.raptor.segmentation`.
+teacher takes. The quantities are defined in `blockzoo.tasks.raptor.dynamics` and `blockzoo.tasks.raptor.segmentation`.
 The folder gets `report.md`, `report.json`, `phases.png` and a PNG for each quantity.
 """
 
@@ -95,8 +95,8 @@ def analyse(
         num_prefix_tokens: Tokens before the patches.
         class_token: Whether the first of them is a class token.
         boundaries: The last layer of each phase but the final one.
-        strength: Of the perturbation, over a token's norm.
-        rank: Of the dynamic mode decomposition; lower where the data have a lower rank.
+        strength: Size of the perturbation as a share of a token's norm.
+        rank: Rank of the dynamic mode decomposition; lower where the data have a lower rank.
 
     Returns:
         Tensors and numbers by name; some are by group of tokens.
@@ -193,17 +193,26 @@ def _summary(found: dict[str, Any]) -> list[str]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("--teacher", required=True, help="name of a timm ViT")
-    parser.add_argument("--teacher-kwargs", type=json.loads, default={}, help="its further arguments, as JSON")
-    parser.add_argument("--pretrained", action="store_true", help="take its published weights")
-    parser.add_argument("--checkpoint", help="or those in this file")
+    parser.add_argument(
+        "--teacher-kwargs", type=json.loads, default={}, help="further arguments of the teacher, as JSON"
+    )
+    parser.add_argument("--pretrained", action="store_true", help="take the teacher's published weights")
+    parser.add_argument("--checkpoint", help="take the weights in this file instead")
     parser.add_argument("--student", help="folder of a finished fit of a Raptor")
     parser.add_argument("--images", help="folder of images by class (default: packaged CIFAR-10 images)")
     parser.add_argument("--mean", type=float, nargs=3, help="mean of the channels (default: the student's or timm's)")
     parser.add_argument("--std", type=float, nargs=3, help="deviation of the channels (default: as for --mean)")
     parser.add_argument("--limit", type=int, default=200, help="number of images (default: 200)")
     parser.add_argument("--phases", type=int, default=2, help="number of phases, without a student (default: 2)")
-    parser.add_argument("--method", default="dp", choices=("dp", "bisect"), help="of the segmentation (default: dp)")
-    parser.add_argument("--strength", type=float, default=0.1, help="of the perturbation (default: 0.1)")
+    parser.add_argument(
+        "--method", default="dp", choices=("dp", "bisect"), help="method of the segmentation (default: dp)"
+    )
+    parser.add_argument(
+        "--strength",
+        type=float,
+        default=0.1,
+        help="size of the perturbation as a share of a token's norm (default: 0.1)",
+    )
     add_out(parser, "folder to write (default: raptor_report)", folder=True, default="raptor_report")
 
 

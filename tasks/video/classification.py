@@ -15,8 +15,8 @@ class VideoClassification(Classification):
     """Task that classifies clips by cross entropy, and videos by the mean probabilities of their clips.
 
     Batches are dictionaries with `x` (B, C, T, H, W), `label` (B,), `index` (B,) and `video` (B,), the number of the
-    video that a clip belongs to. Beside the metrics of `Classification`, which are over clips, evaluation logs
-    `video_acc` and `video_acc5` (for more than five classes), over videos.
+    video that a clip belongs to. The metrics of `Classification` are over clips. Evaluation also logs
+    `video_acc` and `video_acc5` (for more than five classes), over videos; with `multi_label` neither.
 
     Args:
         *args: See `Task`.
@@ -32,7 +32,7 @@ class VideoClassification(Classification):
             if kwargs.get(name):
                 raise ValueError(f"{name}={kwargs[name]!r} is for images; clips do without it")
         num_classes = self.model.num_classes
-        tops = {"video_acc": 1} | ({"video_acc5": 5} if num_classes > 5 else {})
+        tops = {} if self.multi_label else {"video_acc": 1} | ({"video_acc5": 5} if num_classes > 5 else {})
         self.video_metrics = nn.ModuleDict(
             {
                 stage: nn.ModuleDict({name: VideoAccuracy(num_classes, top_k) for name, top_k in tops.items()})
@@ -41,7 +41,7 @@ class VideoClassification(Classification):
         )
 
     def count(self, stage: str, logits: torch.Tensor, batch: dict[str, torch.Tensor]) -> dict[str, Any]:
-        """See `Classification.count`; those over videos too."""
+        """Add a batch to the metrics over clips and over videos; returns them by name, for logging."""
         metrics = super().count(stage, logits, batch)
         of_videos: Any = self.video_metrics[stage]
         scores = logits.detach().float().softmax(-1)
@@ -51,5 +51,5 @@ class VideoClassification(Classification):
         return metrics
 
     def predict_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> dict[str, torch.Tensor]:
-        """As for images, and which videos the clips belong to (B,)."""
+        """What `Classification.predict_step` returns, and which videos the clips belong to (B,)."""
         return {"video": batch["video"], **super().predict_step(batch, batch_idx)}

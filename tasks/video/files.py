@@ -1,15 +1,27 @@
-"""Video files by class: folders and lists, sampled as clips."""
+"""Video files by class: folders, lists and tables, sampled as clips."""
 
+import abc
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
+from blockzoo.tasks.core.balance import balanced_sampler, class_counts
 from blockzoo.tasks.core.data import ZooData
+from blockzoo.tasks.core.label_tables import (
+    LABEL_COLUMNS,
+    TABLE_SUFFIXES,
+    LabelTable,
+    class_numbers,
+    read_table,
+    several_labels,
+)
 from blockzoo.tasks.core.labelled_files import UnreadableFileError, class_folders
 from blockzoo.tasks.core.transforms import IMAGENET_MEAN, IMAGENET_STD
 from blockzoo.tasks.video.clips import crop_boxes, dense_indices, span_of, uniform_indices, view_starts
@@ -19,13 +31,15 @@ __all__ = ["ClipForm", "ClipNormalize", "VideoFolder", "VideoList", "clip_augmen
 
 Sampling = Literal["dense", "uniform"]
 
+VIDEO_COLUMNS = ("video", "path", "file", "file_name", "filename", "video_path", "filepath", "clip")
+
 
 class ClipNormalize:
     """Convert bytes to a model's input: frames (T, C, H, W), uint8 -> (C, T, H, W), float32, standardised.
 
     Args:
-        mean: Mean of each channel, over 255.
-        std: Standard deviation of each channel, over 255.
+        mean: Mean of each channel, on a scale where white is 1.
+        std: Standard deviation of each channel, on that scale.
     """
 
     def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
@@ -75,8 +89,8 @@ class ClipForm:
         size: Height and width that the model sees, in pixels.
         resize: Size before cropping: the shorter side, or height and width.
         pad_short: Repeat the last frame of videos shorter than a clip, instead of an error.
-        mean: Mean of each channel, over 255.
-        std: Standard deviation of each channel, over 255.
+        mean: Mean of each channel, on a scale where white is 1.
+        std: Standard deviation of each channel, on that scale.
     """
 
     num_frames: int
@@ -177,30 +191,55 @@ class ClipForm:
         return torch.stack([self.crop(frames, number) for frames in clips for number in range(self.num_crops)])
 
 
+@dataclass(frozen=True)
+class _Video:
+    """A video file with its classes, and where it is named."""
+
+    path: Path
+    labels: tuple[int, ...]
+    place: str
+
+
 class _Clips(Dataset[dict[str, torch.Tensor]]):
     """Clips of videos: one random clip of each in training, all test views of each in evaluation."""
 
-    def __init__(self, data: "Videos", files: list[tuple[Path, int]], train: bool) -> None:
-        self.data, self.files, self.train = data, files, train
+    def __init__(self, data: "Videos", videos: list[_Video], train: bool) -> None:
+        self.data, self.videos, self.train = data, videos, train
         self.views = 1 if train else data.form.num_clips * data.form.num_crops
-        self._last: tuple[Any, torch.Tensor] | None = None  # the crops of a clip are asked for in a row
+        self._last: tuple[Any, torch.Tensor] | None = None  # the crops of a clip are requested in a row
 
     def __len__(self) -> int:
-        return len(self.files) * self.views
+        return len(self.videos) * self.views
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        video, view = divmod(index, self.views)
-        form, (path, label) = self.data.form, self.files[video]
+        number, view = divmod(index, self.views)
+        form, video = self.data.form, self.videos[number]
         if self.train:
-            x = form.normalize(self.data.augment(form.read(path, None)))
+            x = form.normalize(self.data.augment(_frames(form, video, None)))
         else:
             clip, crop = divmod(view, form.num_crops)
-            wanted = (video, clip, form)
+            wanted = (number, clip, form)
             if self._last is None or self._last[0] != wanted:
-                self._last = wanted, form.resized(form.read(path, clip))
+                self._last = wanted, form.resized(_frames(form, video, clip))
             x = form.crop(self._last[1], crop)
-        numbers = {"label": label, "index": index, "video": video}
-        return {"x": x, **{key: torch.tensor(value) for key, value in numbers.items()}}
+        numbers = {"index": index, "video": number}
+        return {"x": x, "label": self._label(video), **{key: torch.tensor(value) for key, value in numbers.items()}}
+
+    def _label(self, video: _Video) -> torch.Tensor:
+        if not self.data.multi_label:
+            return torch.tensor(video.labels[0])
+        label = torch.zeros(len(self.data.class_names))
+        label[list(video.labels)] = 1.0
+        return label
+
+
+def _frames(form: ClipForm, video: _Video, clip: int | None) -> torch.Tensor:
+    """See `ClipForm.read`; messages also say where the file is named."""
+    try:
+        return form.read(video.path, clip)
+    except (UnreadableFileError, FileNotFoundError) as error:
+        message = str(error) if video.place == str(video.path) else f"{video.place}: {error}"
+        raise UnreadableFileError(message) from error
 
 
 class Videos(ZooData):
@@ -223,8 +262,11 @@ class Videos(ZooData):
         flip: Mirror half of the training clips.
         color_jitter: Strength of colour jitter in training.
         pad_short: Repeat the last frame of videos shorter than a clip, instead of an error.
-        mean: Mean of each channel, over 255; without a model ImageNet's.
-        std: Standard deviation of each channel, over 255; without a model ImageNet's.
+        mean: Mean of each channel, on a scale where white is 1; without a model ImageNet's.
+        std: Standard deviation of each channel, on that scale; without a model ImageNet's.
+        balance: Draw training videos so that every class is seen equally often; an epoch keeps its length.
+        skip_broken: Decode a clip of every video once before training, and go on without those that cannot be read or
+            are too short; they are named. By default the first of them stops the run when it is met.
         batch_size: Clips in a batch, on each device.
         num_workers: Processes that decode.
     """
@@ -244,10 +286,14 @@ class Videos(ZooData):
         pad_short: bool = False,
         mean: tuple[float, float, float] | None = None,
         std: tuple[float, float, float] | None = None,
+        balance: bool = False,
+        skip_broken: bool = False,
         batch_size: int = 16,
         num_workers: int = 4,
     ) -> None:
         super().__init__(batch_size, num_workers)
+        self.balance, self.skip_broken, self.multi_label = balance, skip_broken, False
+        self.skipped: list[str] = []
         counts = {"num_frames": num_frames, "stride": stride, "num_clips": num_clips, "img_size": img_size}
         for name, value in counts.items():
             if value is not None and value < 1:
@@ -287,10 +333,67 @@ class Videos(ZooData):
         scale, flip, color_jitter = self._augmentation
         self.augment = clip_augmentation(side, self.form.resize, scale, flip, color_jitter)
 
+    def setup(self, stage: str) -> None:
+        """Find the videos of all parts; the same whatever the stage."""
+        self.match_task()
+        if self.datasets:
+            return
+        found = self._parts()
+        require_pyav()
+        self.skipped = []
+        for part, videos in found.items():
+            kept = self._readable(part, videos) if self.skip_broken else videos
+            self.datasets[part] = _Clips(self, kept, part == "train")
+
+    @abc.abstractmethod
+    def _parts(self) -> dict[str, list[_Video]]:
+        """The videos of each part; sets `class_names`."""
+
+    def _readable(self, part: str, videos: list[_Video]) -> list[_Video]:
+        """The videos of which a clip can be decoded; the others are named.
+
+        Raises:
+            ValueError: None of a part, or of a class in training, can be.
+        """
+        kept = []
+        for video in videos:
+            try:
+                _frames(self.form, video, 0)
+                kept.append(video)
+            except (ValueError, OSError) as error:
+                self.skipped.append(str(error))
+                rank_zero_only(print)(f"skipped: {error}", file=sys.stderr)
+        if not kept:
+            raise ValueError(f"none of the {len(videos)} videos of the {part} part can be read: {self.skipped[-1]}")
+        counts = class_counts([video.labels for video in kept], len(self.class_names))
+        if part == "train" and not counts.all():
+            name = self.class_names[int((counts == 0).nonzero()[0])]
+            raise ValueError(f"class {name!r} has no training video that can be read")
+        return kept
+
+    def sample_names(self, part: str) -> list[str]:
+        """Which video each clip of a part is from, in the order of their `index`."""
+        clips: Any = self.datasets[part]
+        return [str(video.path) for video in clips.videos for _ in range(clips.views)]
+
+    @property
+    def train_labels(self) -> list[tuple[int, ...]]:
+        """See `ZooData.train_labels`."""
+        clips: Any = self.datasets["train"]
+        return [video.labels for video in clips.videos]
+
+    def _sampler(self) -> Any:
+        return balanced_sampler(self.train_labels, len(self.class_names)) if self.balance else None
+
     @property
     def preprocessing(self) -> dict[str, Any]:
         """How clips are taken and scaled, see `ClipForm`, and the class names."""
-        return {**self.form.cfg, "label_names": list(self.class_names)}
+        several = {"multi_label": True} if self.multi_label else {}
+        return {**self.form.cfg, **several, "label_names": list(self.class_names)}
+
+    @property
+    def _words_of_skipped(self) -> str:
+        return f"; {len(self.skipped)} videos that cannot be read left out" if self.skipped else ""
 
 
 class VideoFolder(Videos):
@@ -315,11 +418,8 @@ class VideoFolder(Videos):
         super().__init__(**kwargs)
         self.root = Path(root)
 
-    def setup(self, stage: str) -> None:
-        """List the videos of all parts; the same whatever the stage."""
-        self.match_task()
-        if self.datasets:
-            return
+    def _parts(self) -> dict[str, list[_Video]]:
+        parts = {}
         for part in ("train", "val", "test"):
             folder = self.root / part
             if not folder.is_dir():
@@ -328,27 +428,34 @@ class VideoFolder(Videos):
                 raise FileNotFoundError(f"{folder} is missing; expected {self.root}/{part}/CLASS/VIDEO")
             names = self.class_names if part != "train" else None
             self.class_names, files = class_folders(folder, "video", VIDEO_SUFFIXES, names)
-            self.datasets[part] = _Clips(self, files, part == "train")
-        require_pyav()
+            parts[part] = [_Video(path, (label,), str(path)) for path, label in files]
+        return parts
 
     @property
     def description(self) -> dict[str, str]:
         """See `ZooData.description`."""
-        return {"dataset": str(self.root), "license": "unknown", "split": "folders train, val and test"}
+        split = f"folders train, val and test{self._words_of_skipped}"
+        return {"dataset": str(self.root), "license": "unknown", "split": split}
 
 
 class VideoList(Videos):
-    """Videos named in list files, one a line: path, a space, class name. Samples and options as for `VideoFolder`.
+    """Videos that a list or a table names, one on each line. Samples and options are those of `VideoFolder`.
 
-    The class is the last word of a line, so that paths may contain spaces; empty lines and those beginning with `#` are
-    skipped. UCF101's and Kinetics' lists are a `sed` away from this form.
+    In a list (any ending but those of tables), a line is a path, a space and the name of a class. The class is the last
+    word, so that paths may contain spaces; empty lines and those beginning with `#` are skipped. Lists of
+    UCF101 and Kinetics are easily brought into this form. Tables are CSV, JSON, JSON lines or Parquet, see
+    `blockzoo.tasks.images.tables.ImageTable`.
 
     Args:
-        train: The list of the training part.
-        val: Of the validation part.
-        test: Of the test part; None for none.
+        train: The list or table of the training part.
+        val: That of the validation part.
+        test: That of the test part; None for none.
         root: Folder that paths are relative to; None for that of each list.
-        **kwargs: See `VideoFolder`.
+        video_column: Column of the paths in tables; by default "video", "path", "file" or the like.
+        label_column: Column of the labels; by default "label", "labels", "class" or the like.
+        label_separator: What stands between the labels of a cell, for example "|".
+        multi_label: A video may have no label or several; the task needs `multi_label=true` too.
+        **kwargs: See `blockzoo.tasks.video.files.Videos`.
 
     Raises:
         FileNotFoundError: A list is missing.
@@ -361,46 +468,62 @@ class VideoList(Videos):
         val: str,
         test: str | None = None,
         root: str | None = None,
+        video_column: str | None = None,
+        label_column: str | None = None,
+        label_separator: str | None = None,
+        multi_label: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        if label_separator is not None and not multi_label:
+            raise ValueError(f"label_separator={label_separator!r} gives a video several labels; set multi_label=true")
         self.lists = {"train": train, "val": val, **({} if test is None else {"test": test})}
-        self.root = root
+        self.root, self.multi_label = root, multi_label
+        self.video_column, self.label_column, self.label_separator = video_column, label_column, label_separator
 
-    def setup(self, stage: str) -> None:
-        """Read the lists; the same whatever the stage."""
-        self.match_task()
-        if self.datasets:
-            return
+    def _parts(self) -> dict[str, list[_Video]]:
+        parts: dict[str, list[_Video]] = {}
         for part, name in self.lists.items():
-            rows = _read_list(Path(name), self.root)
-            if part == "train":
-                self.class_names = tuple(sorted({label for _, label, _ in rows}))
-            numbers = {label: i for i, label in enumerate(self.class_names)}
-            for _, label, line in rows:
-                if label not in numbers:
-                    raise ValueError(f"{name}, line {line}: class {label!r} is not in {self.lists['train']}")
-            self.datasets[part] = _Clips(self, [(path, numbers[label]) for path, label, _ in rows], part == "train")
-        require_pyav()
+            is_table = Path(name).suffix.lower() in TABLE_SUFFIXES
+            table = read_table(name) if is_table else _read_list(Path(name))
+            files = table.values(table.name(self.video_column if is_table else "video", VIDEO_COLUMNS, "video_column"))
+            column = table.name(self.label_column if is_table else "label", LABEL_COLUMNS, "label_column")
+            texts = several_labels(table, [column], self.label_separator)
+            names = table.classes.get(column) if part == "train" else self.class_names
+            self.class_names, labels = class_numbers(texts, table.place, names, self.multi_label)
+            folder = Path(self.root or Path(name).parent)
+            parts[part] = []
+            for row, (file, own) in enumerate(zip(files, labels, strict=True)):
+                if not isinstance(file, str) or not file:
+                    raise ValueError(f"{table.place(row)}: no path of a video")
+                if not self.skip_broken and not (folder / file).is_file():
+                    told = f"no such file: {folder / file} (paths are relative to root, here {folder})"
+                    raise ValueError(f"{table.place(row)}: {told}")
+                parts[part].append(_Video(folder / file, own, table.place(row)))
+        return parts
 
     @property
     def description(self) -> dict[str, str]:
         """See `ZooData.description`."""
-        return {"dataset": self.lists["train"], "license": "unknown", "split": ", ".join(self.lists.values())}
+        split = ", ".join(self.lists.values()) + self._words_of_skipped
+        return {"dataset": self.lists["train"], "license": "unknown", "split": split}
 
 
-def _read_list(path: Path, root: str | None) -> list[tuple[Path, str, int]]:
-    """Path, class and line number of every video in a list."""
+def _read_list(path: Path) -> LabelTable:
+    """The columns "video" and "label" of a list."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such list of videos")
-    rows = []
+    columns: dict[str, list[str]] = {"video": [], "label": []}
+    places = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         if not line.strip() or line.startswith("#"):
             continue
         name, _, label = line.strip().rpartition(" ")
         if not name:
             raise ValueError(f"{path}, line {number}: {line!r} must be a path, a space and a class")
-        rows.append((Path(root or path.parent) / name.strip(), label, number))
-    if not rows:
+        columns["video"].append(name.strip())
+        columns["label"].append(label)
+        places.append(f"line {number}")
+    if not places:
         raise ValueError(f"{path} names no videos")
-    return rows
+    return LabelTable(path, columns, places)

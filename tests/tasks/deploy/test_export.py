@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 
 import blockzoo
 from blockzoo.__main__ import main
@@ -154,6 +155,36 @@ def test_int8_is_smaller_and_its_loss_is_measured(call, tmp_path, mode):
     before, after = (float(text.split()[1].rstrip(",")) for text in line.split(": ")[1].split(", ")[:2])
     assert before == pytest.approx(0.98108, abs=1e-4) and after > 0.9
     assert "float32 has" in out and [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
+
+
+LABELLED = {"label_names": ("ant", "bee"), "mean": (0.1, 0.2, 0.3), "multi_label": True}
+
+
+@pytest.mark.parametrize("form", ["safetensors", "torch-export", "onnx", "int8"])
+def test_files_say_how_inputs_are_prepared_and_what_classes_are_called(tmp_path, form):
+    if form in ("onnx", "int8"):
+        need_onnx()
+    model = blockzoo.create_model("raptor", **{**RAPTOR, "num_classes": 2}, pretrained_cfg_overlay=LABELLED).eval()
+    path = tmp_path / "model"
+    model_export.export_model(model, "onnx" if form == "int8" else form, path, size=(42, 28))
+    if form == "safetensors":
+        with safe_open(path, "pt") as file:
+            text = file.metadata()["pretrained_cfg"]
+    elif form == "torch-export":
+        files = {"pretrained_cfg.json": ""}
+        with path.open("rb") as file:
+            torch.export.load(file, extra_files=files)
+        text = files["pretrained_cfg.json"]
+    else:
+        import onnxruntime
+
+        if form == "int8":
+            quantize.quantize_onnx(path, tmp_path / "int8", "dynamic")
+            path = tmp_path / "int8"
+        text = onnxruntime.InferenceSession(str(path)).get_modelmeta().custom_metadata_map["pretrained_cfg"]
+    told = json.loads(text)
+    assert told["label_names"] == ["ant", "bee"] and told["multi_label"] is True and told["num_classes"] == 2
+    assert told["input_size"] == [3, 42, 28] and told["mean"] == [0.1, 0.2, 0.3] and told["modality"] == "image"
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
 from blockzoo.layers.conv.scheduled_drop_path import ScheduledDropPath
-from blockzoo.tasks.core.classification import check_classes
-from blockzoo.tasks.core.classification_metrics import ClassificationMetrics
+from blockzoo.tasks.core.classification import _Mix, check_classes
+from blockzoo.tasks.core.classification_metrics import ClassificationMetrics, MultiLabelMetrics
 from blockzoo.tasks.core.drop_path import ScheduledDropPathProgress
 from blockzoo.tasks.images.classification import ImageClassification
 
@@ -183,3 +183,73 @@ def test_classes_of_data_and_model_are_compared():
         check_classes(module.model, data, training=True)
     with pytest.raises(ValueError, match="labels from 0 to 9, the model has num_classes=2"):
         module.shared_step({**batch(10), "x": torch.randn(10, 1, 32, 32)}, "train")
+
+
+# Several labels an image, and classes of unequal size.
+
+
+def test_several_labels_are_learnt_by_binary_cross_entropy():
+    module = task(multi_label=True, class_weights=[1.0] * 9 + [5.0])
+    module.log = lambda *args, **kwargs: None
+    data = batch()
+    data["label"] = (torch.rand(8, 10, generator=torch.Generator().manual_seed(1)) < 0.3).float()
+    module._weights = torch.tensor(module.class_weights)
+    logits = module.eval().model(data["x"])
+    weight = torch.where(data["label"] == 1, module._weights, 1.0)
+    by_hand = -weight * torch.where(data["label"] == 1, logits.sigmoid().log(), (-logits).sigmoid().log())
+    torch.testing.assert_close(module.shared_step(data, "train"), by_hand.mean())
+    plain = module.shared_step(data, "val")
+    torch.testing.assert_close(plain, F.binary_cross_entropy_with_logits(logits, data["label"]))
+    found = module.predict_step(data, 0)["probabilities"]
+    torch.testing.assert_close(found, logits.sigmoid())
+    with pytest.raises(ValueError, match=r"have the shape \(8,\), expected \(8, 10\)"):
+        module.shared_step(batch(), "train")
+
+
+def test_class_weights_weigh_the_training_loss_alone():
+    weights = [0.5 + 0.1 * i for i in range(10)]
+    module = task(class_weights=weights)
+    module.log = lambda *args, **kwargs: None
+    module._weights = torch.tensor(weights)
+    data = batch()
+    logits = module.eval().model(data["x"])
+    own = torch.tensor(weights)[data["label"]]
+    losses = -logits.log_softmax(-1)[torch.arange(8), data["label"]]
+    torch.testing.assert_close(module.shared_step(data, "train"), (own * losses).sum() / own.sum())
+    torch.testing.assert_close(module.shared_step(data, "val"), losses.mean())
+
+
+def test_average_precision_is_that_of_the_ranking():
+    metrics = MultiLabelMetrics(2)
+    logits = torch.tensor([[3.0, 1.0], [2.0, -2.0], [1.0, 3.0], [-1.0, 2.0]])
+    labels = torch.tensor([[1.0, 1.0], [0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    found = metrics.update("val", logits, labels)
+    first = (1 / 1 + 2 / 3) / 2  # right ones at places 1 and 3
+    second = (1 / 2 + 2 / 3) / 2  # at places 2 and 3
+    assert float(found["val/map"].compute()) == pytest.approx((first + second) / 2)
+    f1 = (2 * 2 / (2 * 2 + 1) + 2 * 2 / (2 * 2 + 1)) / 2  # two right and one wrong above 0.5, in both
+    assert float(found["val/f1"].compute()) == pytest.approx(f1)
+
+
+def test_mixed_images_have_mixed_labels():
+    mix = _Mix(mixup_alpha=1.0, cutmix_alpha=0.0, num_classes=2)
+    np.random.seed(0)  # noqa: NPY002 - timm draws from it
+    x = torch.stack([torch.zeros(1, 2, 2), torch.ones(1, 2, 2)])
+    labels = torch.tensor([[1.0, 1.0], [0.0, 1.0]])
+    mixed, target = mix(x, labels)
+    share = float(mixed[1].mean())  # of the image that was one
+    torch.testing.assert_close(target[1], share * labels[1] + (1 - share) * labels[0])
+    assert 0 < share < 1
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"multi_label": True, "label_smoothing": 0.1}, "label_smoothing=0.1 is for one label a sample"),
+        ({"class_weights": [1.0, 2.0]}, r"class_weights=\[1.0, 2.0\] must be 10 numbers"),
+        ({"class_weights": [-1.0] + [1.0] * 9}, "must be 10 numbers of 0 or more"),
+    ],
+)
+def test_options_that_exclude_each_other_are_named(options, said):
+    with pytest.raises(ValueError, match=said):
+        task(**options)

@@ -90,7 +90,7 @@ def test_fit_from_the_command_line(tmp_path, monkeypatch, capsys):
     assert {"test/acc", "test/video_acc", "test/loss"} <= set(results["test"])
     assert main(["predict", "runs/tiny/version_0"]) == 0
     rows = (tmp_path / "runs" / "predictions.csv").read_text().splitlines()
-    assert rows[0].startswith("video,index,label") and len(rows) == 7
+    assert rows[0].startswith("sample,video,index,label,left,right") and len(rows) == 7
     _assert_predict_on_files_agrees(rows[1:], capsys)
     (tmp_path / "train" / "left" / "a.mp4").write_bytes(b"broken")
     assert main(["fit", "--config", "tiny.json"]) == 2
@@ -102,7 +102,7 @@ def _assert_predict_on_files_agrees(rows, capsys):
     capsys.readouterr()
     assert predict(["predict", "runs/tiny/version_0", "test", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    own = np.array([[float(cell) for cell in row.split(",")[3:]] for row in rows]).reshape(2, 3, 2).mean(1)
+    own = np.array([[float(cell) for cell in row.split(",")[4:]] for row in rows]).reshape(2, 3, 2).mean(1)
     names = [list(row["probabilities"]) for row in found]
     assert names == [["left", "right"]] * 2
     np.testing.assert_allclose([list(row["probabilities"].values()) for row in found], own, atol=1e-6)

@@ -130,9 +130,8 @@ def test_fit_without_pyav_says_so_in_one_line(tmp_path, monkeypatch, capsys):
     status = main(
         ["fit", *model, "--data=VideoFolder", "--data.root=.", "--trainer.accelerator=cpu", "--trainer.max_epochs=1"]
     )
-    assert status == 2 and capsys.readouterr().err.splitlines()[0] == (
-        "blockzoo: reading video files needs PyAV: pip install 'blockzoo[video]'"
-    )
+    (said,) = capsys.readouterr().err.splitlines()
+    assert status == 2 and said.startswith("blockzoo: reading video files needs PyAV: pip install 'blockzoo[video]'")
 
 
 def test_what_is_not_given_is_the_models(tmp_path):
@@ -222,6 +221,46 @@ def test_lists(tmp_path):
         VideoList(**lists, num_workers=0).setup("fit")
     with pytest.raises(FileNotFoundError, match="no such list"):
         VideoList(train="gone.txt", val="gone.txt").setup("fit")
+
+
+def test_tables_that_pandas_wrote(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    write_folder(tmp_path)
+    frame = pandas.DataFrame({"label": ["light", "dark"], "video": ["train/light/a.mp4", "train/dark/a.mp4"]})
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    frame.to_json(tmp_path / "a.jsonl", orient="records", lines=True)
+    for name in ("a.csv", "a.jsonl"):
+        data = VideoList(*[str(tmp_path / name)] * 2, num_frames=4, img_size=24, num_workers=0, balance=True)
+        data.setup("fit")
+        assert data.class_names == ("dark", "light") and data.train_labels == [(1,), (0,)]
+        assert data.sample_names("val") == [str(tmp_path / "train" / label / "a.mp4") for label in ("light", "dark")]
+        assert len(next(iter(data.train_dataloader()))["label"]) == 2
+    frame["label"] = ["light|fast", ""]
+    frame.to_csv(tmp_path / "b.csv", index=False)
+    options = {"multi_label": True, "label_separator": "|", "num_frames": 4, "img_size": 24, "num_workers": 0}
+    data = VideoList(*[str(tmp_path / "b.csv")] * 2, **options)
+    data.setup("fit")
+    assert data.class_names == ("fast", "light") and data.preprocessing["multi_label"] is True
+    assert [data.datasets["val"][i]["label"].tolist() for i in range(2)] == [[1.0, 1.0], [0.0, 0.0]]
+    frame["video"] = ["train/light/a.mp4", "gone.mp4"]
+    frame.to_csv(tmp_path / "b.csv", index=False)
+    with pytest.raises(ValueError, match=r"b\.csv, line 3: no such file: .*gone\.mp4"):
+        VideoList(*[str(tmp_path / "b.csv")] * 2, **options).setup("fit")
+
+
+def test_broken_videos_are_named_and_skipped_on_request(tmp_path, capsys):
+    root = write_folder(tmp_path)
+    write_video(tmp_path / "train" / "dark" / "short.mp4", 2)
+    (tmp_path / "train" / "light" / "b.mp4").write_bytes(b"broken")
+    data = VideoFolder(root, skip_broken=True, num_frames=4, img_size=24, num_workers=0)
+    data.setup("fit")
+    assert len(data.datasets["train"]) == 2 and data.train_labels == [(0,), (1,)]
+    said = capsys.readouterr().err
+    assert "short.mp4 has 2 frames, a clip needs 4" in said and "b.mp4 is not a readable video" in said
+    assert len(data.skipped) == 2 and "2 videos that cannot be read left out" in data.description["split"]
+    (tmp_path / "train" / "light" / "a.mp4").write_bytes(b"broken")
+    with pytest.raises(ValueError, match="class 'light' has no training video that can be read"):
+        VideoFolder(root, skip_broken=True, num_frames=4, img_size=24, num_workers=0).setup("fit")
 
 
 def test_folders_that_are_missing_or_differ(tmp_path):

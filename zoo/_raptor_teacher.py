@@ -1,4 +1,7 @@
-"""The vision transformers of timm that a Raptor imitates: how they are built, loaded and run."""
+"""The vision transformer that a Raptor follows: building it, its weights, its layout and its states.
+
+See `blockzoo.raptor`.
+"""
 
 from typing import Any
 
@@ -14,7 +17,7 @@ __all__ = [
     "adds_positions_as_timm",
     "as_vit",
     "embed_tokens",
-    "layout",
+    "layout_of",
     "load_teacher",
     "load_whole",
     "new_vit",
@@ -92,8 +95,8 @@ def new_vit(
     )
 
 
-def layout(vit: Any, depth: int | None, embed_dim: int | None, num_heads: int | None) -> tuple[int, int, int]:
-    """Layers, channels and heads of a teacher, which must be those that were asked for, if any."""
+def layout_of(vit: Any, depth: int | None, embed_dim: int | None, num_heads: int | None) -> tuple[int, int, int]:
+    """Layers, channels and heads of a teacher, which must agree with the requested ones, if any."""
     found = {"depth": len(vit.blocks), "embed_dim": vit.embed_dim, "num_heads": vit.blocks[0].attn.num_heads}
     asked = {"depth": depth, "embed_dim": embed_dim, "num_heads": num_heads}
     for name, value in asked.items():
