@@ -220,6 +220,13 @@ class StructureFiles(MoleculeData):
         return self.replayed
 
     @property
+    def preprocessing(self) -> dict[str, Any]:
+        """How the files were read, so that `blockzoo predict` reads others the same way."""
+        plain = vars(Labels())
+        changed = {name: value for name, value in vars(self.labels).items() if value != plain[name]}
+        return {"structures": {"labels": changed}} if changed else {}
+
+    @property
     def description(self) -> dict[str, str]:
         """See `ZooData.description`."""
         sizes = ", ".join(f"{len(part)} {name}" for name, part in self.datasets.items())  # type: ignore[arg-type]

@@ -93,7 +93,9 @@ def _factor(name: str, unit: str, known: dict[str, float]) -> float:
     return known[unit]
 
 
-def to_structure(atoms: Any, where: str, labels: Labels | None = None, weight: float = 1.0) -> Structure:
+def to_structure(
+    atoms: Any, where: str, labels: Labels | None = None, weight: float = 1.0, labelled: bool = True
+) -> Structure:
     """One checked structure of ASE's `Atoms`.
 
     Args:
@@ -101,6 +103,7 @@ def to_structure(atoms: Any, where: str, labels: Labels | None = None, weight: f
         where: Names it in messages.
         labels: Names, units and signs.
         weight: Weight of the structure in the loss.
+        labelled: Refuse a frame without any label.
 
     Raises:
         ValueError: A label is missing, of the wrong shape or not finite, or an atom is of no element.
@@ -119,7 +122,11 @@ def to_structure(atoms: Any, where: str, labels: Labels | None = None, weight: f
     if forces.shape == ():
         forces = np.full((len(atoms), 3), np.nan)
     stress = _stress(atoms, info, labels, where)
-    if labels.partial and not (np.isfinite(energy).any() or np.isfinite(forces).any() or stress is not None):
+    if (
+        labelled
+        and labels.partial
+        and not (np.isfinite(energy).any() or np.isfinite(forces).any() or stress is not None)
+    ):
         raise ValueError(f"{where}: neither {labels.energy_key} nor {labels.forces_key} nor a stress is known")
     checked = [("positions", atoms.positions)]
     if not labels.partial:

@@ -65,7 +65,7 @@ def phonons(
     phonon.run_total_dos()
     phonon.run_thermal_properties(temperatures=[temperature], cutoff_frequency=1e-2)  # not the three at rest
     heat, dos = phonon.thermal_properties, phonon.total_dos
-    gamma = np.array(phonon.get_frequencies([0, 0, 0]))
+    gamma = _frequencies(phonon, np.zeros((1, 3)))[0]
     return {
         "lowest": float(min(frequencies.min(), gamma.min())),
         "highest": float(frequencies.max()),
@@ -82,6 +82,12 @@ def phonons(
     }
 
 
+def _frequencies(phonon: Any, points: np.ndarray) -> np.ndarray:
+    """Frequencies in THz at points of reciprocal space, (P, 3) -> (P, branches), sorted."""
+    phonon.run_qpoints(points)
+    return np.sort(np.array(phonon.qpoints.frequencies), axis=1)
+
+
 def _bands(phonon: Any, atoms: Any, points: int = 40) -> list[dict[str, Any]]:
     """Bands along ASE's standard path of the cell's lattice."""
     path = atoms.cell.bandpath(npoints=0)
@@ -93,7 +99,7 @@ def _bands(phonon: Any, atoms: Any, points: int = 40) -> list[dict[str, Any]]:
             line = np.linspace(special[first], special[last], points)
             steps = np.linalg.norm(np.diff(line @ atoms.cell.reciprocal(), axis=0), axis=1)
             distances = start + np.concatenate([[0.0], np.cumsum(steps)])
-            frequencies = np.array([phonon.get_frequencies(point) for point in line])
+            frequencies = _frequencies(phonon, line)
             found.append({"distances": distances.tolist(), "frequencies": frequencies.tolist(),
                           "labels": [first, last]})  # fmt: skip
             start = float(distances[-1])
