@@ -19,7 +19,7 @@ import torch
 from blockzoo.tasks.molecules.labels import ENERGY_UNITS, LENGTH_UNITS
 from blockzoo.tasks.molecules.structures import Structure
 
-__all__ = ["check_units", "energy_ratio", "work_ratios"]
+__all__ = ["check_units", "distant_ratio", "energy_ratio", "work_ratios"]
 
 _ATOMS = (
     "-0.5 -2.862 -7.433 -14.573 -24.529 -37.689 -54.401 -74.809 -99.409 -128.547 -161.859 -199.615 -241.877 -288.854 "
@@ -47,10 +47,13 @@ def check_units(structures: Sequence[Structure], name: str | Path) -> None:
     where = f"{name}: "
     off = "; or set check_units=false if the data are right"
     by_forces, by_stress = work_ratios(structures)
-    if by_forces is not None and not 0.8 < by_forces < 1.25:
+    wide = by_forces is None
+    if by_forces is None:
+        by_forces = distant_ratio(structures)
+    if by_forces is not None and not (0.25 < by_forces < 4 if wide else 0.8 < by_forces < 1.25):
         raise ValueError(
             f"{where}energies change {by_forces:.3g} times as much as their forces tell; "
-            f"{_energy_advice(by_forces)}{off}"
+            f"{_energy_advice(by_forces, 0.6 if wide else 0.1)}{off}"
         )
     if by_stress is not None and not 0.7 < by_stress < 1.4:
         raise ValueError(
@@ -75,16 +78,16 @@ def check_units(structures: Sequence[Structure], name: str | Path) -> None:
             )
 
 
-def _energy_advice(ratio: float) -> str:
-    """What would bring the ratio of energies to forces to 1."""
+def _energy_advice(ratio: float, spread: float) -> str:
+    """What would bring the ratio of energies to forces to 1; `spread` is the uncertainty of its logarithm."""
     if ratio < 0:
         return "they go up along the forces: set forces_are_gradients=true"
     units = {**ENERGY_UNITS}
     unit = min(units, key=lambda unit: abs(np.log(ratio * units[unit])))
-    if unit != "eV" and abs(np.log(ratio * units[unit])) < 0.1:
+    if unit != "eV" and abs(np.log(ratio * units[unit])) < spread:
         return f"if the forces are in eV/Å, set energy_unit={unit} and forces_unit=eV/Angstrom"
     inverse = min(units, key=lambda unit: abs(np.log(ratio / units[unit])))
-    if inverse != "eV" and abs(np.log(ratio / units[inverse])) < 0.1:
+    if inverse != "eV" and abs(np.log(ratio / units[inverse])) < spread:
         return f"if the energies are in eV, set forces_unit={inverse}/Angstrom"
     bohr = LENGTH_UNITS["Bohr"]
     if abs(np.log(ratio * bohr)) < 0.1 or abs(np.log(ratio / bohr)) < 0.1:
@@ -127,6 +130,44 @@ def work_ratios(structures: Sequence[Structure]) -> tuple[float | None, float | 
     return by_forces, _slope(rest)
 
 
+def distant_ratio(structures: Sequence[Structure]) -> float | None:
+    """As the first of `work_ratios`, for molecules that are far from each other, such as frames in random order.
+
+    Molecules of the same atoms are turned onto each other, and each is compared with its nearest one. The work of the
+    mean force is exact where the energy is quadratic, and right to some 30 % for vibrations.
+
+    Returns:
+        The slope; None if there are fewer than ten pairs within half an Å, or they do not lie near a line.
+    """
+    groups: dict[tuple[int, ...], list[Structure]] = defaultdict(list)
+    for structure in structures[:5000]:
+        group = groups[tuple(structure.atomic_numbers.tolist())]
+        labelled = bool(structure.energy.isfinite() and structure.forces.isfinite().all())
+        if labelled and structure.cell is None and len(structure.positions) > 1 and len(group) < 60:
+            group.append(structure)
+    rows: list[tuple[float, float]] = []
+    for group in list(groups.values())[:20]:
+        if len(group) < 2:
+            continue
+        positions = torch.stack([structure.positions for structure in group]).double()
+        forces = torch.stack([structure.forces for structure in group]).double()
+        energies = torch.stack([structure.energy for structure in group])
+        positions = positions - positions.mean(1, keepdim=True)
+        # Rotations that bring each structure j closest to each i, by Kabsch's algorithm.
+        u, _, v = torch.linalg.svd(torch.einsum("jna,inb->ijab", positions, positions))
+        proper = torch.ones(*u.shape[:2], 3, dtype=torch.double)
+        proper[..., 2] = torch.linalg.det(u @ v).sign()
+        turns = u * proper.unsqueeze(-2) @ v
+        moved = torch.einsum("jna,ijab->ijnb", positions, turns) - positions.unsqueeze(1)
+        apart = moved.square().sum(-1).mean(-1).sqrt()
+        apart.fill_diagonal_(torch.inf)
+        for i, j in enumerate(apart.argmin(1).tolist()):
+            if 1e-6 < float(apart[i, j]) < 0.5:
+                mean = (forces[i] + forces[j] @ turns[i, j]) / 2
+                rows.append((float(energies[j] - energies[i]), -float((mean * moved[i, j]).sum())))
+    return _slope(rows, least=10, correlated=0.7)
+
+
 def _work(first: Structure, second: Structure) -> tuple[float, float, float | None] | None:
     """Change of the energy, work of the forces, and work of the stresses where the cells differ; None if too far."""
     if (first.cell is None) != (second.cell is None):
@@ -154,16 +195,16 @@ def _work(first: Structure, second: Structure) -> tuple[float, float, float | No
     return float(second.energy - first.energy), work, of_stress
 
 
-def _slope(rows: Sequence[tuple[float, float]]) -> float | None:
+def _slope(rows: Sequence[tuple[float, float]], least: int = 5, correlated: float = 0.95) -> float | None:
     """Slope of a line through the origin, (change, work) in each row; None if the rows do not lie on one."""
-    if len(rows) < 5:
+    if len(rows) < least:
         return None
     change, work = np.array(rows, dtype=float).T
     size = np.sqrt((work**2).sum() * (change**2).sum())
     if size == 0:
         return None
     correlation = (work * change).sum() / size
-    if abs(correlation) < 0.95:
+    if abs(correlation) < correlated:
         return None
     return float((work * change).sum() / (work**2).sum())
 

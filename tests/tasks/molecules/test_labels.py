@@ -6,6 +6,7 @@ import pickle
 import sys
 import types
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from blockzoo.tasks.molecules.files import StructureFiles, read_structures
 from blockzoo.tasks.molecules.labels import ENERGY_UNITS, Labels, to_structure
 from blockzoo.tasks.molecules.potential import InteratomicPotential
 from blockzoo.tasks.molecules.structures import Structure, StructureSet, XTBMolecules, collate
-from blockzoo.tasks.molecules.unit_checks import check_units, work_ratios
+from blockzoo.tasks.molecules.unit_checks import check_units, distant_ratio, work_ratios
 
 pytest.importorskip("ase", reason="of the extra 'molecules'")
 import ase
@@ -140,6 +141,18 @@ def test_total_energies_in_another_unit_are_noticed(unit):
 def test_distances_in_bohr_are_noticed():
     with pytest.raises(ValueError, match="times as far apart .* set length_unit=Bohr"):
         check_units(molecules_in("eV", BOHR), "x")
+
+
+@pytest.mark.parametrize("factor", [HARTREE, ENERGY_UNITS["kcal/mol"], 1 / HARTREE])
+def test_wrong_units_are_noticed_among_frames_in_random_order(factor):
+    data = XTBMolecules(train_size=200)
+    data.setup("fit")
+    frames = data.train_sample()
+    assert distant_ratio(frames) == pytest.approx(1, abs=0.3)
+    check_units(frames, "x")
+    wrong = [replace(frame, energy=frame.energy / factor - 2000 * len(frame.positions)) for frame in frames]
+    with pytest.raises(ValueError, match="energies change .* times as much as their forces tell; if the .* set"):
+        check_units(wrong, "x")
 
 
 def test_consistent_data_pass_with_ratios_of_one():

@@ -115,11 +115,11 @@ def test_a_run_reads_files_as_its_training_data(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     frames = []
     for i in range(8):
-        water = ase.build.molecule("H2O")
-        water.rattle(0.05, seed=i)
-        water.positions /= 0.529177210903
-        water.info["dft_energy"], water.arrays["dft_forces"] = -76.4 + 0.001 * i, np.zeros((3, 3))
-        frames.append(water)
+        atoms = ase.build.molecule(("H2O", "H2O2")[i % 2])  # two formulas tell the elements apart
+        atoms.rattle(0.05, seed=i)
+        atoms.positions /= 0.529177210903
+        atoms.info["dft_energy"], atoms.arrays["dft_forces"] = -76.4 - 75 * (i % 2), np.zeros((len(atoms), 3))
+        frames.append(atoms)
     ase.io.write("train.xyz", frames, format="extxyz")
     options = ["--data=StructureFiles", "--data.path=train.xyz", "--data.energy_key=dft_energy"]
     options += ["--data.forces_key=dft_forces", "--data.energy_unit=Hartree", "--data.length_unit=Bohr"]
