@@ -22,6 +22,7 @@ class ZooCfg(PretrainedCfg):
         model_args: Constructor arguments that belong to the weights; the caller's arguments take precedence.
         checkpoint: Key of the weights in the checkpoint manifest; None when there are none.
         series: How a table of series is read for the weights: names of `columns`, `features`, `target`, `time_freq`.
+        structures: How files of structures are read for the weights: names and units of their `labels`.
         frame_stride: Distance of a clip's frames in a video.
         clips: How clips are taken from a video for these weights: `sampling`, `num_clips`, `num_crops`, `resize`,
             `pad_short`, see `blockzoo.tasks.video.files.ClipForm`.
@@ -35,6 +36,7 @@ class ZooCfg(PretrainedCfg):
     model_args: dict[str, Any] = field(default_factory=dict)
     checkpoint: str | None = None
     series: dict[str, Any] = field(default_factory=dict)
+    structures: dict[str, Any] = field(default_factory=dict)
     frame_stride: int | None = None
     clips: dict[str, Any] = field(default_factory=dict)
     multi_label: bool = False

@@ -316,15 +316,17 @@ class TDN(ElementModel):
         num_graphs: int,
     ) -> torch.Tensor:
         """Energies (B,) from the scalars of (N, d, C)."""
+        return segment_sum(self._shares(x, atomic_numbers, receiver), batch, num_graphs)
+
+    def _shares(self, x: torch.Tensor, atomic_numbers: torch.Tensor, receiver: torch.Tensor) -> torch.Tensor:
+        """What each atom adds to the energy, (N,)."""
         parts = self.head(x[:, 0]).squeeze(1)
         if self.extensive:
             # In float64: the sum over a box of water is -50,000 eV, and a step of dynamics changes it by less than meV.
             wide = wide_dtype(parts.device)
-            parts = parts.to(wide) * self.scales[atomic_numbers].to(wide) + self.references[atomic_numbers].to(wide)
-            return segment_sum(parts, batch, num_graphs)
+            return parts.to(wide) * self.scales[atomic_numbers].to(wide) + self.references[atomic_numbers].to(wide)
         parts = parts.to(self.embed.weight.dtype)
-        parts = torch.where(_has_edge(receiver, len(parts)), parts, 0)
-        return segment_sum(parts, batch, num_graphs) / math.sqrt(_PUBLISHED_NODES)
+        return torch.where(_has_edge(receiver, len(parts)), parts, 0) / math.sqrt(_PUBLISHED_NODES)
 
     def _direct_forces(
         self, x: torch.Tensor, atomic_numbers: torch.Tensor, receiver: torch.Tensor, edges: Edges | EdgeParts
@@ -352,6 +354,26 @@ class TDN(ElementModel):
         """
         vectors, edge_index, _, _ = self._graph(positions, atomic_numbers, batch, cell, pbc, edge_index, shifts, 1)
         return self._nodes(atomic_numbers, self._edges(vectors, edge_index, positions.shape[0]))
+
+    @torch.no_grad()
+    def atomic_energies(
+        self,
+        positions: torch.Tensor,
+        atomic_numbers: torch.Tensor,
+        batch: torch.Tensor | None = None,
+        cell: torch.Tensor | None = None,
+        pbc: torch.Tensor | None = None,
+        edge_index: torch.Tensor | None = None,
+        shifts: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """What each atom adds to the energy of its graph; see `forward` for the arguments.
+
+        Returns:
+            (N,), without a gradient. How the energy is divided between atoms is the model's choice, not a fact.
+        """
+        vectors, edge_index, _, _ = self._graph(positions, atomic_numbers, batch, cell, pbc, edge_index, shifts, 1)
+        x = self._nodes(atomic_numbers, self._edges(vectors, edge_index, positions.shape[0]))
+        return self._shares(x, atomic_numbers, edge_index[1])
 
     def _graph(
         self,

@@ -26,6 +26,10 @@ room = Room(
     baselines={"InteratomicPotential": f"{HERE}.baseline:measure"},
     metrics={"force_mae": "mean error of forces, meV/Å"},
     commands=(
+        Command("science relax", "science tools", f"{HERE}.batched", "relax the structures of a file, many at once"),
+        Command("science eos", "science tools", f"{HERE}.eos", "volume and bulk modulus of a crystal by a potential"),
+        Command("science elastic", "science tools", f"{HERE}.elastic", "elastic constants of a crystal by a potential"),
+        Command("science phonons", "science tools", f"{HERE}.phonons", "vibrations of a crystal by a potential"),
         Command(
             "science md",
             "science tools",

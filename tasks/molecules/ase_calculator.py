@@ -22,6 +22,10 @@ __all__ = ["ZooCalculator"]
 class ZooCalculator(Calculator):  # type: ignore[misc]
     """Energy in eV, forces in eV/Å and, for periodic structures, stress in eV/Å³ by a model of the zoo.
 
+    Also "free_energy", which is the energy, and "energies", what each atom adds to it. The stress is there for models
+    whose forces are gradients. Only changes of positions, elements, cell and periodicity make it compute again; charges
+    and magnetic moments mean nothing to the models. It can be copied and pickled.
+
     Args:
         model: Name of a model with weights, such as "tdn.gfn2", or a model with the task "potential". A given model is
             copied and stays as it is: its type, device and mode do not change.
@@ -34,7 +38,8 @@ class ZooCalculator(Calculator):  # type: ignore[misc]
         ValueError: The model is for another task.
     """
 
-    implemented_properties = ["energy", "free_energy", "forces", "stress"]  # ASE's own name and kind
+    implemented_properties = ["energy", "free_energy", "energies", "forces", "stress"]  # ASE's own name and kind
+    ignored_changes = {"initial_charges", "initial_magmoms"}
 
     def __init__(
         self,
@@ -50,8 +55,13 @@ class ZooCalculator(Calculator):  # type: ignore[misc]
             what = model if named else type(model).__name__
             raise ValueError(f"model={what!r} is for the task {getattr(net, 'task', None)!r}, not 'potential'")
         self.model = (net if named else copy.deepcopy(net)).to(device=device, dtype=dtype).eval()
-        self.dtype = next(net.parameters()).dtype
+        self.dtype = next(self.model.parameters()).dtype
         self.device = torch.device(device)
+        # What ASE writes into its files about a calculator.
+        described = model if named else net.pretrained_cfg.get("architecture", type(net).__name__)
+        self.parameters.update(model=str(described), dtype=str(self.dtype).removeprefix("torch."))
+        if self.model.forces != "gradient":
+            self.implemented_properties = [name for name in self.implemented_properties if name != "stress"]
 
     def calculate(
         self, atoms: Any = None, properties: Any = ("energy",), system_changes: Any = tuple(all_changes)
@@ -77,10 +87,14 @@ class ZooCalculator(Calculator):  # type: ignore[misc]
             inputs["pbc"] = torch.as_tensor(self.atoms.pbc, device=self.device)[None]
         with torch.no_grad():  # nobody differentiates forces: the graph for it would take as much memory again
             outputs = self.model(**inputs)
+            if "energies" in properties:
+                outputs["energies"] = self.model.atomic_energies(**inputs)
         found = {key: value.cpu().double().numpy() for key, value in outputs.items()}
         energy = float(found["energy"][0])
         self.results = {"energy": energy, "free_energy": energy, "forces": found["forces"]}
-        if periodic and "stress" in found:
+        if "energies" in found:
+            self.results["energies"] = found["energies"]
+        if periodic and "stress" in found and abs(self.atoms.cell.volume) > 0:
             self.results["stress"] = full_3x3_to_voigt_6_stress(found["stress"][0])
 
     def _tensor(self, array: Any) -> torch.Tensor:

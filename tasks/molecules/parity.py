@@ -28,12 +28,16 @@ def draw_parity(predictions: dict[str, torch.Tensor], figure: Any) -> None:
     )
     for axis, key, label, unit, size in pairs:
         true, predicted = shown[key].flatten(), shown[f"predicted_{key}"].flatten()
+        true, predicted = true[true.isfinite()], predicted[true.isfinite()]
+        if not len(true):
+            continue
         low, high = float(torch.minimum(true, predicted).min()), float(torch.maximum(true, predicted).max())
         axis.plot([low, high], [low, high], color="#888888", linewidth=0.8)
         axis.plot(true, predicted, ".", color="#0072B2", markersize=size, alpha=0.4, markeredgewidth=0, rasterized=True)
         error = float((predicted - true).abs().mean()) * 1000
         axis.set(xlabel=f"true {label}", ylabel="predicted", title=f"mean absolute error {error:.3g} {unit}")
-    true, predicted = predictions["forces"], predictions["predicted_forces"]
+    rows = predictions["forces"].isfinite().all(1)
+    true, predicted = predictions["forces"][rows], predictions["predicted_forces"][rows]
     found = force_angles(predicted, true)
     angles.plot(
         true.norm(dim=-1), found.clamp(min=1e-2), ".", color="#D55E00", markersize=2, alpha=0.4, rasterized=True
@@ -49,8 +53,10 @@ def _means_of_formulas(predictions: dict[str, torch.Tensor]) -> torch.Tensor:
     formulas = [tuple(sorted(part.tolist())) for part in parts]
     places = {formula: place for place, formula in enumerate(sorted(set(formulas)))}
     group = torch.tensor([places[formula] for formula in formulas])
-    sums = torch.zeros(len(places), dtype=torch.double).index_add(0, group, predictions["energy"].double())
-    return (sums / torch.bincount(group, minlength=len(places)))[group]
+    sums = torch.zeros(len(places), dtype=torch.double).index_add(0, group, predictions["energy"].double().nan_to_num())
+    known = predictions["energy"].isfinite().long()
+    counts = torch.zeros(len(places), dtype=torch.int64).index_add(0, group, known)
+    return (sums / counts.clamp(min=1))[group]
 
 
 class ParityPlot(Callback):

@@ -9,6 +9,7 @@ from torch import nn
 from torchmetrics import MeanAbsoluteError, MeanMetric, MeanSquaredError
 
 from blockzoo.tasks.core.task import Task
+from blockzoo.tasks.molecules.elements import SYMBOLS, atomic_number
 from blockzoo.tasks.molecules.structures import StructureSet, check_cutoff, collate, composition
 
 __all__ = [
@@ -113,7 +114,10 @@ class InteratomicPotential(Task):
     When training begins, the energies of the elements are fitted to the training part by least squares and become part
     of the model (`fit_references`). With trained weights, what they leave of the energies is fitted and added, so that
     labels may come from another method or have other zeros; elements that the weights do not know are accepted, with
-    untrained embeddings.
+    untrained embeddings. Structures that the data replay from earlier training take part in the new zeros of energy.
+
+    Labels may be missing (NaN): what is not known has no part in loss and metrics. A structure's `weight` is its weight
+    in all parts of the loss.
 
     Args:
         energy_weight: Weight of the energies in the loss.
@@ -121,7 +125,10 @@ class InteratomicPotential(Task):
         energy_loss: "l1" or "mse" of energies per atom.
         force_loss: "rmse", for each structure and then the mean over structures, as TDN is trained; "l1" or "mse" over
             components.
-        references: Fit the elements' energies ("fit") or leave those of the model ("model").
+        stress_weight: Weight of the mean absolute error of the stress, in eV/Å³, of structures that have one; beside
+            forces that are gradients. Where it is not 0, `stress_mae` is logged, in meV/Å³.
+        references: Energies of the elements: fitted to the training part ("fit"), those of the model ("model"), those
+            of the data's isolated atoms ("isolated"), or given in eV by symbol, such as `{H: -13.6, O: -2041.8}`.
         plateau_patience: Divide the learning rate by ten when the validation's `energy_mae` has not become better for
             so many epochs, instead of following `schedule`.
         **kwargs: See `Task`.
@@ -137,41 +144,76 @@ class InteratomicPotential(Task):
         force_weight: float = 1.0,
         energy_loss: Literal["l1", "mse"] = "l1",
         force_loss: Literal["rmse", "l1", "mse"] = "rmse",
-        references: Literal["fit", "model"] = "fit",
+        stress_weight: float = 0.0,
+        references: Literal["fit", "model", "isolated"] | dict[str, float] = "fit",
         plateau_patience: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         choices = {"energy_loss": (energy_loss, ("l1", "mse")), "force_loss": (force_loss, ("rmse", "l1", "mse"))}
-        for name, (value, known) in {**choices, "references": (references, ("fit", "model"))}.items():
+        if isinstance(references, str):
+            choices["references"] = (references, ("fit", "model", "isolated"))
+        for name, (value, known) in choices.items():
             if value not in known:
                 raise ValueError(f"{name}={value!r} must be one of {', '.join(known)}")
         if min(energy_weight, force_weight) < 0 or not energy_weight + force_weight:
             raise ValueError(
                 f"energy_weight={energy_weight} and force_weight={force_weight} must not be negative, nor both 0"
             )
+        if stress_weight < 0 or (stress_weight and getattr(self.model, "forces", "gradient") != "gradient"):
+            raise ValueError(f"stress_weight={stress_weight} must not be negative, and needs forces='gradient'")
         self.weights = (energy_weight, force_weight)
+        self.stress_weight = stress_weight
         self.energy_loss, self.force_loss = energy_loss, force_loss
         self.references = references
         self.plateau_patience = plateau_patience
-        self.metrics = nn.ModuleDict({f"{stage}_metrics": _metrics() for stage in ("val", "test")})
+        self.metrics = nn.ModuleDict({f"{stage}_metrics": _metrics(stress_weight > 0) for stage in ("val", "test")})
         self.test_predictions: dict[str, torch.Tensor] = {}
         self._kept: list[dict[str, torch.Tensor]] = []
 
     def setup(self, stage: str) -> None:
-        """Fit the elements' energies, when training begins."""
+        """Set the elements' energies, when training begins; see `references`."""
         data = getattr(self.trainer, "datamodule", None)
         check_cutoff(data, self.model)
-        if stage != "fit" or self.references != "fit" or data is None:
+        if stage != "fit" or self.references == "model" or data is None:
             return
-        structures = data.train_sample()
+        structures = [structure for structure in data.train_sample() if not structure.energy.isnan()]
+        if not structures:
+            raise ValueError("references: no training structure has an energy; set references: model")
         elements, counts = composition(structures)
         energies = torch.stack([structure.energy for structure in structures])
-        if not (self.hparams.get("pretrained") or self.hparams.get("checkpoint_path")):
+        if self.references != "fit":
+            self.model.set_references(self._given_references(data, elements.tolist()))
+        elif not (self.hparams.get("pretrained") or self.hparams.get("checkpoint_path")):
             references, _ = fit_references(counts, energies)
             self.model.set_references(dict(zip(elements.tolist(), references.tolist(), strict=True)))
-            return
-        refit_references(self.model, elements, counts, lambda: energies - self._energies(structures))
+        else:
+            before = self.model.references.clone()
+            known = set(self.model.elements)
+            refit_references(self.model, elements, counts, lambda: energies - self._energies(structures))
+            self._move_replayed(data, before, known)
+
+    def _given_references(self, data: Any, elements: list[int]) -> dict[int, float]:
+        """Energies of the elements from the config, or from the data's isolated atoms."""
+        if self.references == "isolated":
+            table, source = dict(data.isolated_atoms), "isolated atom of the training file"
+        else:
+            assert isinstance(self.references, dict)
+            table, source = {atomic_number(symbol): value for symbol, value in self.references.items()}, "entry"
+        missing = [SYMBOLS[number] for number in elements if number not in table]
+        if missing:
+            raise ValueError(f"references: no {source} for {', '.join(missing)}, which the training structures have")
+        return table
+
+    def _move_replayed(self, data: Any, before: torch.Tensor, known: set[int]) -> None:
+        """Give replayed structures the zeros of energy that the model has now."""
+        shift = (self.model.references - before).cpu().double()
+        for structure in getattr(data, "replayed", ()):
+            unknown = sorted(set(structure.atomic_numbers.tolist()) - known)
+            if unknown:
+                names = ", ".join(SYMBOLS[number] for number in unknown)
+                raise ValueError(f"replay_path: structures have {names}, which the trained model does not know")
+            structure.energy = structure.energy + shift[structure.atomic_numbers].sum()
 
     @torch.no_grad()
     def _energies(self, structures: Sequence[Any], batch_size: int = 64) -> torch.Tensor:
@@ -229,31 +271,60 @@ class InteratomicPotential(Task):
     def shared_step(self, batch: dict[str, torch.Tensor], stage: str) -> torch.Tensor:
         """See `Task.shared_step`."""
         outputs = self.predict(batch)
-        num_atoms = batch["num_atoms"]
-        energy_error = ((outputs["energy"].double() - batch["energy"]) / num_atoms).to(outputs["forces"].dtype)
-        force_error = outputs["forces"] - batch["forces"]
-        rmse = per_structure_rmse(force_error, batch["batch"], num_atoms)
-        energy = energy_error.abs().mean() if self.energy_loss == "l1" else energy_error.square().mean()
-        force = {"rmse": rmse, "l1": force_error.abs(), "mse": force_error.square()}[self.force_loss].mean()
-        loss: torch.Tensor = self.weights[0] * energy + self.weights[1] * force
+        num_atoms, weight, dtype = batch["num_atoms"], batch["weight"], outputs["forces"].dtype
+        # Labels that are not known are NaN: their errors are set to zero and not counted.
+        known, known_forces = batch["energy"].isfinite(), batch["forces"].isfinite().all(-1)
+        error = (outputs["energy"].double() - batch["energy"]) / num_atoms
+        energy_error = torch.where(known, error, 0).to(dtype)
+        force_error = torch.where(known_forces.unsqueeze(1), outputs["forces"] - batch["forces"], 0)
+        counted = num_atoms.new_zeros(len(num_atoms)).index_add(0, batch["batch"], known_forces.to(num_atoms.dtype))
+        rmse = per_structure_rmse(force_error, batch["batch"], counted.clamp(min=1))
+
+        energy = energy_error.abs() if self.energy_loss == "l1" else energy_error.square()
+        loss: torch.Tensor = self.weights[0] * _mean(energy, weight * known)
+        if self.force_loss == "rmse":
+            loss = loss + self.weights[1] * _mean(rmse, weight * (counted > 0))
+        else:
+            force = force_error.abs() if self.force_loss == "l1" else force_error.square()
+            loss = loss + self.weights[1] * _mean(force.mean(-1), weight[batch["batch"]] * known_forces)
+        stress_error = self._stress_error(batch, outputs)
+        if self.stress_weight and stress_error is not None:
+            loss = loss + self.stress_weight * _mean(stress_error.abs().mean((1, 2)), weight[self._with_stress(batch)])
+
         sizes: dict[str, Any] = {"on_epoch": True, "on_step": False, "batch_size": len(num_atoms)}
         self.log(f"{stage}/loss", loss, prog_bar=stage != "train", sync_dist=True, **sizes)
         if stage == "train":
             return loss
-        angle = force_angles(outputs["forces"], batch["forces"])
-        zero = torch.zeros_like
         metrics: Any = self.metrics[f"{stage}_metrics"]
-        metrics["energy_mae"].update(energy_error * MEV, zero(energy_error))
-        metrics["energy_rmse"].update(energy_error * MEV, zero(energy_error))
-        metrics["force_mae"].update(force_error.flatten() * MEV, zero(force_error).flatten())
-        metrics["force_component_rmse"].update(force_error.flatten() * MEV, zero(force_error).flatten())
-        metrics["force_rmse"].update(rmse * MEV)
-        metrics["force_angle"].update(angle)
+        energy_error, force_error = energy_error[known] * MEV, force_error[known_forces].flatten() * MEV
+        for name, found in (("energy", energy_error), ("force", force_error)):
+            if len(found):
+                metrics[f"{name}_mae"].update(found, torch.zeros_like(found))
+                root = metrics["energy_rmse" if name == "energy" else "force_component_rmse"]
+                root.update(found, torch.zeros_like(found))
+        if bool(known_forces.any()):
+            metrics["force_rmse"].update(rmse[counted > 0] * MEV)
+            metrics["force_angle"].update(force_angles(outputs["forces"][known_forces], batch["forces"][known_forces]))
+        if "stress_mae" in metrics and stress_error is not None and len(stress_error):
+            metrics["stress_mae"].update(stress_error.flatten() * MEV, torch.zeros_like(stress_error.flatten()))
         for name, metric in metrics.items():
-            self.log(f"{stage}/{name}", metric, prog_bar=name in ("energy_mae", "force_mae"), **sizes)
+            if metric.update_called:
+                self.log(f"{stage}/{name}", metric, prog_bar=name in ("energy_mae", "force_mae"), **sizes)
         if stage == "test":
             self._keep(batch, outputs)
         return loss
+
+    @staticmethod
+    def _with_stress(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Which structures of a batch have a known stress, (B,)."""
+        return batch["stress"].isfinite().flatten(1).all(1)
+
+    def _stress_error(self, batch: dict[str, torch.Tensor], outputs: dict[str, torch.Tensor]) -> torch.Tensor | None:
+        """Errors of the stress where it is known, (B', 3, 3), in eV/Å³; None in a batch without any."""
+        if "stress" not in batch or "stress" not in outputs:
+            return None
+        rows = self._with_stress(batch)
+        return outputs["stress"][rows] - batch["stress"][rows]
 
     def _keep(self, batch: dict[str, torch.Tensor], outputs: dict[str, torch.Tensor]) -> None:
         count = batch["num_atoms"]
@@ -284,10 +355,19 @@ class InteratomicPotential(Task):
         }
 
 
-def _metrics() -> nn.ModuleDict:
+def _mean(values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Weighted mean; zero, with a gradient of zero, where all weights are."""
+    weight = weight.to(values.dtype)
+    total = weight.sum()
+    return (values * weight).sum() / torch.where(total > 0, total, 1)
+
+
+def _metrics(stress: bool) -> nn.ModuleDict:
     root = {"squared": False}
+    of_stress = {"stress_mae": MeanAbsoluteError()} if stress else {}
     return nn.ModuleDict(
         {
+            **of_stress,
             "energy_mae": MeanAbsoluteError(),
             "energy_rmse": MeanSquaredError(**root),
             "force_mae": MeanAbsoluteError(),
@@ -300,6 +380,8 @@ def _metrics() -> nn.ModuleDict:
 
 def linear_baseline(train: Sequence[Any], test: Sequence[Any]) -> dict[str, float]:
     """Errors of a fit of one energy for each element, which has no forces, in the units of the task's metrics."""
+    train = [structure for structure in train if structure.energy.isfinite()]
+    test = [structure for structure in test if structure.energy.isfinite() and structure.forces.isfinite().all()]
     elements, counts = composition(train)
     references, _ = fit_references(counts, torch.stack([structure.energy for structure in train]))
     table = dict(zip(elements.tolist(), references.tolist(), strict=True))

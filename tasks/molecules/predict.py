@@ -11,6 +11,8 @@ import torch
 from blockzoo.tasks.core.files import check_output, replacing
 from blockzoo.tasks.core.output import print_json, print_table
 from blockzoo.tasks.molecules.files import read_frames
+from blockzoo.tasks.molecules.labels import LENGTH_UNITS, Labels, to_structure
+from blockzoo.tasks.molecules.structures import Structure
 
 __all__ = ["add_arguments", "predict", "predict_structures"]
 
@@ -20,13 +22,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options = parser.add_argument_group("structures")
     options.add_argument("--energy-key", help="name of the file's energies (default: energy, else REF_energy)")
     options.add_argument("--forces-key", help="name of the file's forces (default: forces, else REF_forces)")
+    options.add_argument("--energy-unit", help="of the file's energies (this and below: as the model's own data)")
+    options.add_argument("--length-unit", help="of positions and cells, Angstrom, nm or Bohr")
+    options.add_argument("--forces-unit", help="of the file's forces, such as eV/Angstrom")
 
 
-def _label(given: str | None, name: str, labels: dict[str, Any], where: str) -> Any:
-    """The file's own value of "energy" or "forces", or None."""
+def _key(given: str | None, name: str, labels: dict[str, Any], where: str) -> str | None:
+    """What the file calls "energy" or "forces", or None."""
     if given is not None and given not in labels:
         raise ValueError(f"{where}: no {name} {given!r}; there are {', '.join(sorted(map(str, labels))) or 'none'}")
-    return next((labels[key] for key in ((given,) if given else (name, f"REF_{name}")) if key in labels), None)
+    return next((key for key in ((given,) if given else (name, f"REF_{name}")) if key in labels), None)
+
+
+def _truth(atoms: Any, where: str, reading: dict[str, Any], asked: set[str]) -> Structure:
+    """A frame with what it knows of its energy and forces, in eV and Å.
+
+    Args:
+        atoms: The frame.
+        where: Names it in messages.
+        reading: Arguments of `Labels`, as far as they are given.
+        asked: Those that the caller gave, and that a frame may not lack.
+    """
+    results = {} if atoms.calc is None else dict(atoms.calc.results)
+    found = dict(reading)
+    for name, owner in (("energy", atoms.info), ("forces", atoms.arrays)):
+        option, labels = f"{name}_key", {**results, **owner}
+        given = found.get(option)
+        if option not in asked and given not in labels:
+            given = None
+        found[option] = _key(given, name, labels, where) or ""
+    found |= {"partial": True, "stress_key": "", "virial_key": ""}
+    return to_structure(atoms, where, Labels(**found), labelled=False)
 
 
 def predict_structures(
@@ -34,8 +60,7 @@ def predict_structures(
     path: str,
     out: str | None = None,
     as_json: bool = False,
-    energy_key: str | None = None,
-    forces_key: str | None = None,
+    **reading: str | None,
 ) -> int:
     """Compute energy, forces and, for periodic structures, stress of every frame, and write them to a file.
 
@@ -46,8 +71,8 @@ def predict_structures(
         path: Extended XYZ, an ASE database, or anything else that ASE reads.
         out: Extended XYZ to write; by default `NAME_predicted.extxyz` in the current folder.
         as_json: Print JSON.
-        energy_key: Name of the file's energies; by default "energy", or "REF_energy" where that is missing.
-        forces_key: Name of the file's forces; by default "forces", or "REF_forces" where that is missing.
+        **reading: Names and units, see `Labels`; by default as the model's own data were read. Without a name, that is
+            "energy" and "forces", or "REF_energy" and "REF_forces" where those are missing.
 
     Returns:
         Exit status: 1 if frames were left out because the model refuses them, each with a line on stderr.
@@ -61,6 +86,10 @@ def predict_structures(
     if target.suffix not in (".xyz", ".extxyz"):
         raise ValueError(f"--out {target} must end in .extxyz or .xyz")
     check_output(target, [path])
+    given = {key: value for key, value in reading.items() if value is not None}
+    kept = getattr(model, "pretrained_cfg", {}).get("structures", {}).get("labels", {})
+    how = {**kept, **given}
+    Labels(**how)
     frames = read_frames(path)
     import ase.io
     from ase.calculators.singlepoint import SinglePointCalculator
@@ -72,9 +101,13 @@ def predict_structures(
     done: list[Any] = []
     refused: list[str] = []
     for number, (where, atoms) in enumerate(frames):
-        results = {} if atoms.calc is None else dict(atoms.calc.results)
-        energy = _label(energy_key, "energy", {**results, **atoms.info}, where)
-        forces = _label(forces_key, "forces", {**results, **atoms.arrays}, where)
+        truth = _truth(atoms, where, how, set(given))
+        atoms = ase.Atoms(truth.atomic_numbers.numpy(), positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+        if how.get("length_unit", "Angstrom") != "Angstrom":
+            factor = LENGTH_UNITS[how["length_unit"]]
+            atoms = ase.Atoms(
+                atoms.symbols, positions=atoms.positions * factor, cell=atoms.cell.array * factor, pbc=atoms.pbc
+            )
         try:
             calculator.calculate(atoms)
         except ValueError as error:
@@ -83,14 +116,14 @@ def predict_structures(
         found = dict(calculator.results)
         row: dict[str, Any] = {"frame": number, "formula": atoms.get_chemical_formula(), "energy": found["energy"]}
         row["largest force"] = float(np.linalg.norm(found["forces"], axis=1).max(initial=0.0))
-        if energy is not None:
-            row["energy error"] = found["energy"] - np.asarray(energy, dtype=float).item()
-        if forces is not None:
-            row["force MAE"] = float(np.abs(found["forces"] - forces).mean())
+        if truth.energy.isfinite():
+            row["energy error"] = found["energy"] - float(truth.energy)
+        known = truth.forces.isfinite().all(1).numpy()
+        if known.any():
+            row["force MAE"] = float(np.abs(found["forces"] - truth.forces.numpy())[known].mean())
         rows.append(row)
-        plain = ase.Atoms(atoms.symbols, positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
-        plain.calc = SinglePointCalculator(plain, **found)
-        done.append(plain)
+        atoms.calc = SinglePointCalculator(atoms, **found)
+        done.append(atoms)
     if not done:
         raise ValueError("; ".join(refused[:3]) + (f"; and {len(refused) - 3} more" if len(refused) > 3 else ""))
     replacing(target, lambda temporary: ase.io.write(temporary, done, format="extxyz"))
@@ -113,4 +146,5 @@ def predict(model: Any, files: list[str], args: argparse.Namespace) -> int:
     """Compute the structures of one file, for `blockzoo predict`; see `predict_structures`."""
     if len(files) > 1:
         raise ValueError(f"structures are read from one file, not {len(files)}")
-    return predict_structures(model, files[0], args.out, args.json, args.energy_key, args.forces_key)
+    names = ("energy_key", "forces_key", "energy_unit", "length_unit", "forces_unit")
+    return predict_structures(model, files[0], args.out, args.json, **{name: getattr(args, name) for name in names})

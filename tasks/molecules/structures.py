@@ -35,10 +35,12 @@ class Structure:
     Attributes:
         positions: (n, 3), in Å.
         atomic_numbers: (n,), int64.
-        energy: (), float64, in eV.
-        forces: (n, 3), in eV/Å.
+        energy: (), float64, in eV; NaN where it is not known.
+        forces: (n, 3), in eV/Å; NaN for atoms whose force is not known.
         cell: Lattice vectors as rows (3, 3), in Å; None where nothing is periodic.
         pbc: Which of them repeat, (3,), bool.
+        stress: (3, 3), in eV/Å³; None where it is not known.
+        weight: Weight in the loss, relative to other structures.
     """
 
     positions: torch.Tensor
@@ -47,6 +49,8 @@ class Structure:
     forces: torch.Tensor
     cell: torch.Tensor | None = None
     pbc: torch.Tensor | None = None
+    stress: torch.Tensor | None = None
+    weight: float = 1.0
 
 
 class StructureSet(Dataset[dict[str, torch.Tensor]]):
@@ -68,7 +72,8 @@ class StructureSet(Dataset[dict[str, torch.Tensor]]):
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         structure = self.structures[index]
-        sample = {key: value for key, value in vars(structure).items() if value is not None}
+        sample = {key: value for key, value in vars(structure).items() if isinstance(value, torch.Tensor)}
+        sample["weight"] = torch.tensor(structure.weight)
         if self.cutoff is not None:
             if index not in self._kept:
                 self._kept[index] = _neighbours(structure, self.cutoff)
@@ -103,7 +108,7 @@ def _neighbours(structure: Structure, cutoff: float) -> tuple[torch.Tensor, torc
 
 
 _ATOM_KEYS = ("positions", "atomic_numbers", "forces")
-_OWN_RULES = ("cell", "pbc", "edge_index", "shifts")
+_OWN_RULES = ("cell", "pbc", "edge_index", "shifts", "stress")
 
 
 def collate(samples: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
@@ -112,8 +117,9 @@ def collate(samples: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tenso
     Returns:
         `positions` (N, 3), `atomic_numbers` (N,), `forces` (N, 3); `batch` (N,), the structure each atom belongs to;
         `num_atoms` (B,); whatever else belongs to a structure, stacked, such as `energy` (B,) and `index` (B,); `cell`
-        (B, 3, 3) and `pbc` (B, 3) if any structure has them, zeros for those that do not; `edge_index` (2, E), into
-        all atoms, if samples have it, and `shifts` (E, 3) if any is periodic.
+        (B, 3, 3) and `pbc` (B, 3) if any structure has them, zeros for those that do not; `stress` (B, 3, 3) if any
+        has one, NaN for those that do not; `edge_index` (2, E), into all atoms, if samples have it, and `shifts`
+        (E, 3) if any is periodic.
     """
     num_atoms = torch.tensor([len(sample["positions"]) for sample in samples])
     joined = {"batch": torch.repeat_interleave(torch.arange(len(samples)), num_atoms), "num_atoms": num_atoms}
@@ -124,6 +130,9 @@ def collate(samples: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tenso
         none = {"cell": samples[0]["positions"].new_zeros(3, 3), "pbc": torch.zeros(3, dtype=torch.bool)}
         for key, value in none.items():
             joined[key] = torch.stack([sample.get(key, value) for sample in samples])
+    if any("stress" in sample for sample in samples):
+        unknown = samples[0]["positions"].new_full((3, 3), torch.nan)
+        joined["stress"] = torch.stack([sample.get("stress", unknown) for sample in samples])
     if "edge_index" in samples[0]:
         first = torch.cumsum(num_atoms, 0) - num_atoms
         edges = [sample["edge_index"] for sample in samples]
@@ -145,6 +154,11 @@ def composition(structures: Sequence[Structure]) -> tuple[torch.Tensor, torch.Te
 class MoleculeData(ZooData, abc.ABC):
     """Structures with energies in eV and forces in eV/Å.
 
+    Attributes:
+        isolated_atoms: Energies of single atoms by atomic number, in eV, where the data have them.
+        replayed: Structures of earlier training in the training part, whose energies belong to the references that the
+            model has before it is fitted to the others; see `InteratomicPotential`.
+
     Args:
         cutoff: Find the neighbours of each structure within this distance in Å once, and keep them; it must be the
             model's cutoff. None leaves the search to the model, which finds them in every step.
@@ -155,14 +169,17 @@ class MoleculeData(ZooData, abc.ABC):
     def __init__(self, cutoff: float | None = None, batch_size: int = 16, num_workers: int = 0) -> None:
         super().__init__(batch_size, num_workers)
         self.cutoff = cutoff
+        self.isolated_atoms: dict[int, float] = {}
+        self.replayed: list[Structure] = []
 
     def _set(self, structures: Sequence[Structure]) -> StructureSet:
         return StructureSet(structures, self.cutoff)
 
     def train_sample(self, count: int = 20_000) -> Sequence[Structure]:
-        """Training structures for statistics: all of them, or the first so many."""
+        """Training structures for statistics, without replayed ones: all of them, or the first so many."""
         train: Any = self.datasets["train"]
-        return [train.structures[i] for i in range(min(count, len(train)))]
+        new = len(train) - len(self.replayed)
+        return [train.structures[i] for i in range(min(count, new))]
 
     def _loader(self, name: str) -> Any:
         if name not in self.datasets:

@@ -1,6 +1,8 @@
 """Potentials in ASE: what the calculator gives is consistent, and dynamics conserves energy."""
 
+import copy
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ from blockzoo.__main__ import main
 
 pytest.importorskip("ase", reason="of the extra 'molecules'")
 import ase
+import ase.db
+import ase.io
 from ase.build import bulk, molecule
 from ase.calculators.calculator import PropertyNotImplementedError
 from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_stress
@@ -91,6 +95,76 @@ def test_a_given_model_stays_as_it_is():
     assert model.training and next(model.parameters()).dtype == torch.float32
     assert next(single.model.parameters()).dtype == torch.float32
     assert next(double.model.parameters()).dtype == torch.float64
+
+
+def counted(calc, monkeypatch):
+    """The calls of a calculator's model."""
+    calls, forward = [], calc.model.forward
+    monkeypatch.setattr(calc.model, "forward", lambda **inputs: calls.append(1) or forward(**inputs))
+    return calls
+
+
+def test_only_what_matters_is_computed_again(monkeypatch):
+    atoms = rattled(bulk("NaCl", "rocksalt", a=5.6, cubic=True))
+    atoms.calc = calculator()
+    calls = counted(atoms.calc, monkeypatch)
+    atoms.get_potential_energy(), atoms.get_forces(), atoms.get_stress(), atoms.get_potential_energy(True)
+    atoms.set_initial_charges([0.5] * len(atoms))
+    atoms.set_initial_magnetic_moments([1.0] * len(atoms))
+    atoms.get_forces()
+    assert len(calls) == 1
+    for number, change in enumerate(
+        (
+            lambda: atoms.positions.__iadd__(0.01 * np.eye(8, 3)),
+            lambda: atoms.set_cell(1.01 * atoms.cell.array),
+            lambda: atoms.set_pbc([True, True, False]),
+            lambda: atoms.numbers.__setitem__(0, 3),
+        ),
+        start=2,
+    ):
+        before = atoms.get_potential_energy()
+        change()
+        assert atoms.get_potential_energy() != before and len(calls) == number
+    assert atoms.calc.get_property("energies", atoms, allow_calculation=False) is None
+
+
+def test_energies_of_atoms_sum_to_the_energy_and_move_with_them():
+    atoms = rattled(molecule("CH3COOH"))
+    atoms.calc = calculator()
+    atoms.calc.model.set_references(torch.arange(119.0), scale=2.0)
+    energies = atoms.get_potential_energies()
+    assert energies.shape == (8,) and energies.sum() == pytest.approx(atoms.get_potential_energy(), abs=1e-9)
+    assert atoms.get_potential_energy(force_consistent=True) == atoms.get_potential_energy()
+    published = ZooCalculator(blockzoo.create_model("tdn", **SMALL, extensive=False), dtype=torch.float64)
+    atoms.calc = published
+    assert atoms.get_potential_energies().sum() == pytest.approx(atoms.get_potential_energy(), abs=1e-9)
+
+
+def test_direct_forces_offer_no_stress():
+    atoms = bulk("NaCl", "rocksalt", a=5.6)
+    atoms.calc = calculator(forces="direct")
+    assert "stress" not in atoms.calc.implemented_properties and "stress" in ZooCalculator.implemented_properties
+    with pytest.raises(PropertyNotImplementedError):
+        atoms.get_stress()
+
+
+def test_calculators_are_copied_pickled_and_written(tmp_path):
+    atoms = rattled(molecule("CH3OH"))
+    atoms.calc = calculator()
+    energy, forces = atoms.get_potential_energy(), atoms.get_forces()
+    for other in (copy.deepcopy(atoms.calc), pickle.loads(pickle.dumps(atoms.calc))):
+        again = atoms.copy()
+        assert again.calc is None
+        again.calc = other
+        assert again.get_potential_energy() == energy
+        np.testing.assert_array_equal(again.get_forces(), forces)
+    ase.io.write(tmp_path / "x.traj", atoms)
+    back = ase.io.read(tmp_path / "x.traj")
+    assert back.get_potential_energy() == energy and back.calc.name == "zoocalculator"
+    assert atoms.calc.todict() == {"model": "tdn", "dtype": "float64"}
+    with ase.db.connect(tmp_path / "x.db") as database:
+        row = database.get(database.write(atoms))
+    assert row.energy == energy and row.calculator_parameters["model"] == "tdn"
 
 
 def test_an_unknown_element_is_named():

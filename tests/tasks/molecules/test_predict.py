@@ -90,3 +90,43 @@ def test_wrong_files_are_named(tmp_path, monkeypatch, capsys):
     assert main(["predict", "tdn.gfn2", "gold.xyz", "--out", "a.csv"]) != 0
     assert "must end in .extxyz or .xyz" in capsys.readouterr().err
     assert not list(tmp_path.glob("*predicted*"))
+
+
+def test_files_in_other_units_are_converted_as_the_models_own_data_were(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    water = ase.build.molecule("H2O")
+    ase.io.write("plain.xyz", water, format="extxyz")
+    assert main(["predict", "tdn.gfn2", "plain.xyz", "--json"]) == 0
+    energy = json.loads(capsys.readouterr().out)["frames"][0]["energy"]
+    water.positions /= 0.529177210903
+    water.info["REF_energy"] = energy / 27.211386245988
+    ase.io.write("bohr.xyz", water, format="extxyz")
+    command = ["predict", "tdn.gfn2", "bohr.xyz", "--json"]
+    assert main([*command, "--length-unit", "Bohr", "--energy-unit", "Hartree"]) == 0
+    row = json.loads(capsys.readouterr().out)["frames"][0]
+    assert row["energy"] == pytest.approx(energy, abs=1e-4) and abs(row["energy error"]) < 1e-4
+    assert main([*command, "--length-unit", "feet"]) == 2
+    assert "length_unit: 'feet' must be one of Angstrom, nm, Bohr" in capsys.readouterr().err
+
+
+def test_a_run_reads_files_as_its_training_data(tmp_path, monkeypatch, capsys):
+    from blockzoo.tasks.app.training import run
+
+    monkeypatch.chdir(tmp_path)
+    frames = []
+    for i in range(8):
+        atoms = ase.build.molecule(("H2O", "H2O2")[i % 2])  # two formulas tell the elements apart
+        atoms.rattle(0.05, seed=i)
+        atoms.positions /= 0.529177210903
+        atoms.info["dft_energy"], atoms.arrays["dft_forces"] = -76.4 - 75 * (i % 2), np.zeros((len(atoms), 3))
+        frames.append(atoms)
+    ase.io.write("train.xyz", frames, format="extxyz")
+    options = ["--data=StructureFiles", "--data.path=train.xyz", "--data.energy_key=dft_energy"]
+    options += ["--data.forces_key=dft_forces", "--data.energy_unit=Hartree", "--data.length_unit=Bohr"]
+    options += ["--data.check_units=false", "--data.test_path=train.xyz"]
+    options += ["--trainer.max_epochs=1", "--trainer.enable_progress_bar=false", "--trainer.accelerator=cpu"]
+    fitted = run(["fit", "--config", "smoke/tdn", *options])
+    capsys.readouterr()
+    assert main(["predict", fitted.trainer.log_dir, "train.xyz", "--json"]) == 0
+    row = json.loads(capsys.readouterr().out)["frames"][0]
+    assert abs(row["energy error"]) < 5 and row["energy"] == pytest.approx(-76.4 * 27.2114, abs=5)

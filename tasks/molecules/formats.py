@@ -1,0 +1,389 @@
+"""Structures out of files of any kind, as ASE's `Atoms`: what a frame is called in messages, and its labels as named.
+
+| file | read by |
+| --- | --- |
+| `.xyz`, `.extxyz` | ASE, a frame at a time, so that a broken line is named |
+| `.db`, `.json` | `ase.db` |
+| `.lmdb`, `.aselmdb` | lmdb: rows of `ase.db` (OMat24, OMol25) or pickled graphs (OC20), plain values alone |
+| `.h5`, `.hdf5`, `.npz` | h5py or NumPy: every group with elements and positions (SPICE, ANI-1x, QM7-X, MD17) |
+| all others | `ase.io`: OUTCAR, vasprun.xml, `.traj`, `.cif` and some 80 more |
+"""
+
+import contextlib
+import io
+import json
+import pickle
+import re
+import sqlite3
+import warnings
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+__all__ = ["frames_of", "need_ase"]
+
+XYZ_SUFFIXES = (".xyz", ".extxyz")
+DATABASE_SUFFIXES = (".db", ".json")
+LMDB_SUFFIXES = (".lmdb", ".aselmdb")
+ARRAY_SUFFIXES = (".h5", ".hdf5", ".npz")
+
+NUMBERS = ("atomic_numbers", "numbers", "species", "nuclear_charges", "charges", "elements", "atNUM", "z", "Z")
+POSITIONS = ("positions", "coordinates", "conformations", "coords", "geometry", "atXYZ", "R")
+"""What sets in HDF5 and NPZ call elements and positions."""
+
+Frame = tuple[str, Any]
+
+
+def need_ase() -> Any:
+    """The module ase, with its readers.
+
+    Raises:
+        ImportError: It is not installed; the message names the extra.
+    """
+    try:
+        import ase.io
+    except ImportError as error:
+        raise ImportError("structure files are read with ase: pip install 'blockzoo[molecules]'") from error
+    return ase
+
+
+def frames_of(path: Path) -> Iterator[Frame]:
+    """Each structure of a file as ASE's `Atoms`, and how to name it in a message.
+
+    Raises:
+        ImportError: A package is not installed.
+        ValueError: The file is broken; the message names it, and the frame and line where they are known.
+    """
+    ase, suffix = need_ase(), path.suffix.lower()
+    if suffix in XYZ_SUFFIXES:
+        yield from _xyz_frames(path)
+    elif suffix in DATABASE_SUFFIXES:
+        yield from _database_frames(path)
+    elif suffix in LMDB_SUFFIXES:
+        yield from _lmdb_frames(path)
+    elif suffix in ARRAY_SUFFIXES:
+        yield from _array_frames(path)
+    else:
+        try:
+            frames = ase.io.read(str(path), index=":")
+        except Exception as error:  # every format of ASE fails in its own way
+            raise ValueError(f"{path} could not be read ({type(error).__name__}: {error})") from error
+        yield from ((f"{path}, frame {number}", atoms) for number, atoms in enumerate(frames))
+
+
+def _database_frames(path: Path) -> Iterator[Frame]:
+    with _database(path) as database:
+        for number, row in enumerate(_rows(database, path)):
+            yield f"{path}, frame {number} (id {row.id})", _atoms_of_row(row)
+
+
+def _database(path: Path) -> Any:
+    """An ASE database in SQLite or JSON.
+
+    Raises:
+        ValueError: The file is something else.
+    """
+    import ase.db
+
+    if path.suffix == ".db" and not _has_systems(path):  # ASE would write its tables into such a file
+        raise ValueError(f"{path} is not a database of ASE's: it is no SQLite file with a table of systems")
+    try:
+        return ase.db.connect(str(path))
+    except Exception as error:  # each kind of ASE's databases fails in its own way
+        raise ValueError(f"{path} is not a database of ASE's ({type(error).__name__}: {error})") from error
+
+
+def _has_systems(path: Path) -> bool:
+    """Whether a file is a database in SQLite that has ASE's table."""
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+            return bool(database.execute("select 1 from sqlite_master where name = 'systems'").fetchall())
+    except sqlite3.DatabaseError:
+        return False
+
+
+def _rows(database: Any, path: Path) -> Iterator[Any]:
+    """The rows of an ASE database; of another SQLite file it turns out only now what it is."""
+    try:
+        yield from database.select()
+    except Exception as error:  # SQLite's errors, and those of ASE's decoding of a row
+        raise ValueError(
+            f"{path} is not a database of ASE's, or is damaged ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _atoms_of_row(row: Any) -> Any:
+    atoms = row.toatoms()
+    atoms.info.update(row.key_value_pairs)
+    for key, value in row.data.items():  # arrays by atom, such as forces; anything else is of the frame
+        shape = np.shape(value)
+        by_atom = len(shape) == 2 and shape[0] == len(atoms)
+        (atoms.arrays if by_atom else atoms.info).setdefault(key, np.asarray(value) if by_atom else value)
+    return atoms
+
+
+def _xyz_frames(path: Path) -> Iterator[Frame]:
+    ase = need_ase()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not a text file: {error}") from error
+    start = number = 0
+    while start < len(lines):
+        if not lines[start].strip():
+            start += 1
+            continue
+        where = f"{path}, frame {number}"
+        if not re.fullmatch(r"\s*\d+\s*", lines[start]):
+            raise ValueError(f"{where}, line {start + 1}: expected a number of atoms, found {lines[start].strip()!r}")
+        count = int(lines[start])
+        frame = lines[start : start + 2 + count]
+        if len(frame) < 2 + count:
+            raise ValueError(
+                f"{where}, line {start + 1}: {count} atoms are announced, the file ends after {max(len(frame) - 2, 0)}"
+            )
+        if not count:
+            warnings.warn(f"{where}, line {start + 1}: a frame without atoms is left out", stacklevel=2)
+            start, number = start + len(frame), number + 1
+            continue
+        _check_atom_lines(frame, where, start)
+        after = start + len(frame)
+        while after < len(lines) and re.match(r"\s*VEC[123]\s", lines[after]):  # cell vectors, below the atoms
+            frame.append(lines[after])
+            after += 1
+        try:
+            atoms = ase.io.read(io.StringIO("\n".join(frame) + "\n"), format="extxyz")
+        except Exception as error:  # ASE's reader fails in many ways
+            lines_of_it = f"lines {start + 1} to {start + len(frame)}"
+            raise ValueError(f"{where}, {lines_of_it}: not extended XYZ ({type(error).__name__}: {error})") from error
+        yield where, atoms
+        start, number = start + len(frame), number + 1
+
+
+def _check_atom_lines(frame: list[str], where: str, start: int) -> None:
+    """Columns and elements, since a reader's own message would not say where."""
+    from ase.data import atomic_numbers
+
+    named = re.search(r"Properties=(\"[^\"]+\"|\S+)", frame[1])
+    fields = (named.group(1).strip('"') if named else "species:S:1:pos:R:3").split(":")
+    if len(fields) % 3 or not all(width.isdigit() for width in fields[2::3]):
+        raise ValueError(f"{where}, line {start + 2}: Properties={':'.join(fields)} is not a list of name:type:width")
+    widths = dict(zip(fields[::3], map(int, fields[2::3]), strict=True))
+    expected = sum(widths.values())
+    before = (
+        sum(width for name, width in list(widths.items())[: list(widths).index("species")])
+        if ("species" in widths)
+        else None
+    )
+    for offset, line in enumerate(frame[2:], start=start + 3):
+        cells = line.split()
+        if len(cells) < expected or (named and len(cells) != expected):
+            raise ValueError(
+                f"{where}, line {offset}: expected {expected} columns, found {len(cells)}: {line.strip()!r}"
+            )
+        if before is not None and atomic_numbers.get(cells[before].capitalize(), 0) == 0:
+            raise ValueError(f"{where}, line {offset}: {cells[before]!r} is not a chemical element")
+
+
+class _Bag:
+    """Stands for an object of a graph library: keeps what a pickle sets, and does nothing."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.__dict__.update(kwargs)
+
+    def __setstate__(self, state: Any) -> None:
+        self.__dict__.update(state if isinstance(state, dict) else {})
+
+
+def _storage(payload: bytes) -> Any:
+    import torch
+
+    return torch.load(io.BytesIO(payload), weights_only=True)
+
+
+class _GraphUnpickler(pickle.Unpickler):
+    """Reads pickled graphs of plain tensors and arrays; whatever else would be imported is refused."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        import collections
+
+        import torch
+
+        if module.startswith("torch_geometric.data.") and name in ("Data", "GlobalStorage"):
+            return _Bag
+        known = {
+            ("collections", "OrderedDict"): collections.OrderedDict,
+            ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
+            ("torch.storage", "_load_from_bytes"): _storage,
+            ("numpy", "ndarray"): np.ndarray,
+            ("numpy", "dtype"): np.dtype,
+        }
+        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name in ("_reconstruct", "scalar"):
+            return getattr(np._core.multiarray, name)  # type: ignore[attr-defined]
+        if (module, name) in known:
+            return known[module, name]
+        return _refuse(module, name)
+
+
+def _refuse(module: str, name: str) -> NoReturn:
+    raise pickle.UnpicklingError(f"it wants to import {module}.{name}")
+
+
+def _lmdb_frames(path: Path) -> Iterator[Frame]:
+    try:
+        import lmdb
+    except ImportError as error:
+        raise ImportError(f"{path}: LMDB files are read with lmdb: pip install 'blockzoo[molecules]'") from error
+    try:
+        environment = lmdb.open(str(path), subdir=path.is_dir(), readonly=True, lock=False, readahead=False)
+    except lmdb.Error as error:
+        raise ValueError(f"{path} is not an LMDB file ({error})") from error
+    try:
+        with environment.begin() as transaction:
+            keys = [key for key in transaction.cursor().iternext(values=False) if key.isdigit()]
+            for number, key in enumerate(sorted(keys, key=int)):
+                where = f"{path}, frame {number} (key {key.decode()})"
+                yield where, _lmdb_atoms(transaction.get(key), where)
+    finally:
+        environment.close()
+
+
+def _lmdb_atoms(payload: bytes, where: str) -> Any:
+    from ase.db.row import AtomsRow
+
+    if payload[:1] == b"\x80":  # a pickle
+        try:
+            return _graph_atoms(_GraphUnpickler(io.BytesIO(payload)).load())
+        except Exception as error:  # damaged pickles fail in many ways
+            raise ValueError(
+                f"{where} is not a pickled graph of plain values ({type(error).__name__}: {error}); only tensors, "
+                "arrays, texts and numbers are read, since anything else could run code"
+            ) from error
+    try:
+        row = json.loads(zlib.decompress(payload))
+        for key, value in row.items():
+            row[key] = np.asarray(value) if isinstance(value, list) else value
+        data = row.get("data")
+        row["data"] = data if isinstance(data, dict) else {}
+        row.setdefault("key_value_pairs", {})
+        return _atoms_of_row(AtomsRow(row))
+    except (zlib.error, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{where} is not a row of ASE's LMDB ({type(error).__name__}: {error}); for PubChemQCR use its data module"
+        ) from error
+
+
+def _graph_atoms(graph: Any) -> Any:
+    """`Atoms` of a pickled graph: of its dictionary, or its object's attributes, in old and new form."""
+    import ase
+
+    values = dict(graph if isinstance(graph, dict) else vars(graph))
+    store = values.pop("_store", None)
+    if store is not None:
+        values.update(getattr(store, "_mapping", vars(store)))
+    plain = {name: np.asarray(value) for name, value in values.items() if value is not None and np.ndim(value) >= 0}
+    numbers = plain.pop("atomic_numbers").astype(int).reshape(-1)
+    cell = plain.pop("cell", None)
+    atoms = ase.Atoms(numbers, positions=plain.pop("pos").reshape(-1, 3))
+    if cell is not None:
+        atoms.set_cell(cell.reshape(3, 3))
+        atoms.set_pbc(plain.get("pbc", np.ones(3)).astype(bool).reshape(-1)[:3])
+    for name, value in plain.items():
+        if value.dtype != object:
+            by_atom = value.ndim and value.shape[0] == len(atoms) and value.size > 1
+            (atoms.arrays if by_atom else atoms.info)[name] = value
+    return atoms
+
+
+def _array_frames(path: Path) -> Iterator[Frame]:
+    """Structures of every group of arrays that has elements and positions."""
+    number = 0
+    for name, arrays in _array_groups(path):
+        for atoms in _group_atoms(arrays, f"{path}{name and f', group {name}'}"):
+            yield f"{path}, {name and f'group {name}, '}frame {number}", atoms
+            number += 1
+    if not number:
+        raise ValueError(
+            f"{path}: no group has both elements ({', '.join(NUMBERS)}) and positions ({', '.join(POSITIONS)})"
+        )
+
+
+def _array_groups(path: Path) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    if path.suffix.lower() == ".npz":
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+        except (ValueError, OSError, zlib.error) as error:
+            raise ValueError(f"{path} is not an .npz of plain arrays ({error})".splitlines()[0]) from error
+        yield "", arrays
+        return
+    try:
+        import h5py
+    except ImportError as error:
+        raise ImportError(f"{path}: HDF5 files are read with h5py: pip install 'blockzoo[molecules]'") from error
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise ValueError(f"{path} is not an HDF5 file ({error})") from error
+    with file:
+        groups: list[Any] = [file]
+        while groups:
+            group = groups.pop()
+            members = {name: group.get(name, getlink=False) for name in sorted(group, reverse=True)}
+            groups += [member for member in members.values() if isinstance(member, h5py.Group)]
+            arrays = {name: item for name, item in members.items() if isinstance(item, h5py.Dataset)}
+            if _first(arrays, NUMBERS) and _first(arrays, POSITIONS):
+                yield group.name.strip("/"), {name: item[()] for name, item in arrays.items() if item.shape is not None}
+
+
+def _first(arrays: Any, names: tuple[str, ...]) -> str | None:
+    return next((name for name in names if name in arrays), None)
+
+
+def _group_atoms(arrays: dict[str, Any], where: str) -> Iterator[Any]:
+    """The structures of one group: (atoms, 3) positions are one structure, (frames, atoms, 3) many of one kind."""
+    import ase
+
+    from blockzoo.tasks.molecules.elements import atomic_number
+
+    numbers_name, positions_name = _first(arrays, NUMBERS), _first(arrays, POSITIONS)
+    if numbers_name is None or positions_name is None:
+        return
+    numbers, positions = np.asarray(arrays[numbers_name]), np.asarray(arrays[positions_name], dtype=float)
+    if numbers.dtype.kind in "SUO":
+        names = [text.decode() if isinstance(text, bytes) else str(text) for text in numbers.ravel()]
+        numbers = np.array([atomic_number(text) for text in names]).reshape(numbers.shape)
+    numbers = numbers.astype(int)
+    if positions.ndim == 2:
+        positions = positions[None]
+        arrays = {name: np.asarray(value)[None] for name, value in arrays.items()}
+    if positions.ndim != 3 or positions.shape[2] != 3 or numbers.shape[-1] != positions.shape[1]:
+        raise ValueError(
+            f"{where}: {numbers_name} has shape {numbers.shape} and {positions_name} {positions.shape}, expected "
+            "(atoms,) and (frames, atoms, 3)"
+        )
+    count, size = positions.shape[:2]
+    rest = {name: np.asarray(value) for name, value in arrays.items() if name not in (numbers_name, positions_name)}
+    for frame in range(count):
+        own = numbers if numbers.ndim == 1 else numbers[frame if len(numbers) == count else 0]
+        kept = own > 0  # files pad structures with element 0
+        atoms = ase.Atoms(own[kept], positions=positions[frame][kept])
+        for name, value in rest.items():
+            if value.ndim and value.shape[0] == count:
+                value = value[frame]
+            if value.dtype.kind not in "fiub":
+                value = value.item() if value.ndim == 0 else value
+                atoms.info[name] = value.decode() if isinstance(value, bytes) else value
+            elif name in ("cell", "lattice") and value.size == 9:
+                atoms.set_cell(value.reshape(3, 3))
+                atoms.set_pbc(True)
+            elif value.ndim and value.shape[0] == size:
+                atoms.arrays[name] = value[kept]
+            else:
+                atoms.info[name] = value
+        if "pbc" in rest and atoms.cell.rank:
+            atoms.set_pbc(np.asarray(atoms.info["pbc"] if "pbc" in atoms.info else rest["pbc"]).reshape(-1)[:3])
+        yield atoms
