@@ -190,7 +190,7 @@ def _failure(artifact: Artifact, failures: _Failures) -> CheckpointError:
 
 
 def _by_hand(artifact: Artifact) -> str:
-    """How to get official weights when the sources do not deliver, for the end of a message."""
+    """How to get official weights by hand if the sources fail, for the end of an error message."""
     if artifact.origin != "official":
         return ""
     pages = [str(source.url) for source in artifact.sources if source.url]
@@ -228,7 +228,7 @@ def _read_whole(path: Path) -> None:
 def adopt(
     artifact: Artifact, original: Path, write: Callable[[Path], None], cache_dir: str | Path | None = None
 ) -> Path:
-    """Put what was made of a file that a user fetched by hand into the cache, where `fetch` finds it.
+    """Convert a file that a user fetched by hand, and put the result into the cache, where `fetch` finds it.
 
     Args:
         artifact: Official weights of the manifest.

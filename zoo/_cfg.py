@@ -21,7 +21,7 @@ class ZooCfg(PretrainedCfg):
         input_axes: One letter for each axis of `input_size`, for example "CHW" or "TC".
         model_args: Constructor arguments that belong to the weights; the caller's arguments take precedence.
         checkpoint: Key of the weights in the checkpoint manifest; None when there are none.
-        series: How a table of series is read for the weights: names of `columns`, `features`, `target`, `time_freq`.
+        series: How a table of series is read for these weights: names of `columns`, `features`, `target`, `time_freq`.
         structures: How files of structures are read for the weights: names and units of their `labels`.
         frame_stride: Distance of a clip's frames in a video.
         clips: How clips are taken from a video for these weights: `sampling`, `num_clips`, `num_crops`, `resize`,

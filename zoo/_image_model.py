@@ -154,7 +154,7 @@ class ImageModel(ZooModel):
         Args:
             x: Images (B, in_chans, H, W).
             indices: Which stages: the last n for a number, all for None.
-            norm: Apply the final norm to the last stage's.
+            norm: Apply the final norm to the output of the last stage.
             stop_early: Stop behind the last requested stage.
             output_fmt: "NCHW" or "NHWC".
             intermediates_only: Leave out the output of `forward_features`.

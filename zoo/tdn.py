@@ -83,7 +83,7 @@ _PART = 2**22
 
 
 def edge_product(l_max: int, product: Product, rank: int | str, parity: Parity, **dd: Any) -> EdgeProduct:
-    """The product with an edge's harmonics that a model's arguments describe; see `TDN`."""
+    """Build the product with an edge's harmonics from a model's arguments; see `TDN`."""
     if l_max > MAX_WIGNER:
         raise ValueError(f"l_max={l_max} must be from 1 to {MAX_WIGNER}")
     exact = clebsch_gordan_tensor(l_max, l_max, l_max, parity=parity)

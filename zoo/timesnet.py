@@ -192,7 +192,7 @@ class TimesNet(ZooModel):
         return self._tokens(self._standardize(x, mask)[0], time_features)[-1]
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        """Map tokens to values of the standardised series, (B, steps, in_chans); with `pre_logits`, leave them.
+        """Map tokens to values of the standardised series, (B, steps, in_chans); `pre_logits` returns the tokens.
 
         A model with quantiles gives (B, steps, quantiles * in_chans), which `forward` splits and orders.
         """
@@ -252,7 +252,7 @@ class TimesNet(ZooModel):
 
     @classmethod
     def convert_state_dict(cls, state_dict: dict[str, Any], model: ZooModel) -> dict[str, Any]:
-        """Convert Time-Series-Library's layout to ours.
+        """Convert Convert Time-Series-Library's layout to ours.
 
         Its position table is a constant that we compute, and its calendar embedding is left out for models that do not
         use one.
@@ -372,8 +372,8 @@ class TimesNetForecast(TimesNet):
         Args:
             x: The past, (B, seq_len, in_chans), in any unit: each series is standardised by its own mean and deviation.
             time_features: Calendar features of the past, (B, seq_len, number set by `time_freq`), in [-0.5, 0.5].
-            mask: 1 where a value is observed, 0 where it is missing and what stands in `x` is ignored, as in
-                imputation, (B, seq_len, in_chans); all by default.
+            mask: 1 where a value is observed, 0 where it is missing and `x` is ignored, (B, seq_len, in_chans); by
+                default all are observed.
             known: Covariates of past and future, (B, seq_len + pred_len, num_known), standardised.
             static: Covariates of each series, (B, num_static), standardised.
 
@@ -427,7 +427,8 @@ class TimesNetImputation(TimesNet):
 
         Args:
             x: Values, (B, seq_len, in_chans); those at missing places are ignored.
-            mask: 1 where a value is observed, 0 where it is missing, (B, seq_len, in_chans); all by default.
+            mask: 1 where a value is observed, 0 where it is missing, (B, seq_len, in_chans); by default all are
+                observed.
             time_features: Calendar features, (B, seq_len, number set by `time_freq`), in [-0.5, 0.5].
 
         Returns:
@@ -478,7 +479,8 @@ class TimesNetAnomaly(TimesNet):
 
         Args:
             x: Series, (B, seq_len, in_chans), in any unit.
-            mask: 1 where a value is observed, 0 where it is missing, (B, seq_len, in_chans); all by default.
+            mask: 1 where a value is observed, 0 where it is missing, (B, seq_len, in_chans); by default all are
+                observed.
 
         Raises:
             ValueError: A shape does not fit.

@@ -79,7 +79,7 @@ def window_attention(
         q: (B, C, H, W).
         k: (B, C, H, W).
         v: (B, M, H, W).
-        pad_qk: Values of q and k, one after the other, where there is padding, (2 * C,).
+        pad_qk: Values of q, then k, where there is padding, (2 * C,).
         pad_v: Values of v where there is padding, (M,).
         heads: Divides C and M; scores are scaled by the inverse root of C // heads.
         window: Pixels of a window along each axis; 0 or less for one window over the whole map.

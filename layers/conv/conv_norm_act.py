@@ -266,7 +266,7 @@ class ConvNormAct(_ModalPair):
             "same" for TensorFlow's dynamic padding, see `pad_same`.
         dilation: Spacing of the window.
         groups: Groups of channels.
-        bias: Whether the convolution has a bias of its own.
+        bias: Whether the convolution has its own bias.
         act_layer: Class of the activation, or None for none.
         eps: Added to the variance in the batch norm.
         momentum: Momentum of the running statistics.
@@ -364,7 +364,7 @@ class NormConv(_ModalPair):
     Args:
         in_chans: Input channels.
         out_chans: Output channels.
-        bias: Whether the convolution has a bias of its own.
+        bias: Whether the convolution has its own bias.
         eps: Added to the variance in the batch norm.
         momentum: Momentum of the running statistics.
         device: Device of the parameters.

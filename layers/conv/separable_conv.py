@@ -34,7 +34,7 @@ class SeparableConv(nn.Module):
         kernel_size: Kernel size of the depthwise convolution.
         stride: Step of the depthwise convolution, the same along both axes.
         padding: "same" for TensorFlow's dynamic padding, None for `kernel_size // 2` on both sides.
-        act_layer: Class of the activation behind the norm, or None for none.
+        act_layer: Class of the activation after the norm, or None for none.
         eps: Added to the variance in the batch norm.
         momentum: Momentum of the running statistics.
         device: Device of the parameters.

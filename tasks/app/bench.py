@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         _add_shared(own, ("device", "compile") if name == "kernels" else ("batch_size", "compile", "device"))
         module.add_arguments(own)
         own.set_defaults(command=module.run)
-    model = kinds.add_parser("model", help="any model by its name; the word `model` may be left out")
+    model = kinds.add_parser("model", help="any model by its name; you can leave out the word `model`")
     model.add_argument("name", help="name, name.tag, local-dir:FOLDER, hf-hub:OWNER/NAME, or a run's folder")
     _add_shared(model, ("batch_size", "compile", "device", "model_args"))
     model.set_defaults(rows=_model_rows)

@@ -180,7 +180,7 @@ def kernel_cases() -> dict[str, Cases]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("--kernel", help="this kernel only")
+    parser.add_argument("--kernel", help="only this kernel")
     add_out(parser, "folder for the results and a picture", folder=True)
     parser.add_argument(
         "--table",

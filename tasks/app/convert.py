@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("path", help="a safetensors file, or a torch file without code")
     parser.add_argument("--as", dest="name", required=True, metavar="NAME", help="MODEL.TAG; with --out also a MODEL")
-    add_out(parser, "write the converted weights to this file, and leave the cache alone")
+    add_out(parser, "write the converted weights to this file, not to the cache")
     add_cache_dir(parser)
     add_model_args(parser)
 

@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--format", choices=FORMATS, help="what to write")
     add_out(parser, "the file to write")
-    parser.add_argument("--deploy", action="store_true", help="merge what can be merged first")
+    parser.add_argument("--deploy", action="store_true", help="first merge all layers that can be merged")
     parser.add_argument("--static-batch", type=int, metavar="N", help="fix the batch size instead of leaving it free")
     parser.add_argument(
         "--size", metavar="H,W", help="sizes of the axes after the channels, instead of the model's own"

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("name", help="name.tag, local-dir:FOLDER, hf-hub:OWNER/NAME, or a run's folder")
     parser.add_argument("file", nargs="+", help="images, videos or folders; or one file of series, fields, structures")
-    add_out(parser, "write the result there; its ending says how")
+    add_out(parser, "file for the result; its ending sets the format")
     parser.add_argument("--device", help="cpu or cuda (default: cpu)")
     add_batch_size(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")

@@ -195,7 +195,7 @@ class Classification(Task):
             self._weights = balanced_weights(counts, len(labels), self.multi_label)
 
     def _check_labels(self, label: torch.Tensor) -> None:
-        """Refuse labels that are no class of the model, on the CPU, where that costs no synchronisation."""
+        """Refuse labels that are not classes of the model; only on the CPU, where that needs no synchronisation."""
         wanted = (len(label), self.model.num_classes) if self.multi_label else (len(label),)
         if label.shape != wanted:
             raise ValueError(f"labels of a batch have the shape {tuple(label.shape)}, expected {wanted}")
@@ -243,7 +243,7 @@ class Classification(Task):
             self.metrics.confusion.reset()
 
     def on_test_epoch_end(self) -> None:
-        """Count over all processes."""
+        """Sum the confusion matrix over all processes."""
         if isinstance(self.metrics, ClassificationMetrics):
             self.test_confusion = self.metrics.confusion.compute().cpu()
 

@@ -35,7 +35,7 @@ _DECODING = (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, T
 
 
 def load_image(path: str | Path, channels: int = 3, content: bytes | None = None) -> Image.Image:
-    """Read an image file as RGB or grey, upright as its EXIF orientation says.
+    """Read an image file as RGB or grey, turned upright by its EXIF orientation.
 
     Grey images of 16 bits are scaled to 8 bits, and floating-point ones from [0, 1]. Transparency is ignored: pixels
     get their stored colour, as in torchvision and timm.

@@ -74,7 +74,7 @@ def likely(probabilities: Sequence[float], labels: Sequence[str], several: bool 
 
 
 def print_likeliest(kind: str, rows: list[dict[str, Any]], args: argparse.Namespace, several: bool = False) -> None:
-    """Print the likeliest classes of each sample, or write all probabilities to `--out`, a CSV file.
+    """Print the most likely classes of each sample, or write all probabilities to `--out`, a CSV file.
 
     Args:
         kind: What a sample is called.

@@ -80,7 +80,7 @@ class Room:
         calibration_files: By "modality/task", a function `(model, path, count)` from a user's files to forward
             arguments that set the scales of int8 programs.
         int8: By modality, how its models become programs in int8; those of other modalities do not.
-        exporters: By modality, a function `(model, form, path)` that writes models whose sizes are free by nature.
+        exporters: By modality, a function `(model, form, path)` that exports models whose input sizes are always free.
         metrics: By name in a card, the metric's name for people.
         baselines: By a task's class name, the function `(task, data, args) -> scores` behind `blockzoo baselines`:
             metrics by name, by method.

@@ -178,7 +178,7 @@ def _check_text(value: str, keys: tuple[str, ...], allowed: set[str], path: Path
 
 
 def _is_code(value: str, key: str) -> bool:
-    """Whether a text is a dotted path into a module that could be imported."""
+    """Whether a string is a dotted path into an importable module."""
     if (
         not _DOTTED.fullmatch(value)
         or key in (*_MODEL_NAMES, *_DATA_NAMES)

@@ -241,7 +241,7 @@ class OperatorLearning(Task):
         return f"_{size[0]}" if len(set(size)) == 1 else f"_{'x'.join(map(str, size))}"
 
     def _keep(self, batch: dict[str, torch.Tensor], prediction: torch.Tensor, ending: str, options: Any) -> None:
-        """What figures are made of."""
+        """Keep examples and spectra for figures."""
         x, y, mask = batch["x"], batch["y"], batch.get("mask")
         if mask is not None:
             prediction = torch.where(mask, prediction, y)

@@ -96,7 +96,7 @@ class Images(ZooData):
         mean: Mean of each channel, on a scale where white is 1; without a model ImageNet's.
         std: Standard deviation of each channel, on that scale; without a model ImageNet's.
         auto_augment: timm's description of RandAugment, AugMix or AutoAugment, for example "rand-m9-mstd0.5-inc1".
-        color_jitter: Strength of colour jitter, where `auto_augment` is None.
+        color_jitter: Strength of colour jitter, used if `auto_augment` is None.
         random_erasing: Probability of erasing a rectangle.
         scale: Least and largest share of the image's area that a training crop takes.
         balance: Draw training images so that every class is seen equally often; an epoch keeps its length.
@@ -216,7 +216,7 @@ class Images(ZooData):
 
 
 class ImageFolder(Images):
-    """Images in folders by class: `root/train/CLASS/*.jpg`, `root/val/CLASS/*.jpg`, and `root/test` where there is one.
+    """Images in folders by class: `root/train/CLASS/*.jpg`, `root/val/CLASS/*.jpg`, and optionally `root/test`.
 
     ImageNet has this layout when its tools unpack it. Images of all of Pillow's modes are read as
     `blockzoo.tasks.core.image_files.load_image` says, grey for a model with `in_chans=1`. Hidden files, hidden folders
@@ -267,7 +267,7 @@ class TorchvisionImages(Images):
         name: Class in `torchvision.datasets` that is built with `train=` or `split="train"|"test"`.
         root: Folder of the files.
         download: Fetch them.
-        color_jitter: Strength of colour jitter, where `auto_augment` is None.
+        color_jitter: Strength of colour jitter, used if `auto_augment` is None.
         scale: Least and largest share of the image's area that a training crop takes.
         num_workers: Processes that prepare batches.
         **kwargs: See `blockzoo.tasks.images.folders.Images`; without a model, the size is 32, the crop 1.0 and the

@@ -34,7 +34,7 @@ room = Room(
             "science md",
             "science tools",
             f"{HERE}.md",
-            "relax a molecule, let it move, and say how well energy is conserved",
+            "relax a molecule, run dynamics, and measure energy conservation",
         ),
         Command("package xtb", "maintenance", f"{HERE}.xtb", "compute the packaged molecular dynamics by GFN2-xTB"),
     ),

@@ -86,7 +86,8 @@ class StructureFiles(MoleculeData):
         path: The training file, see `read_structures`.
         val_path: The validation file; by default a share of the training file.
         test_path: The test file; none by default.
-        val_fraction: That share, the last frames: those of a trajectory resemble their neighbours in time.
+        val_fraction: That share; it is taken from the end, since neighbouring frames of a trajectory resemble each
+            other.
         energy_key: Name of the total energy.
         forces_key: Name of the forces.
         stress_key: Name of the stress, see `Labels`; read where a frame has it.
@@ -167,7 +168,7 @@ class StructureFiles(MoleculeData):
         self.replay_path, self.replay_share = replay_path, replay_share
 
     def setup(self, stage: str) -> None:
-        """Read and check the files; the same whatever the stage."""
+        """Read and check the files, for every stage."""
         if self.datasets:
             return
         frames = self._read(self.path, self.type_weights)

@@ -147,13 +147,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--molecule", default="CH3CH2OH", help="name in ASE's G2 set (default: CH3CH2OH, ethanol)")
     what.add_argument("--structure", metavar="FILE", help="a structure that ASE reads")
     parser.add_argument("--steps", type=int, default=10_000, help="time steps (default: 10000)")
-    parser.add_argument("--timestep", type=float, default=0.5, help="in fs (default: 0.5)")
-    parser.add_argument("--temperature", type=float, default=300.0, help="of the first velocities, in K (default: 300)")
+    parser.add_argument("--timestep", type=float, default=0.5, help="time step in fs (default: 0.5)")
+    parser.add_argument(
+        "--temperature", type=float, default=300.0, help="temperature of the initial velocities, in K (default: 300)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the first velocities (default: 0)")
     parser.add_argument(
         "--dtype", choices=("float32", "float64"), default="float64", help="floating point type (default: float64)"
     )
-    parser.add_argument("--fmax", type=float, default=0.02, help="relax down to this force first, in eV/Å; 0 for not")
+    parser.add_argument(
+        "--fmax", type=float, default=0.02, help="first relax to this force, in eV/Å; 0 to skip (default: 0.02)"
+    )
     parser.add_argument("--limit", type=float, help="fail if the energy deviates by more, in meV/atom")
     add_out(parser, "image of the energies over time")
     parser.add_argument("--json", action="store_true", help="print JSON")

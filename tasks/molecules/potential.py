@@ -112,8 +112,8 @@ class InteratomicPotential(Task):
     test, `test_predictions` holds energies per atom and forces, true and predicted.
 
     When training begins, the energies of the elements are fitted to the training part by least squares and become part
-    of the model (`fit_references`). With trained weights, what they leave of the energies is fitted and added, so that
-    labels may come from another method or have other zeros; elements that the weights do not know are accepted, with
+    of the model (`fit_references`). With trained weights, the residual energies are fitted and added, so that labels
+    may come from another method or have another zero; elements that the weights do not know are accepted, with
     untrained embeddings. Structures that the data replay from earlier training take part in the new zeros of energy.
 
     Labels may be missing (NaN): what is not known has no part in loss and metrics. A structure's `weight` is its weight
@@ -129,8 +129,8 @@ class InteratomicPotential(Task):
             forces that are gradients. Where it is not 0, `stress_mae` is logged, in meV/Å³.
         references: Energies of the elements: fitted to the training part ("fit"), those of the model ("model"), those
             of the data's isolated atoms ("isolated"), or given in eV by symbol, such as `{H: -13.6, O: -2041.8}`.
-        plateau_patience: Divide the learning rate by ten when the validation's `energy_mae` has not become better for
-            so many epochs, instead of following `schedule`.
+        plateau_patience: Divide the learning rate by ten if the validation's `energy_mae` has not improved for this
+            many epochs, instead of following `schedule`.
         **kwargs: See `Task`.
 
     Raises:

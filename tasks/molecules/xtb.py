@@ -203,7 +203,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help_ = f"trajectories and frames in each of the {part} part"
         parser.add_argument(f"--{part}", nargs=2, type=int, default=list(getattr(XTBSettings, part)), help=help_)
     parser.add_argument("--interval", type=int, default=XTBSettings.interval, help="steps of 0.5 fs between frames")
-    parser.add_argument("--equilibration", type=int, default=XTBSettings.equilibration, help="steps before the first")
+    parser.add_argument(
+        "--equilibration", type=int, default=XTBSettings.equilibration, help="steps before the first frame"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of all random numbers (default: 0)")
 
 

@@ -31,7 +31,7 @@ def load_vit(
     Args:
         name: timm's name, with or without "timm:".
         kwargs: Further arguments of the model.
-        pretrained: Take its published weights.
+        pretrained: Whether to load its published weights.
         checkpoint: Take the weights in this file instead, for example `model.safetensors` of a finished fit.
 
     Raises:
@@ -68,7 +68,7 @@ class ActivationCache:
         shape: (N, layers, tokens, dim).
         dtype: "float32" or "float16".
         about: What the states depend on, as plain values; a cache made for other values is refused.
-        max_gb: Most that the file may take, in 10^9 bytes.
+        max_gb: Largest size of the file, in 10^9 bytes.
 
     Raises:
         ValueError: The states need more space than `max_gb` or than is free, or the folder holds other states.
@@ -194,10 +194,10 @@ class TeacherActivations(ZooData):
         cache_dir: Folder of the files.
         max_gb: Largest size of the file of a part, in 10^9 bytes.
         dtype: "float32" or "float16" of the file.
-        num_images: Only the first of each part, after shuffling; all by default.
+        num_images: Use only this many images of each part, after shuffling; all by default.
         order_seed: Seed of the shuffling.
-        layers: Which states a batch has, 0 being the embedded tokens; all by default. A student of fewer layers, for
-            example a shallow network that jumps from phase to phase, learns from these.
+        layers: Which states a batch has; 0 is the embedded tokens; all by default. Choose some for a student with fewer
+            layers, for example a shallow network with one layer for each phase.
         batch_size: Images in a batch, on each device.
         num_workers: Processes that read batches.
         device: Where the teacher runs; by default on a GPU, if there is one.

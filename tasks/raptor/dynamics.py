@@ -2,8 +2,8 @@
 
 Source: "Block-Recurrent Dynamics in Vision Transformers" (2025), whose authors publish no code for it: quantities and
 names are theirs; the exact normalisations are ours and are given in the docstrings. States are (B, L + 1, tokens, dim),
-the first of them the embedded tokens; u_l is a token's state after l layers divided by its norm. Norms grow with depth,
-so directions are what converges.
+the first of them the embedded tokens; u_l is a token's state after l layers divided by its norm. Norms grow with depth;
+only directions converge.
 """
 
 from collections.abc import Callable

@@ -171,10 +171,10 @@ def segment_layers(D: Any, k: int, method: Literal["bisect", "dp"] = "dp", min_s
     """Cut layers into k contiguous phases.
 
     "dp" is exact: it minimises the summed distance within phases, which is to maximise that across, by the recursion
-    f(m, j) = min_i f(m - 1, i) + w(i, j) in O(k n²). "bisect" cuts greedily, each time the phase whose best cut is the
-    most worth; it is the authors' procedure restricted to contiguous cuts, and gives their 7 | 5, 7 | 3 | 2 and
-    4 | 3 | 3 | 2 for DINOv2-B, where the optimum for three phases is 5 | 4 | 3. Among equal
-    ones the smallest boundary is taken.
+    f(m, j) = min_i f(m - 1, i) + w(i, j) in O(k n²). "bisect" cuts greedily, each time the phase whose best cut has the
+    highest value; it is the authors' procedure restricted to contiguous cuts, and gives their 7 | 5, 7 | 3 | 2 and 4 |
+    3 | 3 | 2 for DINOv2-B, where the optimum for three phases is 5 | 4 | 3. Among equal ones the smallest boundary is
+    taken.
 
     Args:
         D: Distances between the layers (n, n), without the embedding.

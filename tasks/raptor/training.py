@@ -84,7 +84,8 @@ class RaptorDistillation(Task):
         stage: "blocks" or "joint".
         loss: See `TokenLoss`.
         token_weights: Weights of the class token, the registers and the patches, for "weighted".
-        last_weighted: In the first stage, "weighted" for the last block alone and "mse" for others, as published.
+        last_weighted: In the first stage, use "weighted" only for the last block and "mse" for the others, as
+            published.
         anneal_fraction: Share of the run in which r falls.
         train_blocks: Indices of the blocks that the first stage trains; all by default.
         block_checkpoints: Files that the blocks start from, such as `model.safetensors` of the first stage: one for all

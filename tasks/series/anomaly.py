@@ -30,9 +30,9 @@ class SeriesAnomaly(SeriesTask):
       anomaly (see `volume_scores`), without a threshold;
     - `precision`, `recall` and `f1` of steps above a threshold that flags `anomaly_ratio` per cent of all steps, those
       of training, validation and test together, as in the literature (which lets it look at the test scores); and
-      `precision_adjusted` and so on after `point_adjust`, the figures that the literature reports, which flatter;
-      `affiliation_precision`, `range_precision` and so on, which look at stretches (see `affiliation_scores` and
-      `range_scores`);
+      `precision_adjusted` and so on after `point_adjust`, the figures that the literature reports, which are too
+      optimistic; `affiliation_precision`, `range_precision` and so on, which look at stretches (see
+      `affiliation_scores` and `range_scores`);
     - the same with names that end in `_val` and `_val_adjusted`, with the `val_quantile` of the validation scores as
       threshold, for which nothing of the test part is used.
 

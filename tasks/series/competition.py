@@ -125,7 +125,7 @@ class ManySeries(ZooData):
         pred_len: The longest horizon.
         seq_len: Steps of an input; twice the horizon by default.
         period: Steps of a season, for MASE and Naive 2; 1 for none.
-        reach: How far back training cuts lie, in horizons.
+        reach: How far before the end training cuts can be, in horizons.
         validate: Hold out the last horizon of the training part.
         batch_size: Samples in a batch, on each device.
         num_workers: Processes that prepare batches.
@@ -285,7 +285,7 @@ class CSVShortSeries(ManySeries):
             name.
         time_zone: Zone of the dates, such as "Europe/Berlin".
         closed: Holidays that a series of working days leaves out: a country, an exchange, or a file of dates.
-        reach: How far back training cuts lie, in horizons.
+        reach: How far before the end training cuts can be, in horizons.
         validate: Hold out the last horizon of the training part.
         batch_size: Samples in a batch, on each device.
         num_workers: Processes that prepare batches.

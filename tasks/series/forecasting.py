@@ -22,13 +22,13 @@ _LOSSES: dict[str, Callable[..., torch.Tensor]] = {"mse": F.mse_loss, "mae": F.l
 
 
 class SeriesForecasting(ForecastTask):
-    """Forecast the next steps of a series from the steps before.
+    """Task that forecasts the next steps of a series from the steps before.
 
     Batches are those of `blockzoo.tasks.series.windows.Windows`. Logged in evaluation are `mse` and `mae` of
     standardised values, as papers report them, `mse_units` and `mae_units` in the units of the channels (averaged over
-    channels, so they mean something for one channel or channels alike), and `loss`; each over all observed target
-    values of a stage at once. Missing targets count nowhere; missing inputs go to the model as its mask. A model with
-    `quantiles` is trained by the loss "quantile"; what is logged of its quantiles, see `ForecastTask`.
+    channels, so they are meaningful only if the channels have the same unit), and `loss`; each over all observed target
+    values of a stage at once. Missing targets do not count; missing inputs are passed to the model as its mask. A model
+    with `quantiles` is trained by the loss "quantile"; what is logged of its quantiles, see `ForecastTask`.
 
     Args:
         loss: "mse", "mae" or "huber", of standardised values; or "quantile", twice the mean pinball loss of a model's

