@@ -252,7 +252,7 @@ class TimesNet(ZooModel):
 
     @classmethod
     def convert_state_dict(cls, state_dict: dict[str, Any], model: ZooModel) -> dict[str, Any]:
-        """Convert Convert Time-Series-Library's layout to ours.
+        """Convert Time-Series-Library's layout to ours.
 
         Its position table is a constant that we compute, and its calendar embedding is left out for models that do not
         use one.

@@ -100,7 +100,7 @@ def unzipped(packed: bytes, limit: int, where: str) -> bytes:
         return read_bounded(stream, limit, where)
 
 
-def read_bounded(stream: IO[bytes], limit: int, where: str) -> bytes:
+def read_bounded(stream: IO[bytes] | gzip.GzipFile, limit: int, where: str) -> bytes:
     """The rest of a stream, but no more of it than makes sense.
 
     Args:

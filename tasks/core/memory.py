@@ -66,7 +66,7 @@ def _child(prepare: Callable[..., Callable[[], Any]], args: tuple[Any, ...], thr
 
 
 def peak_bytes_apart(prepare: Callable[..., Callable[[], Any]], *args: Any) -> int:
-    """Measure Measure `peak_bytes` of the function that `prepare(*args)` returns, in a fresh process.
+    """Measure `peak_bytes` of the function that `prepare(*args)` returns, in a fresh process.
 
     Args:
         prepare: A function of a module; what it builds does not count.

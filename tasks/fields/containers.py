@@ -388,7 +388,8 @@ def _labelled(path: Path, given: list[str] | dict[str, str], layout: str) -> Fie
     """NetCDF and Zarr, whose dimensions have names."""
     opened = _Opened(path, open_labelled)
     dataset = opened()
-    variables, space = {}, []
+    variables: dict[str, Any] = {}
+    space: list[Any] = []
     for name, item in sorted(dataset.data_vars.items()):  # stores list them in any order
         if item.dtype.kind not in "biuf" or item.ndim == 0 or name.endswith(("_bnds", "_bounds")):
             continue

@@ -131,10 +131,10 @@ def predict_rollouts(
         states, l2, scaled = _roll(model, file, some, horizon, history, truth_stop)
         predicted.append(states)
         errors.append(torch.stack([l2, scaled], -1))
-    states = torch.cat(predicted).numpy()
+    rolled = torch.cat(predicted).numpy()
     times = _times(file, first, horizon.steps)
-    write_states(target, file, states, times)
-    _report(file, times, torch.cat(errors), target, states.shape, history, as_json)
+    write_states(target, file, rolled, times)
+    _report(file, times, torch.cat(errors), target, rolled.shape, history, as_json)
     return 0
 
 

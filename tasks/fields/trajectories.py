@@ -126,9 +126,10 @@ class SelectedFile:
         if self.mask is not None:
             wrong &= self.mask
         if wrong.any():
-            time, chan, *place = [int(i) for i in wrong.nonzero()[0]]
+            at = tuple(int(i) for i in wrong.nonzero()[0])
+            time, chan, *place = at
             raise ValueError(
-                f"{self.file.path}: {names[chan]} is {values[(time, chan, *place)]:g} at sample {sample}, instant "
+                f"{self.file.path}: {names[chan]} is {values[at]:g} at sample {sample}, instant "
                 f"{start + time}, point {tuple(place)}; all values must be finite in float32"
                 + ("; mask=nan leaves out points that have no value" if self.mask is None else "")
             )
@@ -328,13 +329,14 @@ class FieldTrajectories(FieldData):
             _Range(i, sample, 0, file.times) for i, file in enumerate(files) for sample in range(file.file.samples)
         ]
         train, val = self._split(whole) if self.val_path is None else (whole, [])
-        parts = {"train": self._part(files, train)}
+        parts: dict[str, Any] = {"train": self._part(files, train)}
         if val:
             parts["val"] = self._part(files, val)
         if self.val_path is not None:
             parts["val"] = self._whole_part(self.val_path, False)
         self.datasets = dict(parts)
-        self._set_tests([self._whole_part(path, True) for path in self.test_paths])
+        tests: list[Any] = [self._whole_part(path, True) for path in self.test_paths]
+        self._set_tests(tests)
         if self.predict_path is not None:
             self.datasets["predict"] = self._whole_part(self.predict_path, True)
         if self.selection.mask is not None:

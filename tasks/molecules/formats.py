@@ -246,7 +246,9 @@ def _lmdb_frames(path: Path) -> Iterator[Frame]:
             keys = [key for key in transaction.cursor().iternext(values=False) if key.isdigit()]
             for number, key in enumerate(sorted(keys, key=int)):
                 where = f"{path}, frame {number} (key {key.decode()})"
-                yield where, _lmdb_atoms(transaction.get(key), where)
+                value = transaction.get(key)
+                assert value is not None, where  # the key was listed by this transaction
+                yield where, _lmdb_atoms(value, where)
     finally:
         environment.close()
 

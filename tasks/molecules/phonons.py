@@ -50,7 +50,7 @@ def phonons(
     cell = PhonopyAtoms(
         symbols=atoms.get_chemical_symbols(), scaled_positions=atoms.get_scaled_positions(), cell=atoms.cell.array
     )
-    phonon = Phonopy(cell, supercell_matrix=supercell * np.eye(3, dtype=int), log_level=0)
+    phonon: Any = Phonopy(cell, supercell_matrix=supercell * np.eye(3, dtype=int), log_level=0)
     phonon.generate_displacements(distance=displacement)
     forces = []
     for displaced in phonon.supercells_with_displacements or []:

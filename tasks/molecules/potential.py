@@ -150,7 +150,10 @@ class InteratomicPotential(Task):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        choices = {"energy_loss": (energy_loss, ("l1", "mse")), "force_loss": (force_loss, ("rmse", "l1", "mse"))}
+        choices: dict[str, tuple[str, tuple[str, ...]]] = {
+            "energy_loss": (energy_loss, ("l1", "mse")),
+            "force_loss": (force_loss, ("rmse", "l1", "mse")),
+        }
         if isinstance(references, str):
             choices["references"] = (references, ("fit", "model", "isolated"))
         for name, (value, known) in choices.items():

@@ -103,10 +103,11 @@ def relax_crystal(atoms: Any, fmax: float = 0.01, steps: int = 500, cell: bool =
     from ase.filters import FrechetCellFilter
     from ase.optimize import FIRE, LBFGS
 
-    what = FrechetCellFilter(atoms) if cell else atoms
-    if bool(LBFGS(what, logfile=None).run(fmax=fmax, steps=steps // 2)):
+    what: Any = FrechetCellFilter(atoms) if cell else atoms
+    quiet: Any = None
+    if bool(LBFGS(what, logfile=quiet).run(fmax=fmax, steps=steps // 2)):
         return True
-    return bool(FIRE(what, logfile=None).run(fmax=fmax, steps=steps))
+    return bool(FIRE(what, logfile=quiet).run(fmax=fmax, steps=steps))
 
 
 def save_figure(figure: Any, out: str | Path) -> None:

@@ -118,7 +118,8 @@ def work_ratios(structures: Sequence[Structure]) -> tuple[float | None, float | 
     for structure in structures[:5000]:
         if structure.energy.isfinite() and structure.forces.isfinite().all() and len(structure.positions) > 1:
             groups[tuple(structure.atomic_numbers.tolist())].append(structure)
-    fixed, strained = [], []
+    fixed: list[tuple[float, float, float | None]] = []
+    strained: list[tuple[float, float, float | None]] = []
     for group in groups.values():
         for first, second in zip(group[:-1], group[1:], strict=True):
             row = _work(first, second)
@@ -215,7 +216,7 @@ def energy_ratio(structures: Sequence[Structure]) -> float | None:
     Returns:
         The median ratio; None if formulas are fewer than two or the ratios differ by more than 2 % between them.
     """
-    ratios = {}
+    ratios: dict[tuple[int, ...], float] = {}
     for structure in structures[:5000]:
         numbers = structure.atomic_numbers
         if not structure.energy.isfinite() or int(numbers.max()) >= len(ATOMIC_ENERGIES):

@@ -303,7 +303,9 @@ def backtest(
 
 def _known(table: SeriesTable, end: int) -> SeriesTable:
     """The rows before an origin alone."""
-    cut = {key: None if (part := getattr(table, key)) is None else part[:end] for key in ("dates", "offsets")}
+    cut: dict[str, Any] = {
+        key: None if (part := getattr(table, key)) is None else part[:end] for key in ("dates", "offsets")
+    }
     return replace(table, values=table.values[:end], lines=table.lines[:end], **cut)
 
 
