@@ -57,7 +57,7 @@ class TDNTensor(TDN):
             raise ValueError(f"l_max={l_max} must be at least 2: a symmetric tensor has an l = 2 part")
         for name in self.excluded_arguments:
             if name in kwargs:
-                raise ValueError(f"{name}={kwargs[name]!r} is not an option of a model of tensors")
+                raise TypeError(f"{name}={kwargs[name]!r} is not an argument of a model of tensors")
         super().__init__(l_max=l_max, forces="direct", **kwargs)
         for name in ("head", "force_attn", "force_head"):
             delattr(self, name)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from blockzoo.tasks.core.files import check_output, replacing
-from blockzoo.tasks.core.output import print_json, print_table
+from blockzoo.tasks.core.output import add_batch_size, add_out, print_json, print_table
 
 __all__ = ["Batch", "add_arguments", "dynamics", "relax_batch", "run"]
 
@@ -198,10 +198,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("structures", metavar="FILE", help="structures of any number and kind that ASE reads")
     parser.add_argument("--fmax", type=float, default=0.02, help="largest force that may remain, in eV/Å")
     parser.add_argument("--steps", type=int, default=500, help="largest number of steps (default: 500)")
-    parser.add_argument("--batch-size", type=int, default=32, help="structures at once (default: 32)")
+    add_batch_size(parser)
+    parser.set_defaults(batch_size=32)
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float64", help="(default: float64)")
-    parser.add_argument("--device", default="cpu", help="(default: cpu)")
-    parser.add_argument("--out", help="extended XYZ to write (default: NAME_relaxed.extxyz in the current folder)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    add_out(parser, "extended XYZ to write (default: NAME_relaxed.extxyz in the current folder)")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 

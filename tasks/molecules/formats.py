@@ -16,6 +16,7 @@ import pickle
 import re
 import sqlite3
 import warnings
+import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -318,7 +319,7 @@ def _array_groups(path: Path) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
         try:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
-        except (ValueError, OSError, zlib.error) as error:
+        except (ValueError, OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
             raise ValueError(f"{path} is not an .npz of plain arrays ({error})".splitlines()[0]) from error
         yield "", arrays
         return

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from blockzoo.tasks.core.files import check_output, replacing
+from blockzoo.tasks.core.output import add_out
 
 __all__ = ["add_common_arguments", "check_positive", "crystal", "relax_crystal", "save_figure", "set_up"]
 
@@ -22,8 +23,8 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--bulk", metavar="SYMBOL:LATTICE:A", help="of ASE's bulk crystals, for example C:diamond:3.567")
     parser.add_argument("--fmax", type=float, default=0.01, help="relax to this force first, in eV/Å; 0: as it is")
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float64", help="(default: float64)")
-    parser.add_argument("--device", default="cpu", help="(default: cpu)")
-    parser.add_argument("--out", help="image of the result")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    add_out(parser, "image of the result")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 

@@ -32,7 +32,7 @@ import torch
 from blockzoo.checkpoints import load_state_dict
 from blockzoo.tasks.core import names
 from blockzoo.tasks.core.files import check_output, replacing, write_csv, write_figure
-from blockzoo.tasks.core.output import print_json, print_table
+from blockzoo.tasks.core.output import add_cache_dir, add_out, print_json, print_table
 from blockzoo.tasks.core.run_config import check_run_config
 from blockzoo.tasks.core.timing import checked_device
 from blockzoo.tasks.series.baselines import strongest_period
@@ -456,12 +456,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help=f"of statsforecast: {' '.join(STATISTICAL)} (default: all, if there)",
     )
-    parser.add_argument("--out", help="write the table of forecasts there, .csv or .parquet")
+    add_out(parser, "write the table of forecasts there, .csv or .parquet")
     parser.add_argument("--plot", metavar="PNG", help="draw a series with its forecasts")
     parser.add_argument("--series", metavar="NAME", help="the series to draw (default: the first)")
     parser.add_argument("--device", help="cpu or cuda (default: cpu)")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--cache-dir", help="cache folder for downloads")
+    add_cache_dir(parser)
     add_table_arguments(parser)
 
 

@@ -21,7 +21,7 @@ import torch
 
 from blockzoo.tasks.core.data import ZooData
 from blockzoo.tasks.core.files import check_output, write_csv, write_figure, write_text
-from blockzoo.tasks.core.output import print_table
+from blockzoo.tasks.core.output import add_out, print_table
 from blockzoo.tasks.series.calibrate import forecasts_of
 from blockzoo.tasks.series.competition import ManySeries, ShortSeries
 from blockzoo.tasks.series.conformal import Conformal
@@ -161,7 +161,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sets", nargs="+", default=list(SETS), metavar="NAME", help=f"of {', '.join(SETS)}")
     parser.add_argument("--steps", type=int, default=400, help="of each training (default: 400)")
     parser.add_argument("--seed", type=int, default=0, help="of each training (default: 0)")
-    parser.add_argument("--out", help="write the table there, as JSON")
+    add_out(parser, "write the table there, as JSON")
     parser.add_argument("--plot", metavar="PNG", help="draw the calibration of the models' quantiles")
 
 

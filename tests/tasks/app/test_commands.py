@@ -184,6 +184,9 @@ def written():
             elif action.required and not isinstance(action, argparse._SubParsersAction):
                 value = str(next(iter(action.choices or ["1"])))
                 words += [*action.option_strings[:1], *[value] * (action.nargs if isinstance(action.nargs, int) else 1)]
+        for group in parser._mutually_exclusive_groups:
+            if group.required:
+                words += [group._group_actions[0].option_strings[0], "1"]
         if out is not None:
             yield words, out
 

@@ -142,7 +142,7 @@ def test_the_model_turns_its_tensor_with_the_molecule():
     assert to_irreps(tensor)[:, 1:].norm(dim=1).min() > 1e-3
     with pytest.raises(ValueError, match="l_max=1 must be at least 2"):
         blockzoo.create_model("tdn_tensor", l_max=1)
-    with pytest.raises(ValueError, match="forces='direct' is not an option"):
+    with pytest.raises(TypeError, match="tdn_tensor has no argument 'forces'"):
         blockzoo.create_model("tdn_tensor", forces="direct")
 
 
