@@ -75,7 +75,7 @@ def test_the_published_files_are_packed_without_loss(tmp_path):
             content = io.BytesIO()
             torch.save(made[part], content)
             archive.writestr(f"neuralop/datasets/data/darcy_{name}.pt", content.getvalue())
-    assert main(["package", "darcy", str(wheel), str(out)]) == 0
+    assert main(["package", "darcy", str(wheel), "--out", str(out)]) == 0
     read = read_darcy(out)
     for part, arrays in made.items():
         assert torch.equal(read[f"{part}_x"], arrays["x"].float()) and torch.equal(read[f"{part}_y"], arrays["y"])

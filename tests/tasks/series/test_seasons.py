@@ -1,5 +1,7 @@
 """Series without their season, horizons of different lengths, and all of M3 by one model."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,6 @@ import torch
 from blockzoo.tasks.series.baselines import many_series_baselines
 from blockzoo.tasks.series.competition import M3, ManySeries, ShortSeries
 from blockzoo.tasks.series.metrics import BASELINES, naive2, seasonal_factors, smape
-from blockzoo.tasks.series.report import _scores
 from blockzoo.tasks.series.short_term import SeriesShortTerm
 
 SIZES = {"seq_len": 12, "pred_len": 6, "in_chans": 1, "d_model": 4, "d_ff": 4, "depth": 1, "num_kernels": 2, "top_k": 2}
@@ -108,7 +109,10 @@ def test_the_median_of_two_runs_lies_between_them():
     future = torch.tensor([[10.0, 20], [1, 0]])
     counted = torch.tensor([[1.0, 1], [1, 0]])
     forecasts = torch.stack([future + torch.tensor([2.0, 50]), future - torch.tensor([2.0, 50])])
-    columns, rows = _scores(forecasts, future, counted, series, ("x", "y"))
+    parts = {"y": future[..., None], "y_mask": counted[..., None]}
+    runs = [SimpleNamespace(test_forecasts=[{"forecast": one[..., None], **parts}]) for one in forecasts]
+    data = SimpleNamespace(read=lambda: series, groups=["x", "y"])
+    columns, rows = SeriesShortTerm.report_table(runs, data)
     assert columns == ["forecasts", "sMAPE", "sMAPE, x", "sMAPE, y"]
     assert [row[0] for row in rows] == ["run 0", "run 1", "median of 2"]
     assert rows[2][1:] == ["0.000", "0.000", "0.000"] and float(rows[0][3]) == pytest.approx(100)
