@@ -4,7 +4,7 @@
 | --- | --- |
 | `.xyz`, `.extxyz` | ASE, a frame at a time, so that a broken line is named |
 | `.db`, `.json` | `ase.db` |
-| `.lmdb`, `.aselmdb` | lmdb: rows of `ase.db` (OMat24, OMol25) or pickled graphs (OC20), plain values alone |
+| `.lmdb`, `.aselmdb` | lmdb: rows of `ase.db` (OMat24, OMol25); pickled graphs (OC20) are refused |
 | `.h5`, `.hdf5`, `.npz` | h5py or NumPy: every group with elements and positions (SPICE, ANI-1x, QM7-X, MD17) |
 | all others | `ase.io`: OUTCAR, vasprun.xml, `.traj`, `.cif` and some 80 more |
 """
@@ -12,7 +12,6 @@
 import contextlib
 import io
 import json
-import pickle
 import re
 import sqlite3
 import warnings
@@ -20,7 +19,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
@@ -34,6 +33,9 @@ ARRAY_SUFFIXES = (".h5", ".hdf5", ".npz")
 NUMBERS = ("atomic_numbers", "numbers", "species", "nuclear_charges", "charges", "elements", "atNUM", "z", "Z")
 POSITIONS = ("positions", "coordinates", "conformations", "coords", "geometry", "atXYZ", "R")
 """What sets in HDF5 and NPZ call elements and positions."""
+
+MAX_ROW = 1 << 28
+"""The most bytes that a row of an LMDB file may unpack to."""
 
 Frame = tuple[str, Any]
 
@@ -189,50 +191,6 @@ def _check_atom_lines(frame: list[str], where: str, start: int) -> None:
             raise ValueError(f"{where}, line {offset}: {cells[before]!r} is not a chemical element")
 
 
-class _Bag:
-    """Stands for an object of a graph library: keeps what a pickle sets, and does nothing."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.__dict__.update(kwargs)
-
-    def __setstate__(self, state: Any) -> None:
-        self.__dict__.update(state if isinstance(state, dict) else {})
-
-
-def _storage(payload: bytes) -> Any:
-    import torch
-
-    return torch.load(io.BytesIO(payload), weights_only=True)
-
-
-class _GraphUnpickler(pickle.Unpickler):
-    """Reads pickled graphs of plain tensors and arrays; whatever else would be imported is refused."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        import collections
-
-        import torch
-
-        if module.startswith("torch_geometric.data.") and name in ("Data", "GlobalStorage"):
-            return _Bag
-        known = {
-            ("collections", "OrderedDict"): collections.OrderedDict,
-            ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
-            ("torch.storage", "_load_from_bytes"): _storage,
-            ("numpy", "ndarray"): np.ndarray,
-            ("numpy", "dtype"): np.dtype,
-        }
-        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name in ("_reconstruct", "scalar"):
-            return getattr(np._core.multiarray, name)  # type: ignore[attr-defined]
-        if (module, name) in known:
-            return known[module, name]
-        return _refuse(module, name)
-
-
-def _refuse(module: str, name: str) -> NoReturn:
-    raise pickle.UnpicklingError(f"it wants to import {module}.{name}")
-
-
 def _lmdb_frames(path: Path) -> Iterator[Frame]:
     try:
         import lmdb
@@ -257,16 +215,16 @@ def _lmdb_frames(path: Path) -> Iterator[Frame]:
 def _lmdb_atoms(payload: bytes, where: str) -> Any:
     from ase.db.row import AtomsRow
 
-    if payload[:1] == b"\x80":  # a pickle
-        try:
-            return _graph_atoms(_GraphUnpickler(io.BytesIO(payload)).load())
-        except Exception as error:  # damaged pickles fail in many ways
-            raise ValueError(
-                f"{where} is not a pickled graph of plain values ({type(error).__name__}: {error}); only tensors, "
-                "arrays, texts and numbers are read, since anything else could run code"
-            ) from error
+    if payload[:1] == b"\x80":
+        raise ValueError(
+            f"{where} is a pickle, which could run any code; write the structures with ASE, as .aselmdb or .extxyz"
+        )
     try:
-        row = json.loads(zlib.decompress(payload))
+        unpacker = zlib.decompressobj()
+        text = unpacker.decompress(payload, MAX_ROW)
+        if not unpacker.eof:
+            raise ValueError(f"it is cut off or unpacks to more than {MAX_ROW:,} bytes")
+        row = json.loads(text)
         for key, value in row.items():
             row[key] = np.asarray(value) if isinstance(value, list) else value
         data = row.get("data")
@@ -277,28 +235,6 @@ def _lmdb_atoms(payload: bytes, where: str) -> Any:
         raise ValueError(
             f"{where} is not a row of ASE's LMDB ({type(error).__name__}: {error}); for PubChemQCR use its data module"
         ) from error
-
-
-def _graph_atoms(graph: Any) -> Any:
-    """`Atoms` of a pickled graph: of its dictionary, or its object's attributes, in old and new form."""
-    import ase
-
-    values = dict(graph if isinstance(graph, dict) else vars(graph))
-    store = values.pop("_store", None)
-    if store is not None:
-        values.update(getattr(store, "_mapping", vars(store)))
-    plain = {name: np.asarray(value) for name, value in values.items() if value is not None and np.ndim(value) >= 0}
-    numbers = plain.pop("atomic_numbers").astype(int).reshape(-1)
-    cell = plain.pop("cell", None)
-    atoms = ase.Atoms(numbers, positions=plain.pop("pos").reshape(-1, 3))
-    if cell is not None:
-        atoms.set_cell(cell.reshape(3, 3))
-        atoms.set_pbc(plain.get("pbc", np.ones(3)).astype(bool).reshape(-1)[:3])
-    for name, value in plain.items():
-        if value.dtype != object:
-            by_atom = value.ndim and value.shape[0] == len(atoms) and value.size > 1
-            (atoms.arrays if by_atom else atoms.info)[name] = value
-    return atoms
 
 
 def _array_frames(path: Path) -> Iterator[Frame]:

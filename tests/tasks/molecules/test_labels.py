@@ -3,7 +3,6 @@
 import functools
 import json
 import pickle
-import sys
 import types
 import zlib
 from dataclasses import replace
@@ -353,39 +352,22 @@ def test_arrays_of_big_sets_are_read(tmp_path):
         read_structures(tmp_path / "objects.npz")
 
 
-class Data:
-    """Takes the place of a graph library's class, whose name a pickle holds."""
-
-    def __init__(self, **values):
-        self.__dict__.update(values)
-
-
 class Harmful:
     def __reduce__(self):
         return (print, ("this must not run",))
 
 
-def test_lmdb_files_are_read_and_run_nothing(tmp_path, capsys):
+def test_lmdb_files_are_read_and_run_nothing(tmp_path, capsys, monkeypatch):
     lmdb = pytest.importorskip("lmdb", reason="of the extra 'molecules'")
     copper = trajectory()[0]
     row = {"numbers": copper.numbers, "positions": copper.positions, "cell": copper.cell.array, "pbc": copper.pbc}
     row |= {"energy": copper.get_potential_energy(), "forces": copper.get_forces(), "stress": copper.get_stress()}
     row = {key: np.asarray(value).tolist() for key, value in row.items()}
     row |= {"unique_id": "u", "ctime": 1.0, "mtime": 1.0, "user": "me", "key_value_pairs": {}, "data": {"source": "x"}}
-    data = Data(pos=torch.tensor(copper.positions), atomic_numbers=torch.tensor(copper.numbers), y=-1.5)
-    data.__dict__ |= {"force": torch.ones(4, 3), "cell": torch.tensor(copper.cell.array)[None], "natoms": 4}
-    Data.__module__, real = "torch_geometric.data.data", Data.__module__
-    module = types.ModuleType("torch_geometric.data.data")
-    module.Data = Data
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("torch_geometric", "torch_geometric.data", "torch_geometric.data.data"):
-            patch.setitem(sys.modules, name, module)
-        graph = pickle.dumps(data)
-    Data.__module__ = real
     payloads = {
         "ase.aselmdb": zlib.compress(json.dumps(row).encode()),
-        "graphs.lmdb": graph,
-        "bad.lmdb": pickle.dumps({"pos": Harmful()}),
+        "pickle.lmdb": pickle.dumps({"pos": Harmful()}),
+        "cut.lmdb": zlib.compress(json.dumps(row).encode())[:-20],
     }
     for name, payload in payloads.items():
         with lmdb.open(str(tmp_path / name), subdir=False, map_size=2**20) as file, file.begin(write=True) as out:
@@ -394,8 +376,11 @@ def test_lmdb_files_are_read_and_run_nothing(tmp_path, capsys):
     (first,) = read_structures(tmp_path / "ase.aselmdb")
     assert float(first.energy) == pytest.approx(copper.get_potential_energy())
     np.testing.assert_allclose(first.stress, copper.get_stress(voigt=False), atol=1e-7)
-    (second,) = read_structures(tmp_path / "graphs.lmdb", "y", "force")
-    assert float(second.energy) == -1.5 and second.pbc.all() and second.forces.eq(1).all()
-    with pytest.raises(ValueError, match=r"bad.lmdb, frame 0 \(key 1\) is not a pickled graph of plain values .*print"):
-        read_structures(tmp_path / "bad.lmdb")
+    with pytest.raises(ValueError, match=r"pickle.lmdb, frame 0 \(key 1\) is a pickle, which could run any code"):
+        read_structures(tmp_path / "pickle.lmdb")
+    with pytest.raises(ValueError, match=r"cut.lmdb, frame 0 \(key 1\) is not a row of ASE's LMDB .* cut off"):
+        read_structures(tmp_path / "cut.lmdb")
+    monkeypatch.setattr("blockzoo.tasks.molecules.formats.MAX_ROW", 100)
+    with pytest.raises(ValueError, match="unpacks to more than 100 bytes"):
+        read_structures(tmp_path / "ase.aselmdb")
     assert "must not run" not in capsys.readouterr().out
