@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from blockzoo.tasks.fields.arrays import CONTAINERS, FORMATS, array_file, needs
+from blockzoo.tasks.fields.zarr_codecs import check_codecs
 
 __all__ = ["FieldFile", "Variable", "open_fields", "open_labelled", "parse_axes"]
 
@@ -263,6 +264,7 @@ def open_labelled(path: Path) -> Any:
     """Open NetCDF or Zarr by xarray, nothing of it read yet."""
     xarray = needs("xarray", path)
     if path.suffix.lower() == ".zarr":
+        check_codecs(path)
         # Stores may lack the summary of their metadata, which xarray would look for first and warn about.
         summary = needs("zarr", path).open_group(path, mode="r").metadata.consolidated_metadata
         return xarray.open_zarr(path, chunks=None, consolidated=summary is not None)

@@ -1,6 +1,7 @@
 """Files of other programs: axes, values, coordinates, and what is wrong with them."""
 
 import importlib.util
+import json
 import pickle
 from pathlib import Path
 
@@ -128,6 +129,27 @@ def test_pairs_are_read_by_their_names(tmp_path, suffix):
     data.to_zarr(path, consolidated=False) if suffix == ".zarr" else data.to_netcdf(path, engine="h5netcdf")
     found = read_fields(path, keys={"x": "a", "y": "u"})
     assert torch.equal(found["x"], torch.from_numpy(a)) and torch.equal(found["y"], torch.from_numpy(u))
+
+
+@pytest.mark.parametrize("where", ["compressor", "filters", "codecs"])
+def test_stores_whose_codecs_run_code_are_refused(tmp_path, where):
+    path, version = tmp_path / "u.zarr", 3 if where == "codecs" else 2
+    xr.Dataset({"u": (("time", "x"), np.ones((2, 4), np.float32))}).to_zarr(
+        path, consolidated=False, zarr_format=version
+    )
+    file = path / "u" / ("zarr.json" if version == 3 else ".zarray")
+    metadata = json.loads(file.read_text(encoding="utf-8"))
+    codec = {"id": "pickle", "protocol": 4} if version == 2 else {"name": "numcodecs.pickle", "configuration": {}}
+    metadata[where] = codec if where == "compressor" else [codec]
+    open_fields(path)
+    file.write_text(json.dumps(metadata), encoding="utf-8")
+    with pytest.raises(ValueError, match=f"{file.name} names the codec '(numcodecs.)?pickle', which could run code"):
+        open_fields(path)
+    with pytest.raises(ValueError, match="which could run code"):
+        read_fields(path, keys={"x": "u", "y": "u"})
+    file.write_text("[" * 100_000, encoding="utf-8")
+    with pytest.raises(ValueError, match=f"{file.name} is not metadata of Zarr"):
+        open_fields(path)
 
 
 def made(path, **options):
