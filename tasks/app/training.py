@@ -221,6 +221,17 @@ def _run(args: Sequence[str] | None, execute: bool) -> ZooCLI:
     )
 
 
+_REFUSALS = (
+    ValueError,
+    OSError,
+    ImportError,  # a package of an extra
+    CheckpointError,
+    MisconfigurationException,
+    RecursionError,
+    MemoryError,
+)
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """Run a training subcommand.
 
@@ -240,7 +251,15 @@ def main(args: Sequence[str] | None = None) -> int:
     except NonFiniteLossError as error:
         print(f"blockzoo: {error}", file=sys.stderr)
         return 1
-    except (ValueError, OSError, CheckpointError, MisconfigurationException, RecursionError, MemoryError) as error:
+    except (
+        ValueError,
+        OSError,
+        ImportError,
+        CheckpointError,
+        MisconfigurationException,
+        RecursionError,
+        MemoryError,
+    ) as error:
         if os.environ.get("BLOCKZOO_DEBUG"):
             raise
         # What Lightning refuses is a mistake in the call; of errors from anywhere, the hint says how to see more.

@@ -79,8 +79,9 @@ def write_csv(path: str | Path, rows: Iterable[Sequence[Any]]) -> None:
 
 
 def write_figure(path: str | Path, figure: Any, dpi: int = 120) -> None:
-    """Write a matplotlib figure as PNG, completely or not at all."""
-    replacing(path, lambda temporary: figure.savefig(temporary, dpi=dpi, format="png"))
+    """Write a matplotlib figure in the format of its suffix (PNG without one), completely or not at all."""
+    form = Path(path).suffix.lstrip(".").lower() or "png"
+    replacing(path, lambda temporary: figure.savefig(temporary, dpi=dpi, format=form))
 
 
 def unzipped(packed: bytes, limit: int, where: str) -> bytes:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from blockzoo.tasks.core.extras import MissingPackageError
+from blockzoo.tasks.core.extras import needs
 
 __all__ = [
     "LABEL_COLUMNS",
@@ -219,11 +219,8 @@ def _read_lines(path: Path) -> LabelTable:
 
 
 def _read_parquet(path: Path) -> LabelTable:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise MissingPackageError(f"{path}: Parquet needs pyarrow: pip install 'blockzoo[tables]'") from error
+    pyarrow = needs("pyarrow", "tables", str(path))
+    parquet = needs("pyarrow.parquet", "tables", str(path))
     try:
         table = parquet.read_table(path)
     except (pyarrow.ArrowException, OSError, ValueError) as error:

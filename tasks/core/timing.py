@@ -11,6 +11,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from blockzoo.kernels._dispatch import kernel_mode, triton
+from blockzoo.tasks.core.files import write_figure
 
 __all__ = [
     "Clock",
@@ -158,15 +159,13 @@ def picture(rows: Sequence[Mapping[str, Any]], label: Callable[[Any], str], titl
         title: Of the picture.
         path: A PNG file.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     groups: dict[str, dict[str, Any]] = {}
     for row in rows:
         groups.setdefault(label(row), {})[row["variant"]] = row
-    figure, axis = plt.subplots(figsize=(9, 0.6 + 0.75 * len(groups)))
+    figure = Figure(figsize=(9, 0.6 + 0.75 * len(groups)), layout="tight")
+    axis = figure.subplots()
     names = list(dict.fromkeys(row["variant"] for row in rows))
     for i, name in enumerate(names):
         places = [(place, group[name]) for place, group in enumerate(groups.values()) if name in group]
@@ -181,5 +180,4 @@ def picture(rows: Sequence[Mapping[str, Any]], label: Callable[[Any], str], titl
     axis.invert_yaxis()
     axis.legend()
     axis.set_title(title, fontsize=9)
-    figure.savefig(path, dpi=130, bbox_inches="tight")
-    plt.close(figure)
+    write_figure(path, figure, dpi=130)

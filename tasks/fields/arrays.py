@@ -1,6 +1,5 @@
 """Arrays by their names, from files of many formats, read whole and checked before memory is taken."""
 
-import importlib
 import math
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +11,8 @@ from typing import IO, Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
+
+from blockzoo.tasks.core.extras import needs
 
 __all__ = ["CONTAINERS", "FORMATS", "LABELLED", "array_file", "needs", "read_arrays", "tensor_of"]
 
@@ -142,18 +143,6 @@ def _from_torch(path: Path, wanted: Sequence[str]) -> Found:
     return {name: found[name] for name in wanted if name in found}, list(found)
 
 
-def needs(package: str, path: Path) -> Any:
-    """The package that reads a file.
-
-    Raises:
-        ImportError: It is not installed; the message says how it is.
-    """
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise ImportError(f"{path} needs the package {package}: pip install 'blockzoo[fields]'") from error
-
-
 def array_file(path: str | Path) -> dict[str, torch.Tensor]:
     """All arrays of a file, by their names, see `FieldFiles` for the formats."""
     names = read_arrays(Path(path), ["x"])[1]
@@ -162,7 +151,7 @@ def array_file(path: str | Path) -> dict[str, torch.Tensor]:
 
 @contextmanager
 def _hdf5(path: Path) -> Iterator[Any]:
-    with needs("h5py", path).File(path, "r") as file:
+    with needs("h5py", "fields", str(path)).File(path, "r") as file:
         yield file
 
 
@@ -184,10 +173,7 @@ def _from_mat(path: Path, wanted: Sequence[str]) -> Found:
     with path.open("rb") as file:
         if b"MATLAB 7.3 MAT-file" in file.read(128):
             return _from_hdf5(path, wanted, column_major=True)
-    try:
-        from scipy import io
-    except ImportError as error:
-        raise ImportError(f"{path} needs the package scipy: pip install 'blockzoo[fields]'") from error
+    io = needs("scipy.io", "fields", str(path))
     try:
         held = {name: shape for name, shape, _ in io.whosmat(path)}
         for name in (name for name in wanted if name in held):

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from blockzoo.tasks.fields.arrays import CONTAINERS, FORMATS, array_file, needs
+from blockzoo.tasks.core.extras import needs
+from blockzoo.tasks.fields.arrays import CONTAINERS, FORMATS, array_file
 from blockzoo.tasks.fields.zarr_codecs import check_codecs
 
 __all__ = ["FieldFile", "Variable", "open_fields", "open_labelled", "parse_axes"]
@@ -257,20 +258,20 @@ class _Values:
 
 
 def _open_hdf5(path: Path) -> Any:
-    return needs("h5py", path).File(path, "r")
+    return needs("h5py", "fields", str(path)).File(path, "r")
 
 
 def open_labelled(path: Path) -> Any:
     """Open NetCDF or Zarr by xarray, nothing of it read yet."""
-    xarray = needs("xarray", path)
+    xarray = needs("xarray", "fields", str(path))
     if path.suffix.lower() == ".zarr":
         check_codecs(path)
         # Stores may lack the summary of their metadata, which xarray would look for first and warn about.
-        summary = needs("zarr", path).open_group(path, mode="r").metadata.consolidated_metadata
+        summary = needs("zarr", "fields", str(path)).open_group(path, mode="r").metadata.consolidated_metadata
         return xarray.open_zarr(path, chunks=None, consolidated=summary is not None)
     with path.open("rb") as file:
         engine = "h5netcdf" if file.read(4) == b"\x89HDF" else "scipy"  # NetCDF 4, or one of the classic formats
-    needs(engine, path)
+    needs(engine, "fields", str(path))
     return xarray.open_dataset(path, engine=engine)
 
 

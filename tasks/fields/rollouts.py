@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from blockzoo.tasks.core.extras import needs
 from blockzoo.tasks.core.files import check_output
 from blockzoo.tasks.core.output import print_json, print_table
-from blockzoo.tasks.fields.arrays import CONTAINERS, needs
+from blockzoo.tasks.fields.arrays import CONTAINERS
 from blockzoo.tasks.fields.containers import (
     CHANNEL,
     SAMPLE,
@@ -274,7 +275,7 @@ def _in_order(states: np.ndarray, variable: Variable, file: FieldFile) -> np.nda
 def _write_labelled(
     target: Path, file: FieldFile, arrays: Mapping[str, np.ndarray], coordinates: Mapping[str, np.ndarray]
 ) -> None:
-    xarray = needs("xarray", target)
+    xarray = needs("xarray", "fields", str(target))
     with open_labelled(file.path) as source:
         data, coords = {}, {}
         for name, values in arrays.items():
@@ -294,7 +295,7 @@ def _write_hdf5(
     target: Path, file: SelectedFile, arrays: Mapping[str, np.ndarray], coordinates: Mapping[str, np.ndarray]
 ) -> None:
     layout, space = file.file.layout, file.file.space
-    h5py = needs("h5py", target)
+    h5py = needs("h5py", "fields", str(target))
     with h5py.File(target, "w") as new, h5py.File(file.file.path, "r") as old:
         if layout == "The Well":
             _write_well(new, old, arrays, coordinates, file.selection.space_stride > 1)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from blockzoo.tasks.core.extras import MissingPackageError
+from blockzoo.tasks.core.extras import needs
 from blockzoo.tasks.core.label_tables import LABEL_COLUMNS, LabelTable, class_numbers, named_label, several_labels
 from blockzoo.tasks.core.labelled_files import UnreadableFileError
 from blockzoo.tasks.images.records import Records
@@ -16,11 +16,7 @@ _SPLITS = {"train": ("train",), "val": ("validation", "valid", "val", "dev"), "t
 
 
 def _library() -> Any:
-    try:
-        import datasets
-    except ImportError as error:
-        raise MissingPackageError("these images are read with datasets: pip install 'blockzoo[images]'") from error
-    return datasets
+    return needs("datasets", "images", "HuggingFaceImages")
 
 
 class _HubRecords(Records):
@@ -92,8 +88,6 @@ class HuggingFaceImages(SplitImages):
                 found = datasets.load_from_disk(self.path)
             else:
                 found = datasets.load_dataset(self.path, self.name, revision=self.revision, cache_dir=self.cache_dir)
-        except MissingPackageError:
-            raise
         except Exception as error:  # the library's errors, and those of its readers, have no common base
             first = (str(error).strip().splitlines() or [""])[0]
             raise ValueError(f"path={self.path!r} cannot be loaded: {type(error).__name__}: {first}") from error

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from blockzoo.tasks.core.files import write_figure
 from blockzoo.tasks.molecules.eos import GPA
-from blockzoo.tasks.molecules.science import add_common_arguments, check_positive, relax_crystal, save_figure, set_up
+from blockzoo.tasks.molecules.science import add_common_arguments, check_positive, relax_crystal, set_up
 
 __all__ = ["add_arguments", "averages", "draw", "elastic_constants", "run"]
 
@@ -93,7 +94,7 @@ def draw(matrix: np.ndarray, out: str, title: str = "") -> None:
     axis.set(xticks=range(6), yticks=range(6), xticklabels=AXES, yticklabels=AXES, title=title)
     figure.colorbar(image, label="GPa", shrink=0.8)
     figure.tight_layout()
-    save_figure(figure, out)
+    write_figure(out, figure)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from blockzoo.tasks.molecules.science import add_common_arguments, check_positive, relax_crystal, save_figure, set_up
+from blockzoo.tasks.core.files import write_figure
+from blockzoo.tasks.molecules.science import add_common_arguments, check_positive, relax_crystal, set_up
 
 __all__ = ["add_arguments", "draw", "equation_of_state", "run"]
 
@@ -82,7 +83,7 @@ def draw(found: dict[str, Any], out: str, title: str = "") -> None:
     axis.set(xlabel="volume (Å³ per atom)", ylabel="energy − minimum (eV per atom)", title=f"{title}\n{label}")
     axis.grid(alpha=0.3)
     figure.tight_layout()
-    save_figure(figure, out)
+    write_figure(out, figure)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -23,6 +23,8 @@ from typing import Any
 
 import numpy as np
 
+from blockzoo.tasks.core.extras import needs
+
 __all__ = ["frames_of", "need_ase"]
 
 XYZ_SUFFIXES = (".xyz", ".extxyz")
@@ -46,11 +48,8 @@ def need_ase() -> Any:
     Raises:
         ImportError: It is not installed; the message names the extra.
     """
-    try:
-        import ase.io
-    except ImportError as error:
-        raise ImportError("structure files are read with ase: pip install 'blockzoo[molecules]'") from error
-    return ase
+    needs("ase.io", "molecules", "reading structures")
+    return needs("ase", "molecules", "reading structures")
 
 
 def frames_of(path: Path) -> Iterator[Frame]:
@@ -192,10 +191,7 @@ def _check_atom_lines(frame: list[str], where: str, start: int) -> None:
 
 
 def _lmdb_frames(path: Path) -> Iterator[Frame]:
-    try:
-        import lmdb
-    except ImportError as error:
-        raise ImportError(f"{path}: LMDB files are read with lmdb: pip install 'blockzoo[molecules]'") from error
+    lmdb = needs("lmdb", "molecules", str(path))
     try:
         environment = lmdb.open(str(path), subdir=path.is_dir(), readonly=True, lock=False, readahead=False)
     except lmdb.Error as error:
@@ -259,10 +255,7 @@ def _array_groups(path: Path) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
             raise ValueError(f"{path} is not an .npz of plain arrays ({error})".splitlines()[0]) from error
         yield "", arrays
         return
-    try:
-        import h5py
-    except ImportError as error:
-        raise ImportError(f"{path}: HDF5 files are read with h5py: pip install 'blockzoo[molecules]'") from error
+    h5py = needs("h5py", "molecules", str(path))
     try:
         file = h5py.File(path, "r")
     except OSError as error:

@@ -12,7 +12,6 @@ deviation exceeds `--limit`.
 import argparse
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,8 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from blockzoo.tasks.core.files import check_output
+from blockzoo.tasks.core.extras import needs
+from blockzoo.tasks.core.files import check_output, write_figure
 from blockzoo.tasks.core.output import add_out
 from blockzoo.tasks.molecules.xtb import set_thermal_momenta
 
@@ -118,22 +118,17 @@ def draw(record: dict[str, np.ndarray], num_atoms: int, out: str | Path, title: 
     axis.grid(alpha=0.3)
     axis.legend(frameon=False, ncols=3)
     figure.tight_layout()
-    out = Path(out)
-    temporary = out.with_name(f".{out.name}.tmp")
-    figure.savefig(temporary, dpi=120, format=out.suffix.lstrip(".") or "png")
-    os.replace(temporary, out)
+    write_figure(out, figure)
 
 
 def _structure(molecule: str | None, structure: str | None) -> Any:
-    import ase.build
-    import ase.io
-
     if structure is not None:
         from blockzoo.tasks.molecules.files import read_frames
 
         return read_frames(structure)[-1][1]
+    build = needs("ase.build", "molecules", "science md")
     try:
-        return ase.build.molecule(molecule)
+        return build.molecule(molecule)
     except (KeyError, NotImplementedError) as error:
         raise ValueError(
             f"--molecule {molecule}: not a molecule of ASE's G2 set; give a file by --structure"

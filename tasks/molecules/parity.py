@@ -1,12 +1,12 @@
 """Figure that compares a potential's predictions with the truth."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from blockzoo.tasks.core.files import write_figure
 from blockzoo.tasks.molecules.potential import InteratomicPotential, force_angles
 
 __all__ = ["ParityPlot", "draw_parity"]
@@ -76,6 +76,4 @@ class ParityPlot(Callback):
         figure.tight_layout()
         folder = Path(log_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / ".parity.png.tmp"
-        figure.savefig(temporary, dpi=120, format="png")
-        os.replace(temporary, folder / "parity.png")
+        write_figure(folder / "parity.png", figure)

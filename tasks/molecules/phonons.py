@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from blockzoo.tasks.molecules.science import add_common_arguments, check_positive, save_figure, set_up
+from blockzoo.tasks.core.extras import needs
+from blockzoo.tasks.core.files import write_figure
+from blockzoo.tasks.molecules.science import add_common_arguments, check_positive, set_up
 
 __all__ = ["add_arguments", "draw", "phonons", "run"]
 
@@ -40,12 +42,10 @@ def phonons(
     Raises:
         ImportError: phonopy is not installed.
     """
-    try:
-        from phonopy import Phonopy
-        from phonopy.structure.atoms import PhonopyAtoms
-    except ImportError as error:
-        raise ImportError("phonons need phonopy: pip install 'blockzoo[phonons]'") from error
+    needs("phonopy", "phonons", "science phonons")
     import ase
+    from phonopy import Phonopy
+    from phonopy.structure.atoms import PhonopyAtoms
 
     cell = PhonopyAtoms(
         symbols=atoms.get_chemical_symbols(), scaled_positions=atoms.get_scaled_positions(), cell=atoms.cell.array
@@ -126,7 +126,7 @@ def draw(found: dict[str, Any], out: str, title: str = "") -> None:
     dos.fill_betweenx(found["dos"]["frequencies"], found["dos"]["density"], color="#D55E00", alpha=0.6)
     dos.set(xlabel="density of states", xlim=(0, None))
     figure.tight_layout()
-    save_figure(figure, out)
+    write_figure(out, figure)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

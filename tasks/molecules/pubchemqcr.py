@@ -26,6 +26,7 @@ import torch
 from tqdm.auto import tqdm
 
 from blockzoo.checkpoints import cache_root, load_state_dict, save_state_dict
+from blockzoo.tasks.core.extras import needs
 from blockzoo.tasks.core.files import unzipped
 from blockzoo.tasks.molecules.elements import atomic_number
 from blockzoo.tasks.molecules.structures import MoleculeData, Structure
@@ -125,10 +126,7 @@ class _LMDB(Sequence[Structure]):
 
 
 def _connect(path: Path) -> Any:
-    try:
-        import lmdb
-    except ImportError as error:
-        raise ImportError("PubChemQCR is read with lmdb: pip install 'blockzoo[molecules]'") from error
+    lmdb = needs("lmdb", "molecules", "PubChemQCR")
     try:
         return lmdb.open(str(path), subdir=path.is_dir(), readonly=True, lock=False, readahead=False, meminit=False)
     except lmdb.Error as error:

@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
-from blockzoo.tasks.core.files import check_output, replacing
+from blockzoo.tasks.core.extras import needs
+from blockzoo.tasks.core.files import check_output
 from blockzoo.tasks.core.output import add_out
 
-__all__ = ["add_common_arguments", "check_positive", "crystal", "relax_crystal", "save_figure", "set_up"]
+__all__ = ["add_common_arguments", "check_positive", "crystal", "relax_crystal", "set_up"]
 
 SUFFIXES = (".png", ".svg", ".pdf", ".jpg", ".jpeg")
 
@@ -80,6 +81,7 @@ def crystal(bulk: str | None, structure: str | None) -> Any:
         if not atoms.pbc.all():
             raise ValueError(f"--structure {structure}: the structure must be periodic in all directions")
         return atoms
+    needs("ase", "molecules", "--bulk")
     import ase.build
 
     symbol, lattice, size, *_ = [*str(bulk).split(":"), "", ""]
@@ -109,9 +111,3 @@ def relax_crystal(atoms: Any, fmax: float = 0.01, steps: int = 500, cell: bool =
     if bool(LBFGS(what, logfile=quiet).run(fmax=fmax, steps=steps // 2)):
         return True
     return bool(FIRE(what, logfile=quiet).run(fmax=fmax, steps=steps))
-
-
-def save_figure(figure: Any, out: str | Path) -> None:
-    """Write a figure in the format of its suffix, whole or not at all."""
-    form = Path(out).suffix.lstrip(".").lower()
-    replacing(out, lambda temporary: figure.savefig(temporary, dpi=120, format=form))

@@ -27,6 +27,7 @@ from filelock import FileLock
 from tqdm.auto import tqdm
 
 from blockzoo.checkpoints import cache_root, load_state_dict, save_state_dict
+from blockzoo.tasks.core.extras import needs
 from blockzoo.tasks.core.output import add_cache_dir, add_out
 
 __all__ = ["PARTS", "XTBSettings", "generate", "add_arguments", "run", "set_thermal_momenta"]
@@ -82,11 +83,8 @@ class XTBSettings:
 
 
 def _calculator() -> Any:
-    try:
-        from tblite.ase import TBLite
-    except ImportError as error:
-        raise ImportError("GFN2-xTB needs tblite and ase: pip install 'blockzoo[molecules]'") from error
-    return TBLite(method="GFN2-xTB", accuracy=0.1, verbosity=0)
+    needs("ase", "molecules", "GFN2-xTB")
+    return needs("tblite.ase", "molecules", "GFN2-xTB").TBLite(method="GFN2-xTB", accuracy=0.1, verbosity=0)
 
 
 def set_thermal_momenta(atoms: Any, temperature: float, rng: np.random.Generator) -> None:

@@ -31,6 +31,7 @@ import torch
 
 from blockzoo.checkpoints import load_state_dict
 from blockzoo.tasks.core import names
+from blockzoo.tasks.core.extras import needs
 from blockzoo.tasks.core.files import check_output, replacing, write_csv, write_figure
 from blockzoo.tasks.core.output import add_cache_dir, add_out, print_json, print_table
 from blockzoo.tasks.core.run_config import check_run_config
@@ -574,10 +575,8 @@ def _write_table(path: Path, rows: list[list[Any]]) -> None:
         return
     import pandas as pd  # slow to import
 
-    try:
-        replacing(path, pd.DataFrame(rows[1:], columns=rows[0]).to_parquet)
-    except ImportError as error:
-        raise ValueError(f"--out {path}: Parquet needs pyarrow: pip install 'blockzoo[tables]'") from error
+    needs("pyarrow", "tables", f"--out {path}")
+    replacing(path, pd.DataFrame(rows[1:], columns=rows[0]).to_parquet)
 
 
 def _plot(result: Backtest, table: SeriesTable, args: argparse.Namespace) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from blockzoo.layers.series.embed import TIME_FREQS
+from blockzoo.tasks.core.extras import needs
 
 __all__ = [
     "calendar_covariates",
@@ -137,10 +138,7 @@ def closed_days(name: str, years: Sequence[int]) -> np.ndarray:
                 except ValueError as error:
                     raise ValueError(f"{name}, line {number}: {text!r} is not a date such as 2024-12-24") from error
         return np.unique(np.array(found, dtype="datetime64[D]"))
-    try:
-        import holidays
-    except ImportError as error:
-        raise ValueError(f"{name}: holidays of countries need pip install 'blockzoo[calendars]'") from error
+    holidays = needs("holidays", "calendars", name)
     country, _, part = name.partition("-")
     try:
         if country in holidays.list_supported_financial():

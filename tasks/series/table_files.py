@@ -20,6 +20,7 @@ from typing import IO, Any, cast
 
 import numpy as np
 
+from blockzoo.tasks.core.extras import needs
 from blockzoo.tasks.series.cells import parse_cell
 from blockzoo.tasks.series.dates import parse_dates
 
@@ -36,11 +37,8 @@ def _open_zip(path: str | Path) -> IO[bytes]:
 
 
 def _open_zstd(path: str | Path) -> IO[bytes]:
-    try:
-        import pyarrow as pa
-    except ImportError as error:
-        raise ValueError(f"{path}: zstd needs pyarrow: pip install 'blockzoo[tables]'") from error
-    return cast("IO[bytes]", io.BufferedReader(pa.input_stream(str(path), compression="zstd")))
+    pyarrow = needs("pyarrow", "tables", f"{path}, packed by zstd,")
+    return cast("IO[bytes]", io.BufferedReader(pyarrow.input_stream(str(path), compression="zstd")))
 
 
 _PACKED: tuple[tuple[bytes, Callable[[str | Path], Any]], ...] = (
@@ -458,10 +456,9 @@ def _kind_of(path: str) -> str | None:
 
 def _read_frame(kind: str, path: str) -> Any:
     read, needed = _FRAMES[kind]
+    needs(needed, "tables", path)
     try:
         return read(path)
-    except ImportError as error:
-        raise ValueError(f"{path}: {kind} needs {needed}: pip install 'blockzoo[tables]'") from error
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path}: not a {kind} file that can be read ({error})") from error
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from blockzoo.tasks.core.extras import MissingPackageError
+from blockzoo.tasks.core.extras import needs
 from blockzoo.tasks.core.labelled_files import UnreadableFileError
 
 __all__ = ["VIDEO_SUFFIXES", "VideoInfo", "probe", "read_frames", "require_pyav"]
@@ -41,11 +41,7 @@ def require_pyav() -> Any:
     Raises:
         MissingPackageError: It is not installed; the message says how to install it.
     """
-    try:
-        import av
-    except ImportError as error:
-        raise MissingPackageError("reading video files needs PyAV: pip install 'blockzoo[video]'") from error
-    return av
+    return needs("av", "video", "reading video files")
 
 
 class _Opened:

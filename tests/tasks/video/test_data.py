@@ -131,7 +131,7 @@ def test_fit_without_pyav_says_so_in_one_line(tmp_path, monkeypatch, capsys):
         ["fit", *model, "--data=VideoFolder", "--data.root=.", "--trainer.accelerator=cpu", "--trainer.max_epochs=1"]
     )
     (said,) = capsys.readouterr().err.splitlines()
-    assert status == 2 and said.startswith("blockzoo: reading video files needs PyAV: pip install 'blockzoo[video]'")
+    assert status == 2 and said.startswith("blockzoo: reading video files needs av: pip install 'blockzoo[video]'")
 
 
 def test_what_is_not_given_is_the_models(tmp_path):
