@@ -19,7 +19,7 @@ def main() -> None:
         column, row = i % 2, i // 2
         left = GAP + column * (width + GAP) + (width - figure.width) // 2
         page.paste(figure, (left, GAP + row * (height + GAP) + (height - figure.height) // 2))
-    page.quantize(64).save(ROOT / "docs" / "overview.png", optimize=True)
+    page.save(ROOT / "docs" / "overview.png", optimize=True)
 
 
 if __name__ == "__main__":
