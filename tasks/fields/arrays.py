@@ -2,8 +2,7 @@
 
 import math
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import IO, Any
@@ -14,7 +13,10 @@ from safetensors import SafetensorError, safe_open
 
 from blockzoo.tasks.core.extras import needs
 
-__all__ = ["CONTAINERS", "FORMATS", "LABELLED", "array_file", "needs", "read_arrays", "tensor_of"]
+__all__ = [
+    "CONTAINERS", "FORMATS", "LABELLED", "array_file", "check_size", "dataset_names", "open_hdf5",
+    "read_arrays", "tensor_of",
+]  # fmt: skip
 
 FORMATS = ".npz, .npy, .safetensors, .pt, .h5, .mat, .nc, .zarr, or a folder of .npy files"
 
@@ -67,7 +69,7 @@ def read_arrays(path: Path, wanted: Sequence[str]) -> Found:
         raise ValueError(f"{path} cannot be read as {kind}: {text}") from error
 
 
-def _check_size(name: str, size: int, stored: int) -> None:
+def check_size(name: str, size: int, stored: int) -> None:
     """Refuse what takes far more memory than a file of its size can mean."""
     if size > max(_SMALL, _BOMB * stored):
         raise ValueError(
@@ -94,7 +96,7 @@ def _npy(file: IO[bytes], name: str, stored: int) -> torch.Tensor:
     shape, _, dtype = read_header(file)
     if dtype.hasobject:
         raise ValueError(_CODE)
-    _check_size(name, math.prod(shape) * dtype.itemsize, stored)
+    check_size(name, math.prod(shape) * dtype.itemsize, stored)
     file.seek(0)
     return tensor_of(np.lib.format.read_array(file, allow_pickle=False))
 
@@ -105,7 +107,7 @@ def _from_npz(path: Path, wanted: Sequence[str]) -> Found:
         entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
         for name in (name for name in wanted if name in entries):
             entry = entries[name]
-            _check_size(name, entry.file_size, entry.compress_size)
+            check_size(name, entry.file_size, entry.compress_size)
             with archive.open(entry) as file:
                 found[name] = _npy(file, name, entry.file_size)
     return found, list(entries)
@@ -133,13 +135,13 @@ def _from_safetensors(path: Path, wanted: Sequence[str]) -> Found:
 def _from_torch(path: Path, wanted: Sequence[str]) -> Found:
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
-            _check_size("it", sum(entry.file_size for entry in archive.infolist()), path.stat().st_size)
+            check_size("it", sum(entry.file_size for entry in archive.infolist()), path.stat().st_size)
     content = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(content, dict):
         raise ValueError(f"it holds a {type(content).__name__}, not a dictionary of tensors")
     found = {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
     for name in (name for name in wanted if name in found):
-        _check_size(name, found[name].numel() * found[name].element_size(), path.stat().st_size)
+        check_size(name, found[name].numel() * found[name].element_size(), path.stat().st_size)
     return {name: found[name] for name in wanted if name in found}, list(found)
 
 
@@ -149,20 +151,54 @@ def array_file(path: str | Path) -> dict[str, torch.Tensor]:
     return read_arrays(Path(path), names)[0]
 
 
-@contextmanager
-def _hdf5(path: Path) -> Iterator[Any]:
-    with needs("h5py", "fields", str(path)).File(path, "r") as file:
-        yield file
+def open_hdf5(path: Path) -> Any:
+    """Open an HDF5 file that holds all its values itself.
+
+    HDF5 can take values from other files: by external links, external storage and virtual datasets. Such a file could
+    read any file of this machine, and where the other file is missing, its values are 0 without a word.
+
+    Raises:
+        ImportError: h5py is missing.
+        OSError: It is not HDF5, or values are in another file, which the message names.
+    """
+    h5py = needs("h5py", "fields", str(path))
+    file = h5py.File(path, "r")
+    elsewhere: dict[str, str] = {}
+
+    def note_link(name: str, link: Any) -> None:
+        if isinstance(link, h5py.ExternalLink):
+            elsewhere[name] = link.filename
+
+    def note_storage(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset):
+            sources = [source.file_name for source in item.virtual_sources()] if item.is_virtual else []
+            for other in (*(external[0] for external in item.external or ()), *sources):
+                if other != ".":  # the file itself
+                    elsewhere[name] = other
+
+    file.visititems_links(note_link)
+    file.visititems(note_storage)
+    if elsewhere:
+        file.close()
+        name, other = next(iter(elsewhere.items()))
+        raise OSError(f"{name} takes its values from another file, {other}; copy them into this one")
+    return file
+
+
+def dataset_names(file: Any) -> list[str]:
+    """Names of all arrays of an open HDF5 file, those in groups as "group/name"."""
+    names: list[str] = []
+    file.visititems(lambda name, item: names.append(name) if hasattr(item, "dtype") else None)
+    return names
 
 
 def _from_hdf5(path: Path, wanted: Sequence[str], column_major: bool = False) -> Found:
     found: dict[str, torch.Tensor] = {}
-    names: list[str] = []
-    with _hdf5(path) as file:
-        file.visititems(lambda name, item: names.append(name) if hasattr(item, "dtype") else None)
+    with open_hdf5(path) as file:
+        names = dataset_names(file)
         for name in (name for name in wanted if name in names):
             data = file[name]
-            _check_size(name, math.prod(data.shape) * data.dtype.itemsize, data.id.get_storage_size())
+            check_size(name, math.prod(data.shape) * data.dtype.itemsize, data.id.get_storage_size())
             values = data[()]
             found[name] = tensor_of(values.T if column_major else values)
     return found, names
@@ -177,7 +213,7 @@ def _from_mat(path: Path, wanted: Sequence[str]) -> Found:
     try:
         held = {name: shape for name, shape, _ in io.whosmat(path)}
         for name in (name for name in wanted if name in held):
-            _check_size(name, 8 * math.prod(held[name]), path.stat().st_size)
+            check_size(name, 8 * math.prod(held[name]), path.stat().st_size)
         content = io.loadmat(path, variable_names=list(wanted))
     except io.matlab.MatReadError as error:
         raise ValueError(str(error)) from error

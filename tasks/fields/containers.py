@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from blockzoo.tasks.core.extras import needs
-from blockzoo.tasks.fields.arrays import CONTAINERS, FORMATS, array_file
+from blockzoo.tasks.fields.arrays import CONTAINERS, FORMATS, array_file, dataset_names, open_hdf5
 from blockzoo.tasks.fields.zarr_codecs import check_codecs
 
 __all__ = ["FieldFile", "Variable", "open_fields", "open_labelled", "parse_axes"]
@@ -42,7 +42,6 @@ class Variable:
         shape: Length of each axis.
         components: Names of its channels; the variable's own name without an axis of channels.
         read: Takes an index for each axis and gives the values.
-        squares: Whether the axes of channels are two that are read as one, as of tensors.
     """
 
     name: str
@@ -257,10 +256,6 @@ class _Values:
         return self.values[index]
 
 
-def _open_hdf5(path: Path) -> Any:
-    return needs("h5py", "fields", str(path)).File(path, "r")
-
-
 def open_labelled(path: Path) -> Any:
     """Open NetCDF or Zarr by xarray, nothing of it read yet."""
     xarray = needs("xarray", "fields", str(path))
@@ -272,16 +267,16 @@ def open_labelled(path: Path) -> Any:
     with path.open("rb") as file:
         engine = "h5netcdf" if file.read(4) == b"\x89HDF" else "scipy"  # NetCDF 4, or one of the classic formats
     needs(engine, "fields", str(path))
+    if engine == "h5netcdf":
+        open_hdf5(path).close()  # which refuses values from other files
     return xarray.open_dataset(path, engine=engine)
 
 
 def _hdf5(path: Path, given: list[str] | dict[str, str]) -> FieldFile:
-    opened = _Opened(path, _open_hdf5)
+    opened = _Opened(path, open_hdf5)
     file = opened()
     if given:
-        arrays: list[str] = []
-        file.visititems(lambda name, item: arrays.append(name) if hasattr(item, "dtype") else None)
-        return _named(path, {name: (file[name].shape, _Array(opened, name)) for name in arrays}, given)
+        return _named(path, {name: (file[name].shape, _Array(opened, name)) for name in dataset_names(file)}, given)
     if "n_spatial_dims" in file.attrs and any(f"t{order}_fields" in file for order in range(3)):
         return _well(path, opened)
     if file and all(name.isdigit() and hasattr(item, "keys") and "data" in item for name, item in file.items()):

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import pickle
+import shutil
 from pathlib import Path
 
 import h5py
@@ -150,6 +151,43 @@ def test_stores_whose_codecs_run_code_are_refused(tmp_path, where):
     file.write_text("[" * 100_000, encoding="utf-8")
     with pytest.raises(ValueError, match=f"{file.name} is not metadata of Zarr"):
         open_fields(path)
+
+
+@pytest.mark.parametrize("kind", ["link", "storage", "virtual"])
+def test_hdf5_files_that_take_values_from_other_files_are_refused(tmp_path, kind):
+    values = np.arange(48, dtype=np.float32).reshape(1, 3, 4, 4)
+    other = tmp_path / "other"
+    with h5py.File(other, "w") as file:
+        file["u"] = values
+    path, own = tmp_path / "u.h5", tmp_path / "own.h5"
+    with h5py.File(own, "w") as file:
+        file["t-coordinate"], file["x-coordinate"], file["y-coordinate"] = np.arange(3), np.arange(4), np.arange(4)
+        layout = h5py.VirtualLayout(values.shape, values.dtype)
+        layout[...] = h5py.VirtualSource(".", "own", values.shape)
+        file["own"] = values
+        file.create_virtual_dataset("same", layout)
+        file["soft"] = h5py.SoftLink("/own")
+    shutil.copy(own, path)
+    found = open_fields(own)  # links within the file are its own
+    assert found.states == ["own", "same", "soft"]
+    np.testing.assert_array_equal(found.take(["same"], 0, slice(None)), values.swapaxes(0, 1))
+    with h5py.File(path, "a") as file:
+        if kind == "link":
+            file["u"] = h5py.ExternalLink(str(other), "u")
+        elif kind == "storage":
+            file.create_dataset("u", values.shape, "f4", external=[(str(other), 0, values.nbytes)])
+        else:
+            layout = h5py.VirtualLayout(values.shape, values.dtype)
+            layout[...] = h5py.VirtualSource(str(other), "u", values.shape)
+            file.create_virtual_dataset("u", layout)
+    message = r"u takes its values from another file, .*other; copy them into this one"
+    with pytest.raises(ValueError, match=f"u.h5 cannot be read as .h5: {message}"):
+        open_fields(path)
+    with pytest.raises(ValueError, match=f"u.h5 cannot be read as .h5: {message}"):
+        read_fields(path, ("x",), {"x": "u"})
+    path.rename(tmp_path / "u.nc")
+    with pytest.raises(ValueError, match=f"u.nc cannot be read as .nc: {message}"):
+        open_fields(tmp_path / "u.nc")
 
 
 def made(path, **options):
