@@ -16,7 +16,7 @@ import torch
 
 from blockzoo.tasks.core.extras import needs
 from blockzoo.tasks.fields.arrays import CONTAINERS, FORMATS, array_file, dataset_names, open_hdf5
-from blockzoo.tasks.fields.zarr_codecs import check_codecs
+from blockzoo.tasks.fields.zarr_codecs import check_codecs, has_summary
 
 __all__ = ["FieldFile", "Variable", "open_fields", "open_labelled", "parse_axes"]
 
@@ -261,9 +261,9 @@ def open_labelled(path: Path) -> Any:
     xarray = needs("xarray", "fields", str(path))
     if path.suffix.lower() == ".zarr":
         check_codecs(path)
+        needs("zarr", "fields", str(path))
         # Stores may lack the summary of their metadata, which xarray would look for first and warn about.
-        summary = needs("zarr", "fields", str(path)).open_group(path, mode="r").metadata.consolidated_metadata
-        return xarray.open_zarr(path, chunks=None, consolidated=summary is not None)
+        return xarray.open_zarr(path, chunks=None, consolidated=has_summary(path))
     with path.open("rb") as file:
         engine = "h5netcdf" if file.read(4) == b"\x89HDF" else "scipy"  # NetCDF 4, or one of the classic formats
     needs(engine, "fields", str(path))

@@ -153,6 +153,39 @@ def test_stores_whose_codecs_run_code_are_refused(tmp_path, where):
         open_fields(path)
 
 
+def evil_array(folder):
+    """A Zarr array of version 2 whose compressor unpickles; gives its metadata."""
+    xr.Dataset({"u": (("time", "x"), np.ones((2, 4), np.float32))}).to_zarr(folder, consolidated=False, zarr_format=2)
+    file = folder / "u" / ".zarray"
+    metadata = json.loads(file.read_text(encoding="utf-8")) | {"compressor": {"id": "pickle"}}
+    file.write_text(json.dumps(metadata), encoding="utf-8")
+    return metadata
+
+
+def test_stores_do_not_hide_codecs(tmp_path):
+    metadata = evil_array(tmp_path / "other")
+    path = tmp_path / "linked.zarr"
+    xr.Dataset({"v": (("time", "x"), np.ones((2, 4), np.float32))}).to_zarr(path, consolidated=False, zarr_format=2)
+    open_fields(path)
+    (path / "u").symlink_to(tmp_path / "other" / "u")
+    with pytest.raises(ValueError, match=r"linked.zarr.u is a link; a store must hold its arrays itself"):
+        open_fields(path)
+    path = tmp_path / "named.zarr"  # a summary in which the array has the name that users' attributes have
+    path.mkdir()
+    summary = {"kind": "inline", "must_understand": False, "metadata": {"attributes": metadata}}
+    group = {"zarr_format": 3, "node_type": "group", "attributes": {}, "consolidated_metadata": summary}
+    (path / "zarr.json").write_text(json.dumps(group), encoding="utf-8")
+    with pytest.raises(ValueError, match="zarr.json names the codec 'pickle'"):
+        open_fields(path)
+    (path / "zarr.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(ValueError, match="zarr.json is not metadata of Zarr"):
+        open_fields(path)
+    attributes = {**group, "attributes": {"filters": "none"}, "consolidated_metadata": None}  # words of the user
+    (path / "zarr.json").write_text(json.dumps(attributes), encoding="utf-8")
+    with pytest.raises(ValueError, match="named.zarr holds no array of numbers"):
+        open_fields(path)
+
+
 @pytest.mark.parametrize("kind", ["link", "storage", "virtual"])
 def test_hdf5_files_that_take_values_from_other_files_are_refused(tmp_path, kind):
     values = np.arange(48, dtype=np.float32).reshape(1, 3, 4, 4)
