@@ -5,18 +5,16 @@ import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
 from blockzoo.tasks.core.extras import needs
+from blockzoo.tasks.core.stored import NO_CODE, check_unpacked, open_hdf5, read_dataset, read_npy, read_npz
 
-__all__ = [
-    "CONTAINERS", "FORMATS", "LABELLED", "array_file", "check_size", "dataset_names", "open_hdf5",
-    "read_arrays", "tensor_of",
-]  # fmt: skip
+__all__ = ["CONTAINERS", "FORMATS", "LABELLED", "array_file", "dataset_names", "read_arrays", "tensor_of"]
 
 FORMATS = ".npz, .npy, .safetensors, .pt, .h5, .mat, .nc, .zarr, or a folder of .npy files"
 
@@ -25,11 +23,6 @@ LABELLED = (".nc", ".nc4", ".cdf", ".netcdf", ".zarr")
 
 CONTAINERS = (".h5", ".hdf5", ".he5", *LABELLED)
 """Endings of files that can be read piece by piece."""
-
-_BOMB, _SMALL = 200, 2**30
-"""A file may unpack to 200 times its size, or to a gigabyte."""
-
-_CODE = "it holds Python objects, which are never read since they can run code; store plain arrays of numbers"
 
 Found = tuple[dict[str, torch.Tensor], list[str]]
 """The wanted arrays that a file has, and the names of all that it has."""
@@ -64,17 +57,9 @@ def read_arrays(path: Path, wanted: Sequence[str]) -> Found:
     ) as error:
         text = str(error) or type(error).__name__
         if any(word in text for word in ("weights_only", "allow_pickle", "pickle")):
-            text = _CODE
+            text = NO_CODE
         kind = "a folder of .npy files" if read is _from_folder else path.suffix
         raise ValueError(f"{path} cannot be read as {kind}: {text}") from error
-
-
-def check_size(name: str, size: int, stored: int) -> None:
-    """Refuse what takes far more memory than a file of its size can mean."""
-    if size > max(_SMALL, _BOMB * stored):
-        raise ValueError(
-            f"{name} would unpack from {stored:,} to {size:,} bytes; if that is meant, store it without compression"
-        )
 
 
 def tensor_of(array: np.ndarray) -> torch.Tensor:
@@ -89,33 +74,14 @@ def tensor_of(array: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(native).reshape(native.shape))
 
 
-def _npy(file: IO[bytes], name: str, stored: int) -> torch.Tensor:
-    """One array in NumPy's format, its header checked before memory is taken."""
-    version = np.lib.format.read_magic(file)
-    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read_header(file)
-    if dtype.hasobject:
-        raise ValueError(_CODE)
-    check_size(name, math.prod(shape) * dtype.itemsize, stored)
-    file.seek(0)
-    return tensor_of(np.lib.format.read_array(file, allow_pickle=False))
-
-
 def _from_npz(path: Path, wanted: Sequence[str]) -> Found:
-    found = {}
-    with zipfile.ZipFile(path) as archive:
-        entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
-        for name in (name for name in wanted if name in entries):
-            entry = entries[name]
-            check_size(name, entry.file_size, entry.compress_size)
-            with archive.open(entry) as file:
-                found[name] = _npy(file, name, entry.file_size)
-    return found, list(entries)
+    found, names = read_npz(path, wanted)
+    return {name: tensor_of(array) for name, array in found.items()}, names
 
 
 def _from_npy(path: Path, wanted: Sequence[str]) -> Found:
     with path.open("rb") as file:
-        return {wanted[0]: _npy(file, path.name, path.stat().st_size)}, [wanted[0]]
+        return {wanted[0]: tensor_of(read_npy(file, path.name, path.stat().st_size))}, [wanted[0]]
 
 
 def _from_folder(path: Path, wanted: Sequence[str]) -> Found:
@@ -135,13 +101,13 @@ def _from_safetensors(path: Path, wanted: Sequence[str]) -> Found:
 def _from_torch(path: Path, wanted: Sequence[str]) -> Found:
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
-            check_size("it", sum(entry.file_size for entry in archive.infolist()), path.stat().st_size)
+            check_unpacked("it", sum(entry.file_size for entry in archive.infolist()), path.stat().st_size)
     content = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(content, dict):
         raise ValueError(f"it holds a {type(content).__name__}, not a dictionary of tensors")
     found = {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
     for name in (name for name in wanted if name in found):
-        check_size(name, found[name].numel() * found[name].element_size(), path.stat().st_size)
+        check_unpacked(name, found[name].numel() * found[name].element_size(), path.stat().st_size)
     return {name: found[name] for name in wanted if name in found}, list(found)
 
 
@@ -149,40 +115,6 @@ def array_file(path: str | Path) -> dict[str, torch.Tensor]:
     """All arrays of a file, by their names, see `FieldFiles` for the formats."""
     names = read_arrays(Path(path), ["x"])[1]
     return read_arrays(Path(path), names)[0]
-
-
-def open_hdf5(path: Path) -> Any:
-    """Open an HDF5 file that holds all its values itself.
-
-    HDF5 can take values from other files: by external links, external storage and virtual datasets. Such a file could
-    read any file of this machine, and where the other file is missing, its values are 0 without a word.
-
-    Raises:
-        ImportError: h5py is missing.
-        OSError: It is not HDF5, or values are in another file, which the message names.
-    """
-    h5py = needs("h5py", "fields", str(path))
-    file = h5py.File(path, "r")
-    elsewhere: dict[str, str] = {}
-
-    def note_link(name: str, link: Any) -> None:
-        if isinstance(link, h5py.ExternalLink):
-            elsewhere[name] = link.filename
-
-    def note_storage(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset):
-            sources = [source.file_name for source in item.virtual_sources()] if item.is_virtual else []
-            for other in (*(external[0] for external in item.external or ()), *sources):
-                if other != ".":  # the file itself
-                    elsewhere[name] = other
-
-    file.visititems_links(note_link)
-    file.visititems(note_storage)
-    if elsewhere:
-        file.close()
-        name, other = next(iter(elsewhere.items()))
-        raise OSError(f"{name} takes its values from another file, {other}; copy them into this one")
-    return file
 
 
 def dataset_names(file: Any) -> list[str]:
@@ -197,9 +129,7 @@ def _from_hdf5(path: Path, wanted: Sequence[str], column_major: bool = False) ->
     with open_hdf5(path) as file:
         names = dataset_names(file)
         for name in (name for name in wanted if name in names):
-            data = file[name]
-            check_size(name, math.prod(data.shape) * data.dtype.itemsize, data.id.get_storage_size())
-            values = data[()]
+            values = read_dataset(file[name], name)
             found[name] = tensor_of(values.T if column_major else values)
     return found, names
 
@@ -213,7 +143,7 @@ def _from_mat(path: Path, wanted: Sequence[str]) -> Found:
     try:
         held = {name: shape for name, shape, _ in io.whosmat(path)}
         for name in (name for name in wanted if name in held):
-            check_size(name, 8 * math.prod(held[name]), path.stat().st_size)
+            check_unpacked(name, 8 * math.prod(held[name]), path.stat().st_size)
         content = io.loadmat(path, variable_names=list(wanted))
     except io.matlab.MatReadError as error:
         raise ValueError(str(error)) from error

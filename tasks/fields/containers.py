@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from blockzoo.tasks.core.extras import needs
-from blockzoo.tasks.fields.arrays import CONTAINERS, FORMATS, array_file, dataset_names, open_hdf5
+from blockzoo.tasks.core.stored import open_hdf5
+from blockzoo.tasks.fields.arrays import CONTAINERS, FORMATS, array_file, dataset_names
 from blockzoo.tasks.fields.zarr_codecs import check_codecs, has_summary
 
 __all__ = ["FieldFile", "Variable", "open_fields", "open_labelled", "parse_axes"]

@@ -298,7 +298,7 @@ def header(shape):
 
 
 def test_files_that_unpack_to_more_than_they_mean_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("blockzoo.tasks.fields.arrays._SMALL", 2**20)
+    monkeypatch.setattr("blockzoo.tasks.core.stored._SMALL", 2**20)
     np.savez_compressed(tmp_path / "zeros.npz", x=np.zeros((1, 1, 2**10, 2**10)), y=np.zeros((1, 1, 2, 2)))
     (tmp_path / "claims.npy").write_bytes(header((10**6, 1, 10**4, 10**4)))
     torch.save({"x": torch.zeros(1).expand(10**6, 1, 10**3, 10**3)}, tmp_path / "expanded.pt")
