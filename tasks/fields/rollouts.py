@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from blockzoo.tasks.core.extras import needs
-from blockzoo.tasks.core.files import check_output
+from blockzoo.tasks.core.files import check_output, replacing
 from blockzoo.tasks.core.output import print_json, print_table
 from blockzoo.tasks.fields.arrays import CONTAINERS
 from blockzoo.tasks.fields.containers import (
@@ -104,8 +104,8 @@ def predict_rollouts(
     Raises:
         ValueError: The file does not fit the model, or `out` cannot be written.
     """
-    for name, value in (("steps", horizon.steps), ("samples", horizon.samples or 1)):
-        if value < 1:
+    for name, value in (("steps", horizon.steps), ("samples", horizon.samples)):
+        if value is not None and value < 1:
             raise ValueError(f"--{name} {value} must be at least 1")
     source = Path(path)
     target = Path(out or f"{source.stem}_predicted{source.suffix if source.suffix in CONTAINERS else '.npz'}")
@@ -226,6 +226,8 @@ def _check_target(source: Path, target: Path) -> None:
         raise ValueError(f"--out {target} must end in {' or '.join(own)}, as states are written in the input's format")
     if target.suffix.lower() == ".zarr" and target.exists():
         raise ValueError(f"--out {target} exists")
+    if source.resolve() in target.resolve().parents:
+        raise ValueError(f"--out {target} is inside the input {source}; give another place")
 
 
 def write_states(target: Path, file: SelectedFile, states: np.ndarray, times: np.ndarray) -> None:
@@ -248,13 +250,15 @@ def write_states(target: Path, file: SelectedFile, states: np.ndarray, times: np
         name: file.file.coordinates[name][::stride] for name in file.file.space if name in file.file.coordinates
     }
     coordinates[TIME] = times
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if file.file.layout in ("NetCDF", "Zarr"):
-        _write_labelled(target, file.file, arrays, coordinates)
+    if target.suffix.lower() == ".zarr":
+        _dataset(file.file, arrays, coordinates).to_zarr(target, consolidated=False)
+    elif file.file.layout == "NetCDF":
+        dataset = _dataset(file.file, arrays, coordinates)
+        replacing(target, lambda place: dataset.to_netcdf(place, engine="h5netcdf"))
     elif target.suffix.lower() == ".npz":
-        np.savez(target, **arrays, **coordinates)  # type: ignore[arg-type]
+        replacing(target, lambda place: np.savez(place, **arrays, **coordinates))  # type: ignore[arg-type]
     else:
-        _write_hdf5(target, file, arrays, coordinates)
+        replacing(target, lambda place: _write_hdf5(place, file, arrays, coordinates))
 
 
 def _in_order(states: np.ndarray, variable: Variable, file: FieldFile) -> np.ndarray:
@@ -272,10 +276,9 @@ def _in_order(states: np.ndarray, variable: Variable, file: FieldFile) -> np.nda
     return values
 
 
-def _write_labelled(
-    target: Path, file: FieldFile, arrays: Mapping[str, np.ndarray], coordinates: Mapping[str, np.ndarray]
-) -> None:
-    xarray = needs("xarray", "fields", str(target))
+def _dataset(file: FieldFile, arrays: Mapping[str, np.ndarray], coordinates: Mapping[str, np.ndarray]) -> Any:
+    """An xarray data set with the names of dimensions and the attributes of a file."""
+    xarray = needs("xarray", "fields", str(file.path))
     with open_labelled(file.path) as source:
         data, coords = {}, {}
         for name, values in arrays.items():
@@ -284,11 +287,7 @@ def _write_labelled(
             for dim, axis in zip(dims, file.variable(name).axes, strict=True):
                 if axis in coordinates and dim in source.coords:
                     coords[dim] = (dim, coordinates[axis], source.coords[dim].attrs)
-        dataset = xarray.Dataset(data, coords, source.attrs)
-    if target.suffix.lower() == ".zarr":
-        dataset.to_zarr(target, consolidated=False)
-    else:
-        dataset.to_netcdf(target, engine="h5netcdf")
+        return xarray.Dataset(data, coords, source.attrs)
 
 
 def _write_hdf5(
