@@ -132,6 +132,19 @@ def test_pairs_are_read_by_their_names(tmp_path, suffix):
     assert torch.equal(found["x"], torch.from_numpy(a)) and torch.equal(found["y"], torch.from_numpy(u))
 
 
+@pytest.mark.parametrize("suffix", [".nc", ".zarr"])
+def test_pairs_that_unpack_to_more_than_they_mean_are_refused(tmp_path, monkeypatch, suffix):
+    monkeypatch.setattr("blockzoo.tasks.core.stored._SMALL", 2**16)
+    data = xr.Dataset({"x": (("sample", "a", "b"), np.zeros((8, 512, 512)))})
+    path = tmp_path / f"zeros{suffix}"
+    if suffix == ".zarr":
+        data.to_zarr(path, consolidated=False)
+    else:
+        data.to_netcdf(path, engine="h5netcdf", encoding={"x": {"zlib": True, "complevel": 9}})
+    with pytest.raises(ValueError, match="x would unpack from .* to 16,777,216 bytes"):
+        read_fields(path, ("x",))
+
+
 @pytest.mark.parametrize("where", ["compressor", "filters", "codecs"])
 def test_stores_whose_codecs_run_code_are_refused(tmp_path, where):
     path, version = tmp_path / "u.zarr", 3 if where == "codecs" else 2
