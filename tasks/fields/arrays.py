@@ -107,7 +107,10 @@ def _from_torch(path: Path, wanted: Sequence[str]) -> Found:
         raise ValueError(f"it holds a {type(content).__name__}, not a dictionary of tensors")
     found = {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
     for name in (name for name in wanted if name in found):
-        check_unpacked(name, found[name].numel() * found[name].element_size(), path.stat().st_size)
+        value = found[name]
+        if value.layout != torch.strided or value.is_quantized or value.device.type != "cpu":
+            raise ValueError(f"{name} is not a dense tensor of plain numbers; store {name}.to_dense()")
+        check_unpacked(name, value.numel() * value.element_size(), path.stat().st_size)
     return {name: found[name] for name in wanted if name in found}, list(found)
 
 

@@ -270,7 +270,10 @@ def open_labelled(path: Path) -> Any:
     needs(engine, "fields", str(path))
     if engine == "h5netcdf":
         open_hdf5(path).close()  # which refuses values from other files
-    return xarray.open_dataset(path, engine=engine)
+    try:
+        return xarray.open_dataset(path, engine=engine)
+    except ValueError as error:  # which does not name the file
+        raise OSError(str(error)) from error
 
 
 def _hdf5(path: Path, given: list[str] | dict[str, str]) -> FieldFile:
@@ -280,7 +283,7 @@ def _hdf5(path: Path, given: list[str] | dict[str, str]) -> FieldFile:
         return _named(path, {name: (file[name].shape, _Array(opened, name)) for name in dataset_names(file)}, given)
     if "n_spatial_dims" in file.attrs and any(f"t{order}_fields" in file for order in range(3)):
         return _well(path, opened)
-    if file and all(name.isdigit() and hasattr(item, "keys") and "data" in item for name, item in file.items()):
+    if len(file) and all(name.isdigit() and hasattr(item, "keys") and "data" in item for name, item in file.items()):
         return _pdebench_groups(path, opened)
     if any(f"{name}-coordinate" in file for name in "xt") or {"velocity", "t"} <= set(file):
         return _pdebench(path, opened)

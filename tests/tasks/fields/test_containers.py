@@ -118,6 +118,12 @@ def test_files_that_do_not_say_their_axes_are_named(tmp_path):
     (tmp_path / "broken.nc").write_bytes(b"no file of NetCDF")
     with pytest.raises(ValueError, match="broken.nc cannot be read as .nc"):
         open_fields(tmp_path / "broken.nc")
+    (tmp_path / "empty.nc").write_bytes(b"")
+    with pytest.raises(ValueError, match="empty.nc cannot be read as .nc"):
+        open_fields(tmp_path / "empty.nc")
+    h5py.File(tmp_path / "nothing.h5", "w").close()
+    with pytest.raises(ValueError, match="nothing.h5 does not say what its axes are; .* It has no array"):
+        open_fields(tmp_path / "nothing.h5")
     with pytest.raises(FileNotFoundError, match="no file"):
         open_fields(tmp_path / "none.zarr")
 

@@ -173,6 +173,13 @@ def test_files_that_are_none_are_named(tmp_path, write):
         read_fields(other)
 
 
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor:UserWarning")
+def test_tensors_that_are_not_dense_are_named(tmp_path):
+    torch.save({"x": torch.eye(4).to_sparse()}, tmp_path / "sparse.pt")
+    with pytest.raises(ValueError, match="sparse.pt cannot be read as .pt: x is not a dense tensor"):
+        read_fields(tmp_path / "sparse.pt")
+
+
 class Evil:
     def __reduce__(self):
         return (print, ("code was run",))
