@@ -14,14 +14,19 @@ from safetensors import SafetensorError, safe_open
 from blockzoo.tasks.core.extras import needs
 from blockzoo.tasks.core.stored import NO_CODE, check_unpacked, open_hdf5, read_dataset, read_npy, read_npz
 
-__all__ = ["CONTAINERS", "FORMATS", "LABELLED", "array_file", "dataset_names", "read_arrays", "tensor_of"]
+__all__ = [
+    "CONTAINERS", "FORMATS", "HDF5", "LABELLED", "NETCDF", "array_file", "dataset_names", "read_arrays", "tensor_of",
+]  # fmt: skip
 
 FORMATS = ".npz, .npy, .safetensors, .pt, .h5, .mat, .nc, .zarr, or a folder of .npy files"
 
-LABELLED = (".nc", ".nc4", ".cdf", ".netcdf", ".zarr")
+HDF5, NETCDF = (".h5", ".hdf5", ".he5"), (".nc", ".nc4", ".cdf", ".netcdf")
+"""Endings of the files of these formats."""
+
+LABELLED = (*NETCDF, ".zarr")
 """Endings of files whose axes have names, see `blockzoo.tasks.fields.containers`."""
 
-CONTAINERS = (".h5", ".hdf5", ".he5", *LABELLED)
+CONTAINERS = (*HDF5, *LABELLED)
 """Endings of files that can be read piece by piece."""
 
 Found = tuple[dict[str, torch.Tensor], list[str]]
@@ -158,6 +163,6 @@ _READERS: dict[str, Callable[[Path, Sequence[str]], Found]] = {
     ".npy": _from_npy,
     ".safetensors": _from_safetensors,
     **dict.fromkeys((".pt", ".pth"), _from_torch),
-    **dict.fromkeys((".h5", ".hdf5", ".he5"), _from_hdf5),
+    **dict.fromkeys(HDF5, _from_hdf5),
     ".mat": _from_mat,
 }

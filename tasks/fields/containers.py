@@ -16,7 +16,7 @@ import torch
 
 from blockzoo.tasks.core.extras import needs
 from blockzoo.tasks.core.stored import open_hdf5
-from blockzoo.tasks.fields.arrays import CONTAINERS, FORMATS, array_file, dataset_names
+from blockzoo.tasks.fields.arrays import CONTAINERS, FORMATS, HDF5, array_file, dataset_names
 from blockzoo.tasks.fields.zarr_codecs import check_codecs, has_summary
 
 __all__ = ["FieldFile", "Variable", "open_fields", "open_labelled", "parse_axes"]
@@ -195,7 +195,7 @@ def open_fields(path: str | Path, axes: str | None = None) -> FieldFile:
         raise FileNotFoundError(f"no file {path}")
     given, suffix = parse_axes(axes), path.suffix.lower()
     try:
-        if suffix in (".h5", ".hdf5", ".he5"):
+        if suffix in HDF5:
             found = _hdf5(path, given)
         elif suffix in CONTAINERS:
             found = _labelled(path, given, "Zarr" if suffix == ".zarr" else "NetCDF")

@@ -10,7 +10,7 @@ import torch
 from blockzoo.tasks.core.extras import needs
 from blockzoo.tasks.core.files import check_output, replacing
 from blockzoo.tasks.core.output import print_json, print_table
-from blockzoo.tasks.fields.arrays import CONTAINERS
+from blockzoo.tasks.fields.arrays import CONTAINERS, HDF5, NETCDF
 from blockzoo.tasks.fields.containers import (
     CHANNEL,
     SAMPLE,
@@ -23,7 +23,7 @@ from blockzoo.tasks.fields.containers import (
 from blockzoo.tasks.fields.learning import rollout
 from blockzoo.tasks.fields.losses import LpLoss
 from blockzoo.tasks.fields.metrics import vrmse
-from blockzoo.tasks.fields.trajectories import SelectedFile, Selection, assemble, filled
+from blockzoo.tasks.fields.trajectories import SelectedFile, Selection, assemble, fill_of, filled
 
 __all__ = ["Horizon", "history_of", "predict_rollouts", "write_states"]
 
@@ -144,9 +144,8 @@ def _roll(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Predicted states (B, T, C, *size) of some samples, NaN outside the mask, and errors (B, known instants)."""
     first = horizon.start + history
-    chans, more = len(file.names), len(file.constant_names)
-    mean = model.input_mean.cpu()
-    fill = torch.cat([mean[:chans], mean[history * chans :][:more]])
+    chans = len(file.names)
+    fill = fill_of(model.input_mean.cpu(), file, history)
     device, dtype = model.input_mean.device, model.input_mean.dtype
     inputs, truths = [], []
     for sample in samples:
@@ -220,8 +219,7 @@ def _cell(value: Any) -> str:
 
 def _check_target(source: Path, target: Path) -> None:
     """Whether states of this file can be written to that one."""
-    families = ((".h5", ".hdf5", ".he5"), (".nc", ".nc4", ".cdf", ".netcdf"), (".zarr",))
-    own = next((family for family in families if source.suffix.lower() in family), (".npz",))
+    own = next((family for family in (HDF5, NETCDF, (".zarr",)) if source.suffix.lower() in family), (".npz",))
     if target.suffix.lower() not in own:
         raise ValueError(f"--out {target} must end in {' or '.join(own)}, as states are written in the input's format")
     if target.suffix.lower() == ".zarr" and target.exists():
