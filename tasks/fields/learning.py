@@ -314,8 +314,11 @@ class OperatorLearning(Task):
     def predict_step(
         self, batch: dict[str, torch.Tensor], batch_idx: int, dataloader_idx: int = 0
     ) -> dict[str, torch.Tensor]:
-        """The predicted fields (B, C', *size), and which samples they belong to (B,)."""
-        return {"index": batch["index"], "prediction": self.model(batch["x"])}
+        """The predicted fields (B, C', *size), NaN outside a mask, and which samples they belong to (B,)."""
+        prediction = self.model(batch["x"])
+        if "mask" in batch:
+            prediction = torch.where(batch["mask"], prediction, torch.nan)
+        return {"index": batch["index"], "prediction": prediction}
 
     def write_predictions(self, batches: list[dict[str, torch.Tensor]], path: Path) -> Path:
         """Write the predicted fields of all batches as arrays to a .safetensors file."""
