@@ -20,9 +20,7 @@ from blockzoo.tasks.fields.containers import (
     open_fields,
     open_labelled,
 )
-from blockzoo.tasks.fields.learning import rollout
-from blockzoo.tasks.fields.losses import LpLoss
-from blockzoo.tasks.fields.metrics import vrmse
+from blockzoo.tasks.fields.learning import rollout, rollout_errors
 from blockzoo.tasks.fields.trajectories import SelectedFile, Selection, assemble, fill_of, filled
 
 __all__ = ["Horizon", "history_of", "predict_rollouts", "write_states"]
@@ -143,7 +141,6 @@ def _roll(
     model: Any, file: SelectedFile, samples: Sequence[int], horizon: Horizon, history: int, truth_stop: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Predicted states (B, T, C, *size) of some samples, NaN outside the mask, and errors (B, known instants)."""
-    first = horizon.start + history
     chans = len(file.names)
     fill = fill_of(model.input_mean.cpu(), file, history)
     device, dtype = model.input_mean.device, model.input_mean.dtype
@@ -157,11 +154,7 @@ def _roll(
     x = torch.stack(inputs).to(device, dtype)
     states = rollout(model, x, horizon.steps, chans, history, mask).float().cpu()
     truth = torch.stack(truths)
-    l2, scaled = torch.zeros(len(truth), truth.shape[1]), torch.zeros(len(truth), truth.shape[1])
-    norm = LpLoss(reduction="none")
-    for i in range(truth_stop - first):
-        l2[:, i] = norm(states[:, i], truth[:, i], file.mask).nanmean(1)
-        scaled[:, i] = vrmse(states[:, i], truth[:, i], file.mask).nanmean(1)
+    l2, scaled = rollout_errors(states[:, : truth.shape[1]], truth, file.mask)
     if file.mask is not None:
         states = states.masked_fill(~file.mask, torch.nan)
     return states, l2, scaled
