@@ -223,6 +223,21 @@ class _Opened:
             self._handles[os.getpid()] = self.opener(self.path)
         return self._handles[os.getpid()]
 
+    def values(self, place: Sequence[str], index: tuple[Any, ...]) -> np.ndarray:
+        """A piece of the array at a place, given by the names of groups and array.
+
+        Raises:
+            ValueError: The piece is damaged; the message names file and array.
+        """
+        try:
+            item = self()
+            for name in place:
+                item = item[name]
+            return np.asarray(item[index])
+        except Exception as error:  # a damaged piece makes its decoder fail in any way
+            reason = str(error) or type(error).__name__
+            raise ValueError(f"{self.path}: {'/'.join(place)} cannot be read: {reason}") from error
+
 
 @dataclass(frozen=True)
 class _Array:
@@ -232,7 +247,7 @@ class _Array:
     name: str
 
     def __call__(self, index: tuple[Any, ...]) -> np.ndarray:
-        return np.asarray(self.opened()[self.name][index])
+        return self.opened.values((self.name,), index)
 
 
 @dataclass(frozen=True)
@@ -244,7 +259,7 @@ class _Groups:
     name: str
 
     def __call__(self, index: tuple[Any, ...]) -> np.ndarray:
-        return np.asarray(self.opened()[self.groups[index[0]]][self.name][index[1:]])
+        return self.opened.values((self.groups[index[0]], self.name), index[1:])
 
 
 @dataclass(frozen=True)
@@ -257,6 +272,14 @@ class _Values:
         return self.values[index]
 
 
+def _in_library(read: Callable[[], Any]) -> Any:
+    """Call a library on a file; a damaged one makes it fail in any way, which becomes an `OSError`."""
+    try:
+        return read()
+    except Exception as error:
+        raise OSError(str(error) or type(error).__name__) from error
+
+
 def open_labelled(path: Path) -> Any:
     """Open NetCDF or Zarr by xarray, nothing of it read yet."""
     xarray = needs("xarray", "fields", str(path))
@@ -264,16 +287,13 @@ def open_labelled(path: Path) -> Any:
         check_codecs(path)
         needs("zarr", "fields", str(path))
         # Stores may lack the summary of their metadata, which xarray would look for first and warn about.
-        return xarray.open_zarr(path, chunks=None, consolidated=has_summary(path))
+        return _in_library(lambda: xarray.open_zarr(path, chunks=None, consolidated=has_summary(path)))
     with path.open("rb") as file:
         engine = "h5netcdf" if file.read(4) == b"\x89HDF" else "scipy"  # NetCDF 4, or one of the classic formats
     needs(engine, "fields", str(path))
     if engine == "h5netcdf":
         open_hdf5(path).close()  # which refuses values from other files
-    try:
-        return xarray.open_dataset(path, engine=engine)
-    except ValueError as error:  # which does not name the file
-        raise OSError(str(error)) from error
+    return _in_library(lambda: xarray.open_dataset(path, engine=engine))
 
 
 def _hdf5(path: Path, given: list[str] | dict[str, str]) -> FieldFile:

@@ -121,6 +121,12 @@ def test_files_that_do_not_say_their_axes_are_named(tmp_path):
     (tmp_path / "empty.nc").write_bytes(b"")
     with pytest.raises(ValueError, match="empty.nc cannot be read as .nc"):
         open_fields(tmp_path / "empty.nc")
+    xr.Dataset({"u": (("time", "x"), np.ones((3, 4)))}).to_netcdf(tmp_path / "damaged.nc", engine="scipy")
+    content = bytearray((tmp_path / "damaged.nc").read_bytes())
+    content[content.index(b"u\0\0\0") + 15] = 9  # the number of its second dimension, of which there are two
+    (tmp_path / "damaged.nc").write_bytes(content)
+    with pytest.raises(ValueError, match="damaged.nc cannot be read as .nc"):
+        open_fields(tmp_path / "damaged.nc")
     h5py.File(tmp_path / "nothing.h5", "w").close()
     with pytest.raises(ValueError, match="nothing.h5 does not say what its axes are; .* It has no array"):
         open_fields(tmp_path / "nothing.h5")
@@ -240,6 +246,23 @@ def test_hdf5_files_that_take_values_from_other_files_are_refused(tmp_path, kind
     path.rename(tmp_path / "u.nc")
     with pytest.raises(ValueError, match=f"u.nc cannot be read as .nc: {message}"):
         open_fields(tmp_path / "u.nc")
+
+
+@pytest.mark.parametrize("layout", ["pdebench_arrays", "zarr"])
+def test_damaged_pieces_are_named(tmp_path, layout):
+    path, _ = write(layout, tmp_path)
+    if layout == "zarr":
+        name, chunk = "u", path / "u" / "c" / "1" / "0" / "0" / "0"
+        assert chunk.exists()
+        chunk.write_bytes(b"damaged")
+    else:
+        name = "Vx"
+        with h5py.File(path, "a") as file:
+            file[name].id.write_direct_chunk((1, 0, 0, 0), b"damaged")
+    file = open_fields(path)
+    assert file.take([name], 0, slice(0, 2)).shape == (2, 1, *SIZE)
+    with pytest.raises(ValueError, match=f"{path.name}: {name} cannot be read: "):
+        file.take([name], 1, slice(0, 2))
 
 
 def made(path, **options):

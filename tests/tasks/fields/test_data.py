@@ -173,6 +173,13 @@ def test_files_that_are_none_are_named(tmp_path, write):
         read_fields(other)
 
 
+def test_damaged_torch_files_are_named(tmp_path):
+    path = tmp_path / "x.pt"
+    path.write_bytes(pickle.dumps(torch.serialization.MAGIC_NUMBER, 2) + b"\x80\x02s.")  # takes from an empty stack
+    with pytest.raises(ValueError, match="x.pt cannot be read as .pt"):
+        read_fields(path)
+
+
 @pytest.mark.filterwarnings("ignore:Validating sparse tensor:UserWarning")
 def test_tensors_that_are_not_dense_are_named(tmp_path):
     torch.save({"x": torch.eye(4).to_sparse()}, tmp_path / "sparse.pt")
