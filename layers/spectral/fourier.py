@@ -73,8 +73,7 @@ def _table(kind: str, n: int, band: Band, half: bool, dtype: torch.dtype, device
 def _make_table(kind: str, n: int, band: Band, half: bool, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """The matrix of one axis.
 
-    Matrix of an axis. Analysis: (2 * m, n) of a real axis, (2 * m, n * 2) of a complex one. Synthesis: the transposed
-    shapes.
+    Analysis: (2 * m, n) of a real axis, (2 * m, n * 2) of a complex one. Synthesis: the transposed shapes.
 
     Real and imaginary parts are before the frequencies, and after the points.
     """

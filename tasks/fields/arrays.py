@@ -2,32 +2,31 @@
 
 import math
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from blockzoo.tasks.core.extras import needs
+from blockzoo.tasks.core.stored import NO_CODE, check_unpacked, open_hdf5, read_dataset, read_npy, read_npz
 
-__all__ = ["CONTAINERS", "FORMATS", "LABELLED", "array_file", "needs", "read_arrays", "tensor_of"]
+__all__ = [
+    "CONTAINERS", "FORMATS", "HDF5", "LABELLED", "NETCDF", "array_file", "dataset_names", "read_arrays", "tensor_of",
+]  # fmt: skip
 
 FORMATS = ".npz, .npy, .safetensors, .pt, .h5, .mat, .nc, .zarr, or a folder of .npy files"
 
-LABELLED = (".nc", ".nc4", ".cdf", ".netcdf", ".zarr")
+HDF5, NETCDF = (".h5", ".hdf5", ".he5"), (".nc", ".nc4", ".cdf", ".netcdf")
+"""Endings of the files of these formats."""
+
+LABELLED = (*NETCDF, ".zarr")
 """Endings of files whose axes have names, see `blockzoo.tasks.fields.containers`."""
 
-CONTAINERS = (".h5", ".hdf5", ".he5", *LABELLED)
+CONTAINERS = (*HDF5, *LABELLED)
 """Endings of files that can be read piece by piece."""
-
-_BOMB, _SMALL = 200, 2**30
-"""A file may unpack to 200 times its size, or to a gigabyte."""
-
-_CODE = "it holds Python objects, which are never read since they can run code; store plain arrays of numbers"
 
 Found = tuple[dict[str, torch.Tensor], list[str]]
 """The wanted arrays that a file has, and the names of all that it has."""
@@ -47,32 +46,12 @@ def read_arrays(path: Path, wanted: Sequence[str]) -> Found:
         return read(path, wanted)
     except ImportError:
         raise
-    except (
-        ValueError,
-        TypeError,
-        EOFError,
-        OSError,
-        KeyError,
-        MemoryError,
-        NotImplementedError,
-        zipfile.BadZipFile,
-        SafetensorError,
-        UnpicklingError,
-        RuntimeError,
-    ) as error:
+    except Exception as error:  # a damaged file makes its library fail in any way
         text = str(error) or type(error).__name__
         if any(word in text for word in ("weights_only", "allow_pickle", "pickle")):
-            text = _CODE
+            text = NO_CODE
         kind = "a folder of .npy files" if read is _from_folder else path.suffix
         raise ValueError(f"{path} cannot be read as {kind}: {text}") from error
-
-
-def _check_size(name: str, size: int, stored: int) -> None:
-    """Refuse what takes far more memory than a file of its size can mean."""
-    if size > max(_SMALL, _BOMB * stored):
-        raise ValueError(
-            f"{name} would unpack from {stored:,} to {size:,} bytes; if that is meant, store it without compression"
-        )
 
 
 def tensor_of(array: np.ndarray) -> torch.Tensor:
@@ -87,33 +66,14 @@ def tensor_of(array: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(native).reshape(native.shape))
 
 
-def _npy(file: IO[bytes], name: str, stored: int) -> torch.Tensor:
-    """One array in NumPy's format, its header checked before memory is taken."""
-    version = np.lib.format.read_magic(file)
-    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read_header(file)
-    if dtype.hasobject:
-        raise ValueError(_CODE)
-    _check_size(name, math.prod(shape) * dtype.itemsize, stored)
-    file.seek(0)
-    return tensor_of(np.lib.format.read_array(file, allow_pickle=False))
-
-
 def _from_npz(path: Path, wanted: Sequence[str]) -> Found:
-    found = {}
-    with zipfile.ZipFile(path) as archive:
-        entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
-        for name in (name for name in wanted if name in entries):
-            entry = entries[name]
-            _check_size(name, entry.file_size, entry.compress_size)
-            with archive.open(entry) as file:
-                found[name] = _npy(file, name, entry.file_size)
-    return found, list(entries)
+    found, names = read_npz(path, wanted)
+    return {name: tensor_of(array) for name, array in found.items()}, names
 
 
 def _from_npy(path: Path, wanted: Sequence[str]) -> Found:
     with path.open("rb") as file:
-        return {wanted[0]: _npy(file, path.name, path.stat().st_size)}, [wanted[0]]
+        return {wanted[0]: tensor_of(read_npy(file, path.name, path.stat().st_size))}, [wanted[0]]
 
 
 def _from_folder(path: Path, wanted: Sequence[str]) -> Found:
@@ -133,13 +93,16 @@ def _from_safetensors(path: Path, wanted: Sequence[str]) -> Found:
 def _from_torch(path: Path, wanted: Sequence[str]) -> Found:
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
-            _check_size("it", sum(entry.file_size for entry in archive.infolist()), path.stat().st_size)
+            check_unpacked("it", sum(entry.file_size for entry in archive.infolist()), path.stat().st_size)
     content = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(content, dict):
         raise ValueError(f"it holds a {type(content).__name__}, not a dictionary of tensors")
     found = {str(name): value for name, value in content.items() if isinstance(value, torch.Tensor)}
     for name in (name for name in wanted if name in found):
-        _check_size(name, found[name].numel() * found[name].element_size(), path.stat().st_size)
+        value = found[name]
+        if value.layout != torch.strided or value.is_quantized or value.device.type != "cpu":
+            raise ValueError(f"{name} is not a dense tensor of plain numbers; store {name}.to_dense()")
+        check_unpacked(name, value.numel() * value.element_size(), path.stat().st_size)
     return {name: found[name] for name in wanted if name in found}, list(found)
 
 
@@ -149,21 +112,19 @@ def array_file(path: str | Path) -> dict[str, torch.Tensor]:
     return read_arrays(Path(path), names)[0]
 
 
-@contextmanager
-def _hdf5(path: Path) -> Iterator[Any]:
-    with needs("h5py", "fields", str(path)).File(path, "r") as file:
-        yield file
+def dataset_names(file: Any) -> list[str]:
+    """Names of all arrays of an open HDF5 file, those in groups as "group/name"."""
+    names: list[str] = []
+    file.visititems(lambda name, item: names.append(name) if hasattr(item, "dtype") else None)
+    return names
 
 
 def _from_hdf5(path: Path, wanted: Sequence[str], column_major: bool = False) -> Found:
     found: dict[str, torch.Tensor] = {}
-    names: list[str] = []
-    with _hdf5(path) as file:
-        file.visititems(lambda name, item: names.append(name) if hasattr(item, "dtype") else None)
+    with open_hdf5(path) as file:
+        names = dataset_names(file)
         for name in (name for name in wanted if name in names):
-            data = file[name]
-            _check_size(name, math.prod(data.shape) * data.dtype.itemsize, data.id.get_storage_size())
-            values = data[()]
+            values = read_dataset(file[name], name)
             found[name] = tensor_of(values.T if column_major else values)
     return found, names
 
@@ -177,7 +138,7 @@ def _from_mat(path: Path, wanted: Sequence[str]) -> Found:
     try:
         held = {name: shape for name, shape, _ in io.whosmat(path)}
         for name in (name for name in wanted if name in held):
-            _check_size(name, 8 * math.prod(held[name]), path.stat().st_size)
+            check_unpacked(name, 8 * math.prod(held[name]), path.stat().st_size)
         content = io.loadmat(path, variable_names=list(wanted))
     except io.matlab.MatReadError as error:
         raise ValueError(str(error)) from error
@@ -189,6 +150,6 @@ _READERS: dict[str, Callable[[Path, Sequence[str]], Found]] = {
     ".npy": _from_npy,
     ".safetensors": _from_safetensors,
     **dict.fromkeys((".pt", ".pth"), _from_torch),
-    **dict.fromkeys((".h5", ".hdf5", ".he5"), _from_hdf5),
+    **dict.fromkeys(HDF5, _from_hdf5),
     ".mat": _from_mat,
 }

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 
 from blockzoo.tasks.core.extras import needs
-from blockzoo.tasks.fields.arrays import CONTAINERS, FORMATS, array_file
-from blockzoo.tasks.fields.zarr_codecs import check_codecs
+from blockzoo.tasks.core.stored import open_hdf5
+from blockzoo.tasks.fields.arrays import CONTAINERS, FORMATS, HDF5, array_file, dataset_names
+from blockzoo.tasks.fields.zarr_codecs import check_codecs, has_summary
 
 __all__ = ["FieldFile", "Variable", "open_fields", "open_labelled", "parse_axes"]
 
@@ -42,7 +43,6 @@ class Variable:
         shape: Length of each axis.
         components: Names of its channels; the variable's own name without an axis of channels.
         read: Takes an index for each axis and gives the values.
-        squares: Whether the axes of channels are two that are read as one, as of tensors.
     """
 
     name: str
@@ -195,7 +195,7 @@ def open_fields(path: str | Path, axes: str | None = None) -> FieldFile:
         raise FileNotFoundError(f"no file {path}")
     given, suffix = parse_axes(axes), path.suffix.lower()
     try:
-        if suffix in (".h5", ".hdf5", ".he5"):
+        if suffix in HDF5:
             found = _hdf5(path, given)
         elif suffix in CONTAINERS:
             found = _labelled(path, given, "Zarr" if suffix == ".zarr" else "NetCDF")
@@ -223,6 +223,21 @@ class _Opened:
             self._handles[os.getpid()] = self.opener(self.path)
         return self._handles[os.getpid()]
 
+    def values(self, place: Sequence[str], index: tuple[Any, ...]) -> np.ndarray:
+        """A piece of the array at a place, given by the names of groups and array.
+
+        Raises:
+            ValueError: The piece is damaged; the message names file and array.
+        """
+        try:
+            item = self()
+            for name in place:
+                item = item[name]
+            return np.asarray(item[index])
+        except Exception as error:  # a damaged piece makes its decoder fail in any way
+            reason = str(error) or type(error).__name__
+            raise ValueError(f"{self.path}: {'/'.join(place)} cannot be read: {reason}") from error
+
 
 @dataclass(frozen=True)
 class _Array:
@@ -232,7 +247,7 @@ class _Array:
     name: str
 
     def __call__(self, index: tuple[Any, ...]) -> np.ndarray:
-        return np.asarray(self.opened()[self.name][index])
+        return self.opened.values((self.name,), index)
 
 
 @dataclass(frozen=True)
@@ -244,7 +259,7 @@ class _Groups:
     name: str
 
     def __call__(self, index: tuple[Any, ...]) -> np.ndarray:
-        return np.asarray(self.opened()[self.groups[index[0]]][self.name][index[1:]])
+        return self.opened.values((self.groups[index[0]], self.name), index[1:])
 
 
 @dataclass(frozen=True)
@@ -257,8 +272,12 @@ class _Values:
         return self.values[index]
 
 
-def _open_hdf5(path: Path) -> Any:
-    return needs("h5py", "fields", str(path)).File(path, "r")
+def _in_library(read: Callable[[], Any]) -> Any:
+    """Call a library on a file; a damaged one makes it fail in any way, which becomes an `OSError`."""
+    try:
+        return read()
+    except Exception as error:
+        raise OSError(str(error) or type(error).__name__) from error
 
 
 def open_labelled(path: Path) -> Any:
@@ -266,25 +285,25 @@ def open_labelled(path: Path) -> Any:
     xarray = needs("xarray", "fields", str(path))
     if path.suffix.lower() == ".zarr":
         check_codecs(path)
+        needs("zarr", "fields", str(path))
         # Stores may lack the summary of their metadata, which xarray would look for first and warn about.
-        summary = needs("zarr", "fields", str(path)).open_group(path, mode="r").metadata.consolidated_metadata
-        return xarray.open_zarr(path, chunks=None, consolidated=summary is not None)
+        return _in_library(lambda: xarray.open_zarr(path, chunks=None, consolidated=has_summary(path)))
     with path.open("rb") as file:
         engine = "h5netcdf" if file.read(4) == b"\x89HDF" else "scipy"  # NetCDF 4, or one of the classic formats
     needs(engine, "fields", str(path))
-    return xarray.open_dataset(path, engine=engine)
+    if engine == "h5netcdf":
+        open_hdf5(path).close()  # which refuses values from other files
+    return _in_library(lambda: xarray.open_dataset(path, engine=engine))
 
 
 def _hdf5(path: Path, given: list[str] | dict[str, str]) -> FieldFile:
-    opened = _Opened(path, _open_hdf5)
+    opened = _Opened(path, open_hdf5)
     file = opened()
     if given:
-        arrays: list[str] = []
-        file.visititems(lambda name, item: arrays.append(name) if hasattr(item, "dtype") else None)
-        return _named(path, {name: (file[name].shape, _Array(opened, name)) for name in arrays}, given)
+        return _named(path, {name: (file[name].shape, _Array(opened, name)) for name in dataset_names(file)}, given)
     if "n_spatial_dims" in file.attrs and any(f"t{order}_fields" in file for order in range(3)):
         return _well(path, opened)
-    if file and all(name.isdigit() and hasattr(item, "keys") and "data" in item for name, item in file.items()):
+    if len(file) and all(name.isdigit() and hasattr(item, "keys") and "data" in item for name, item in file.items()):
         return _pdebench_groups(path, opened)
     if any(f"{name}-coordinate" in file for name in "xt") or {"velocity", "t"} <= set(file):
         return _pdebench(path, opened)

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 import torch
 
+from blockzoo.tasks.core.stored import check_unpacked
 from blockzoo.tasks.fields.arrays import CONTAINERS, LABELLED, read_arrays, tensor_of
 from blockzoo.tasks.fields.containers import CHANNEL, SAMPLE, TIME, open_fields
 from blockzoo.tasks.fields.pairs import FieldData, FieldPairs
@@ -211,6 +212,8 @@ def _check_together(path: str | Path, arrays: dict[str, torch.Tensor]) -> None:
 def _labelled(path: Path, wanted: Sequence[str]) -> tuple[dict[str, torch.Tensor], list[str]]:
     """NetCDF and Zarr, whose axes have names; where there are no samples, instants are samples."""
     file = open_fields(path)
+    parts = path.rglob("*") if path.is_dir() else (path,)
+    stored = sum(part.stat().st_size for part in parts if part.is_file())
     found: dict[str, torch.Tensor] = {}
     for name in (name for name in wanted if name in file.variables):
         variable = file.variables[name]
@@ -222,6 +225,7 @@ def _labelled(path: Path, wanted: Sequence[str]) -> tuple[dict[str, torch.Tensor
                 f"{path}: {name} has the axes {', '.join(variable.axes)}; a pair of fields has (sample, "
                 f"{', '.join(file.space)}), and FieldTrajectories reads fields over time"
             )
+        check_unpacked(name, 8 * math.prod(variable.shape), stored)
         values = variable.read((slice(None),) * len(variable.axes))
         values = values.transpose([variable.axes.index(axis) for axis in order])
         found[name] = tensor_of(values if CHANNEL in order else values[:, None])

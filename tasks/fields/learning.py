@@ -15,7 +15,7 @@ from blockzoo.tasks.fields.losses import H1Loss, LpLoss, SpectralH1Loss, isotrop
 from blockzoo.tasks.fields.plots import fields_figure, rollout_figure, spectrum_figure
 from blockzoo.tasks.fields.trajectories import FieldTrajectories
 
-__all__ = ["OperatorLearning", "rollout"]
+__all__ = ["OperatorLearning", "rollout", "rollout_errors"]
 
 
 @torch.no_grad()
@@ -51,6 +51,27 @@ def rollout(
             states.append(state)
             known = torch.cat([known[:, chans:], state], 1)
     return torch.stack(states[:steps], 1)
+
+
+def rollout_errors(
+    states: torch.Tensor, truth: torch.Tensor, mask: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Relative L2 error and VRMSE of every state of a roll-out, means over the channels that have them.
+
+    Args:
+        states: Predicted, (B, T, C, *size).
+        truth: Their targets.
+        mask: Points that count, (B, 1, *size) or (1, *size).
+
+    Returns:
+        Two of (B, T), one state at a time, so that no field of all instants is made.
+    """
+    l2 = LpLoss(reduction="none")
+    errors, scaled = states.new_zeros(2, *states.shape[:2])
+    for i, (state, true) in enumerate(zip(states.unbind(1), truth.unbind(1), strict=True)):
+        errors[:, i] = l2(state, true, mask).nanmean(1)
+        scaled[:, i] = metrics.vrmse(state, true, mask).nanmean(1)
+    return errors, scaled
 
 
 class OperatorLearning(Task):
@@ -263,10 +284,8 @@ class OperatorLearning(Task):
             truth = batch["trajectory"]
             history = self.history if self.state_chans == truth.shape[2] else 1
             states = rollout(self.model, x, truth.shape[1], truth.shape[2], history, mask)
-            pairs = list(zip(states.unbind(1), truth.unbind(1), strict=True))
-            errors = torch.stack([self.l2(state, true, mask).nanmean(1) for state, true in pairs], 1)
+            errors, scaled = rollout_errors(states, truth, mask)
             self._log_mean(f"test/rollout_l2{ending}", errors, options)
-            scaled = torch.stack([metrics.vrmse(state, true, mask).nanmean(1) for state, true in pairs], 1)
             self._log_mean(f"test/rollout_vrmse{ending}", scaled, options)
             errors = errors[~errors.isnan().any(1)]
             self._add("rollouts", ending, errors.sum(0), len(errors))
@@ -314,8 +333,11 @@ class OperatorLearning(Task):
     def predict_step(
         self, batch: dict[str, torch.Tensor], batch_idx: int, dataloader_idx: int = 0
     ) -> dict[str, torch.Tensor]:
-        """The predicted fields (B, C', *size), and which samples they belong to (B,)."""
-        return {"index": batch["index"], "prediction": self.model(batch["x"])}
+        """The predicted fields (B, C', *size), NaN outside a mask, and which samples they belong to (B,)."""
+        prediction = self.model(batch["x"])
+        if "mask" in batch:
+            prediction = torch.where(batch["mask"], prediction, torch.nan)
+        return {"index": batch["index"], "prediction": prediction}
 
     def write_predictions(self, batches: list[dict[str, torch.Tensor]], path: Path) -> Path:
         """Write the predicted fields of all batches as arrays to a .safetensors file."""

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-__all__ = ["H1Loss", "LpLoss", "SpectralH1Loss", "derivatives", "isotropic_spectrum"]
+__all__ = ["H1Loss", "LpLoss", "SpectralH1Loss", "axis_lengths", "derivatives", "isotropic_spectrum", "masked"]
 
 Reduction = Literal["mean", "sum", "none"]
 
@@ -34,7 +34,7 @@ def _relative(distance: torch.Tensor, norm: torch.Tensor, reduction: Reduction) 
     return total if reduction == "sum" else total / known.sum().clamp(min=1)
 
 
-def _masked(x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+def masked(x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
     """A field with 0 where the mask is false."""
     return x if mask is None else torch.where(mask, x, 0)
 
@@ -76,19 +76,24 @@ class LpLoss(nn.Module):
 
     def forward(self, pred: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """See the class."""
-        distance = torch.linalg.vector_norm(_masked(pred - target, mask).flatten(2), self.p, dim=-1)
+        distance = torch.linalg.vector_norm(masked(pred - target, mask).flatten(2), self.p, dim=-1)
         if self.relative:
-            norm = torch.linalg.vector_norm(_masked(target, mask).flatten(2), self.p, dim=-1)
+            norm = torch.linalg.vector_norm(masked(target, mask).flatten(2), self.p, dim=-1)
             return _relative(distance, norm, self.reduction)
         return _reduce(distance * _cell(self.measure, pred.shape[2:]) ** (1 / self.p), self.reduction)
 
 
 def _cell(measure: float | Sequence[float], size: Sequence[int]) -> float:
     """Volume of a grid cell."""
-    return math.prod(length / n for length, n in zip(_lengths(measure, len(size)), size, strict=True))
+    return math.prod(length / n for length, n in zip(axis_lengths(measure, len(size)), size, strict=True))
 
 
-def _lengths(measure: float | Sequence[float], dims: int) -> list[float]:
+def axis_lengths(measure: float | Sequence[float], dims: int) -> list[float]:
+    """Length of the domain along each axis, given as one number for all or as one for each.
+
+    Raises:
+        ValueError: There is another number of them.
+    """
     lengths = [float(measure)] * dims if isinstance(measure, int | float) else [float(length) for length in measure]
     if len(lengths) != dims:
         raise ValueError(f"measure={measure!r} must be one number or {dims}")
@@ -116,7 +121,7 @@ def derivatives(
     if len(closed) != dims:
         raise ValueError(f"periodic={periodic!r} must be one answer or {dims}")
     found = []
-    for axis, (length, closes) in enumerate(zip(_lengths(measure, dims), closed, strict=True), start=2):
+    for axis, (length, closes) in enumerate(zip(axis_lengths(measure, dims), closed, strict=True), start=2):
         h = length / x.shape[axis]
         if closes:
             found.append((x.roll(-1, axis) - x.roll(1, axis)) / (2 * h))
@@ -160,7 +165,7 @@ class H1Loss(nn.Module):
 
     def _norm(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         # Over all terms at once; unlike a square root of sums, its gradient is 0 where two fields are equal.
-        terms = [_masked(x, mask), *derivatives(_masked(x, mask), self.measure, self.periodic)]
+        terms = [masked(x, mask), *derivatives(masked(x, mask), self.measure, self.periodic)]
         if mask is not None:
             hole = torch.where(mask if mask.ndim == x.ndim else mask.unsqueeze(0), 0.0, torch.nan)
             # A difference is NaN where it takes a point outside; at the point itself it may take none.
@@ -200,7 +205,7 @@ class SpectralH1Loss(nn.Module):
     def _norm(self, x: torch.Tensor) -> torch.Tensor:
         size = x.shape[2:]
         spectrum = torch.fft.rfftn(x, dim=tuple(range(2, x.ndim)), norm="forward")
-        squared, twice = _wave_squares(size, _lengths(self.measure, len(size)), x)
+        squared, twice = _wave_squares(size, axis_lengths(self.measure, len(size)), x)
         weights = torch.sqrt(twice * (1 + self.weight * squared))
         return torch.linalg.vector_norm((torch.view_as_real(spectrum) * weights.unsqueeze(-1)).flatten(2), dim=-1)
 

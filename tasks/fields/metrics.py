@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 import torch
 
+from blockzoo.tasks.fields.losses import axis_lengths, masked
+
 __all__ = [
     "boundary_rmse",
     "fourier_rmse",
@@ -26,10 +28,6 @@ __all__ = [
 BANDS = ("low", "mid", "high")
 
 
-def _masked(x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    return x if mask is None else torch.where(mask, x, 0)
-
-
 def _points(x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
     """Points that count, one number or (B, 1)."""
     if mask is None:
@@ -39,7 +37,7 @@ def _points(x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
 
 
 def _mean(x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    return _masked(x, mask).flatten(2).sum(-1) / _points(x, mask)
+    return masked(x, mask).flatten(2).sum(-1) / _points(x, mask)
 
 
 def rmse(pred: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
@@ -60,14 +58,14 @@ def vrmse(pred: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None = 
     """
     points = _points(target, mask)
     centred = target - _mean(target, mask).reshape(*target.shape[:2], *[1] * (target.ndim - 2))
-    variance = _masked(centred.square(), mask).flatten(2).sum(-1) / (points - 1).clamp(min=1) + eps
+    variance = masked(centred.square(), mask).flatten(2).sum(-1) / (points - 1).clamp(min=1) + eps
     ratio = _mean((pred - target).square(), mask) / torch.where(variance > 0, variance, 1.0)
     return torch.where(variance > 0, ratio.sqrt(), torch.nan)
 
 
 def max_error(pred: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
     """Largest absolute error over space, (B, C)."""
-    return _masked((pred - target).abs(), mask).flatten(2).amax(-1)
+    return masked((pred - target).abs(), mask).flatten(2).amax(-1)
 
 
 def mean_error(pred: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
@@ -132,8 +130,7 @@ def fourier_rmse(
         lengths: Length of the domain along each axis, or one number for all.
         edges: First shells of the middle and of the high band. A band without shells is NaN.
     """
-    sides = [float(lengths)] * len(size) if isinstance(lengths, int | float) else [float(side) for side in lengths]
-    error = shells.sqrt() / math.prod(size) * math.prod(sides)
+    error = shells.sqrt() / math.prod(size) * math.prod(axis_lengths(lengths, len(size)))
     low, high = edges
     return torch.stack([part.mean(-1) for part in (error[:, :low], error[:, low:high], error[:, high:])], -1)
 
@@ -182,6 +179,6 @@ def vector_l2(
         mask: Points that count.
     """
     ours, theirs = pred[:, list(channels)], target[:, list(channels)]
-    error = torch.linalg.vector_norm(_masked(ours - theirs, mask).flatten(1), dim=1)
-    norm = torch.linalg.vector_norm(_masked(theirs, mask).flatten(1), dim=1)
+    error = torch.linalg.vector_norm(masked(ours - theirs, mask).flatten(1), dim=1)
+    norm = torch.linalg.vector_norm(masked(theirs, mask).flatten(1), dim=1)
     return torch.where(norm > 0, error / torch.where(norm > 0, norm, 1.0), torch.nan)

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from blockzoo.tasks.core.extras import needs
-from blockzoo.tasks.core.files import check_output
+from blockzoo.tasks.core.files import check_output, replacing
 from blockzoo.tasks.core.output import print_json, print_table
-from blockzoo.tasks.fields.arrays import CONTAINERS
+from blockzoo.tasks.fields.arrays import CONTAINERS, HDF5, NETCDF
 from blockzoo.tasks.fields.containers import (
     CHANNEL,
     SAMPLE,
@@ -20,10 +20,8 @@ from blockzoo.tasks.fields.containers import (
     open_fields,
     open_labelled,
 )
-from blockzoo.tasks.fields.learning import rollout
-from blockzoo.tasks.fields.losses import LpLoss
-from blockzoo.tasks.fields.metrics import vrmse
-from blockzoo.tasks.fields.trajectories import SelectedFile, Selection, assemble, filled
+from blockzoo.tasks.fields.learning import rollout, rollout_errors
+from blockzoo.tasks.fields.trajectories import SelectedFile, Selection, assemble, fill_of, filled
 
 __all__ = ["Horizon", "history_of", "predict_rollouts", "write_states"]
 
@@ -104,8 +102,8 @@ def predict_rollouts(
     Raises:
         ValueError: The file does not fit the model, or `out` cannot be written.
     """
-    for name, value in (("steps", horizon.steps), ("samples", horizon.samples or 1)):
-        if value < 1:
+    for name, value in (("steps", horizon.steps), ("samples", horizon.samples)):
+        if value is not None and value < 1:
             raise ValueError(f"--{name} {value} must be at least 1")
     source = Path(path)
     target = Path(out or f"{source.stem}_predicted{source.suffix if source.suffix in CONTAINERS else '.npz'}")
@@ -143,10 +141,8 @@ def _roll(
     model: Any, file: SelectedFile, samples: Sequence[int], horizon: Horizon, history: int, truth_stop: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Predicted states (B, T, C, *size) of some samples, NaN outside the mask, and errors (B, known instants)."""
-    first = horizon.start + history
-    chans, more = len(file.names), len(file.constant_names)
-    mean = model.input_mean.cpu()
-    fill = torch.cat([mean[:chans], mean[history * chans :][:more]])
+    chans = len(file.names)
+    fill = fill_of(model.input_mean.cpu(), file, history)
     device, dtype = model.input_mean.device, model.input_mean.dtype
     inputs, truths = [], []
     for sample in samples:
@@ -158,11 +154,7 @@ def _roll(
     x = torch.stack(inputs).to(device, dtype)
     states = rollout(model, x, horizon.steps, chans, history, mask).float().cpu()
     truth = torch.stack(truths)
-    l2, scaled = torch.zeros(len(truth), truth.shape[1]), torch.zeros(len(truth), truth.shape[1])
-    norm = LpLoss(reduction="none")
-    for i in range(truth_stop - first):
-        l2[:, i] = norm(states[:, i], truth[:, i], file.mask).nanmean(1)
-        scaled[:, i] = vrmse(states[:, i], truth[:, i], file.mask).nanmean(1)
+    l2, scaled = rollout_errors(states[:, : truth.shape[1]], truth, file.mask)
     if file.mask is not None:
         states = states.masked_fill(~file.mask, torch.nan)
     return states, l2, scaled
@@ -220,12 +212,13 @@ def _cell(value: Any) -> str:
 
 def _check_target(source: Path, target: Path) -> None:
     """Whether states of this file can be written to that one."""
-    families = ((".h5", ".hdf5", ".he5"), (".nc", ".nc4", ".cdf", ".netcdf"), (".zarr",))
-    own = next((family for family in families if source.suffix.lower() in family), (".npz",))
+    own = next((family for family in (HDF5, NETCDF, (".zarr",)) if source.suffix.lower() in family), (".npz",))
     if target.suffix.lower() not in own:
         raise ValueError(f"--out {target} must end in {' or '.join(own)}, as states are written in the input's format")
     if target.suffix.lower() == ".zarr" and target.exists():
         raise ValueError(f"--out {target} exists")
+    if source.resolve() in target.resolve().parents:
+        raise ValueError(f"--out {target} is inside the input {source}; give another place")
 
 
 def write_states(target: Path, file: SelectedFile, states: np.ndarray, times: np.ndarray) -> None:
@@ -248,13 +241,15 @@ def write_states(target: Path, file: SelectedFile, states: np.ndarray, times: np
         name: file.file.coordinates[name][::stride] for name in file.file.space if name in file.file.coordinates
     }
     coordinates[TIME] = times
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if file.file.layout in ("NetCDF", "Zarr"):
-        _write_labelled(target, file.file, arrays, coordinates)
+    if target.suffix.lower() == ".zarr":
+        _dataset(file.file, arrays, coordinates).to_zarr(target, consolidated=False)
+    elif file.file.layout == "NetCDF":
+        dataset = _dataset(file.file, arrays, coordinates)
+        replacing(target, lambda place: dataset.to_netcdf(place, engine="h5netcdf"))
     elif target.suffix.lower() == ".npz":
-        np.savez(target, **arrays, **coordinates)  # type: ignore[arg-type]
+        replacing(target, lambda place: np.savez(place, **arrays, **coordinates))  # type: ignore[arg-type]
     else:
-        _write_hdf5(target, file, arrays, coordinates)
+        replacing(target, lambda place: _write_hdf5(place, file, arrays, coordinates))
 
 
 def _in_order(states: np.ndarray, variable: Variable, file: FieldFile) -> np.ndarray:
@@ -272,10 +267,9 @@ def _in_order(states: np.ndarray, variable: Variable, file: FieldFile) -> np.nda
     return values
 
 
-def _write_labelled(
-    target: Path, file: FieldFile, arrays: Mapping[str, np.ndarray], coordinates: Mapping[str, np.ndarray]
-) -> None:
-    xarray = needs("xarray", "fields", str(target))
+def _dataset(file: FieldFile, arrays: Mapping[str, np.ndarray], coordinates: Mapping[str, np.ndarray]) -> Any:
+    """An xarray data set with the names of dimensions and the attributes of a file."""
+    xarray = needs("xarray", "fields", str(file.path))
     with open_labelled(file.path) as source:
         data, coords = {}, {}
         for name, values in arrays.items():
@@ -284,11 +278,7 @@ def _write_labelled(
             for dim, axis in zip(dims, file.variable(name).axes, strict=True):
                 if axis in coordinates and dim in source.coords:
                     coords[dim] = (dim, coordinates[axis], source.coords[dim].attrs)
-        dataset = xarray.Dataset(data, coords, source.attrs)
-    if target.suffix.lower() == ".zarr":
-        dataset.to_zarr(target, consolidated=False)
-    else:
-        dataset.to_netcdf(target, engine="h5netcdf")
+        return xarray.Dataset(data, coords, source.attrs)
 
 
 def _write_hdf5(

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from blockzoo.tasks.fields.arrays import CONTAINERS
 from blockzoo.tasks.fields.containers import FieldFile, open_fields
 from blockzoo.tasks.fields.pairs import FieldData
 
@@ -15,6 +16,9 @@ __all__ = ["FieldTrajectories", "Marks", "Selection", "TrajectoryPart"]
 
 Marks = Literal["valid", "invalid"]
 """What the non-zero entries of a mask mean."""
+
+_ENDINGS = (*CONTAINERS, ".npz", ".pt", ".mat", ".safetensors")
+"""Endings of the files of a folder that are read."""
 
 _BLOCK = 32
 """Instants that are read together for statistics."""
@@ -209,6 +213,18 @@ class TrajectoryPart(Dataset[dict[str, torch.Tensor]]):
                 yield file.states(r.sample, start, min(r.stop, start + _BLOCK)), fixed
 
 
+def fill_of(mean: torch.Tensor, file: SelectedFile, history: int) -> torch.Tensor:
+    """What points outside the domain are filled with, for the channels of a state and the constants, (C + K,).
+
+    Args:
+        mean: Mean of each channel of an input, (history * C + K,), and that of the mask, if there is one.
+        file: Whose fields they are.
+        history: States in an input.
+    """
+    chans = len(file.names)
+    return torch.cat([mean[:chans], mean[history * chans :][: len(file.constant_names)]])
+
+
 def filled(values: torch.Tensor, fill: torch.Tensor | None) -> torch.Tensor:
     """Values (T, C, *size) with NaN, outside the domain, replaced by a number for each channel (C,), or by 0."""
     if fill is None:
@@ -340,10 +356,7 @@ class FieldTrajectories(FieldData):
         if self.predict_path is not None:
             self.datasets["predict"] = self._whole_part(self.predict_path, True)
         if self.selection.mask is not None:
-            found = self.statistics
-            chans = len(self.first.names)
-            mean = found["input_mean"]
-            fill = torch.cat([mean[:chans], mean[self.steps_in * chans :][: len(self.first.constant_names)]])
+            fill = fill_of(self.statistics["input_mean"], self.first, self.steps_in)
             for part in (*self.datasets.values(), *self.test_sets):
                 part.fill = fill  # type: ignore[attr-defined]
 
@@ -493,6 +506,3 @@ class _Moments:
         """Mean and deviation in float32; a constant channel has the deviation 1."""
         deviation = torch.sqrt(self.squares / (self.count - 1).clamp(min=1))
         return self.mean.float(), torch.where(self.low == self.high, 1.0, deviation).float()
-
-
-_ENDINGS = (".h5", ".hdf5", ".he5", ".nc", ".nc4", ".cdf", ".netcdf", ".zarr", ".npz", ".pt", ".mat", ".safetensors")

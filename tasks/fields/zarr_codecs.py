@@ -5,11 +5,12 @@ bytes into numbers are allowed here.
 """
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["check_codecs"]
+__all__ = ["check_codecs", "has_summary"]
 
 MAX_METADATA = 1 << 24
 """The most bytes of one file of metadata."""
@@ -27,22 +28,41 @@ def check_codecs(path: Path) -> None:
         path: The store's folder.
 
     Raises:
-        ValueError: A codec is not one of `ALLOWED`, or metadata are not readable; the message names the file.
+        ValueError: A codec is not one of `ALLOWED`, metadata are not readable, or a folder is a link, whose metadata
+            is not looked at; the message names the file.
     """
-    for name in (".zarray", ".zmetadata", "zarr.json"):
-        for file in sorted(path.rglob(name)):
-            if file.stat().st_size > MAX_METADATA:
-                raise ValueError(f"{file} has {file.stat().st_size:,} bytes; metadata have at most {MAX_METADATA:,}")
-            try:
-                found = list(_codecs(json.loads(file.read_text(encoding="utf-8"))))
-            except (ValueError, RecursionError) as error:
-                raise ValueError(f"{file} is not metadata of Zarr ({type(error).__name__})") from error
-            for codec in found:
-                if codec.removeprefix("numcodecs.") not in ALLOWED:
-                    raise ValueError(
-                        f"{file} names the codec {codec!r}, which could run code or is not known here; store the array "
-                        "with one of blosc, gzip, lz4, zlib, zstd"
-                    )
+    for home, folders, files in os.walk(path):
+        for name in folders:
+            if (Path(home) / name).is_symlink():
+                raise ValueError(f"{Path(home) / name} is a link; a store must hold its arrays itself")
+        for name in sorted({".zarray", ".zgroup", ".zmetadata", "zarr.json"} & set(files)):
+            _check_file(Path(home) / name)
+
+
+def _check_file(file: Path) -> None:
+    if file.stat().st_size > MAX_METADATA:
+        raise ValueError(f"{file} has {file.stat().st_size:,} bytes; metadata have at most {MAX_METADATA:,}")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds {type(content).__name__}")
+        found = list(_codecs(content))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is not metadata of Zarr ({type(error).__name__})") from error
+    for codec in found:
+        if codec.removeprefix("numcodecs.") not in ALLOWED:
+            raise ValueError(
+                f"{file} names the codec {codec!r}, which could run code or is not known here; store the array "
+                "with one of blosc, gzip, lz4, zlib, zstd"
+            )
+
+
+def has_summary(path: Path) -> bool:
+    """Whether a store that `check_codecs` has passed holds a summary of its metadata ("consolidated")."""
+    root = path / "zarr.json"
+    if root.is_file():
+        return bool(json.loads(root.read_text(encoding="utf-8")).get("consolidated_metadata"))
+    return (path / ".zmetadata").is_file()
 
 
 def _codecs(value: Any) -> Iterator[str]:
@@ -52,8 +72,8 @@ def _codecs(value: Any) -> Iterator[str]:
             yield from _codecs(item)
     if isinstance(value, dict):
         for key, item in value.items():
-            if key == "attributes":
-                continue
+            if key == "attributes" and isinstance(value.get("zarr_format"), int):
+                continue  # the user's; in a summary of arrays by their names it is an array
             if key in ("compressor", "filters", "codecs", "index_codecs", "object_codec"):
                 for codec in item if isinstance(item, list) else [item]:
                     if codec is not None:

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import pickle
+import shutil
 from pathlib import Path
 
 import h5py
@@ -117,6 +118,18 @@ def test_files_that_do_not_say_their_axes_are_named(tmp_path):
     (tmp_path / "broken.nc").write_bytes(b"no file of NetCDF")
     with pytest.raises(ValueError, match="broken.nc cannot be read as .nc"):
         open_fields(tmp_path / "broken.nc")
+    (tmp_path / "empty.nc").write_bytes(b"")
+    with pytest.raises(ValueError, match="empty.nc cannot be read as .nc"):
+        open_fields(tmp_path / "empty.nc")
+    xr.Dataset({"u": (("time", "x"), np.ones((3, 4)))}).to_netcdf(tmp_path / "damaged.nc", engine="scipy")
+    content = bytearray((tmp_path / "damaged.nc").read_bytes())
+    content[content.index(b"u\0\0\0") + 15] = 9  # the number of its second dimension, of which there are two
+    (tmp_path / "damaged.nc").write_bytes(content)
+    with pytest.raises(ValueError, match="damaged.nc cannot be read as .nc"):
+        open_fields(tmp_path / "damaged.nc")
+    h5py.File(tmp_path / "nothing.h5", "w").close()
+    with pytest.raises(ValueError, match="nothing.h5 does not say what its axes are; .* It has no array"):
+        open_fields(tmp_path / "nothing.h5")
     with pytest.raises(FileNotFoundError, match="no file"):
         open_fields(tmp_path / "none.zarr")
 
@@ -129,6 +142,19 @@ def test_pairs_are_read_by_their_names(tmp_path, suffix):
     data.to_zarr(path, consolidated=False) if suffix == ".zarr" else data.to_netcdf(path, engine="h5netcdf")
     found = read_fields(path, keys={"x": "a", "y": "u"})
     assert torch.equal(found["x"], torch.from_numpy(a)) and torch.equal(found["y"], torch.from_numpy(u))
+
+
+@pytest.mark.parametrize("suffix", [".nc", ".zarr"])
+def test_pairs_that_unpack_to_more_than_they_mean_are_refused(tmp_path, monkeypatch, suffix):
+    monkeypatch.setattr("blockzoo.tasks.core.stored._SMALL", 2**16)
+    data = xr.Dataset({"x": (("sample", "a", "b"), np.zeros((8, 512, 512)))})
+    path = tmp_path / f"zeros{suffix}"
+    if suffix == ".zarr":
+        data.to_zarr(path, consolidated=False)
+    else:
+        data.to_netcdf(path, engine="h5netcdf", encoding={"x": {"zlib": True, "complevel": 9}})
+    with pytest.raises(ValueError, match="x would unpack from .* to 16,777,216 bytes"):
+        read_fields(path, ("x",))
 
 
 @pytest.mark.parametrize("where", ["compressor", "filters", "codecs"])
@@ -150,6 +176,93 @@ def test_stores_whose_codecs_run_code_are_refused(tmp_path, where):
     file.write_text("[" * 100_000, encoding="utf-8")
     with pytest.raises(ValueError, match=f"{file.name} is not metadata of Zarr"):
         open_fields(path)
+
+
+def evil_array(folder):
+    """A Zarr array of version 2 whose compressor unpickles; gives its metadata."""
+    xr.Dataset({"u": (("time", "x"), np.ones((2, 4), np.float32))}).to_zarr(folder, consolidated=False, zarr_format=2)
+    file = folder / "u" / ".zarray"
+    metadata = json.loads(file.read_text(encoding="utf-8")) | {"compressor": {"id": "pickle"}}
+    file.write_text(json.dumps(metadata), encoding="utf-8")
+    return metadata
+
+
+def test_stores_do_not_hide_codecs(tmp_path):
+    metadata = evil_array(tmp_path / "other")
+    path = tmp_path / "linked.zarr"
+    xr.Dataset({"v": (("time", "x"), np.ones((2, 4), np.float32))}).to_zarr(path, consolidated=False, zarr_format=2)
+    open_fields(path)
+    (path / "u").symlink_to(tmp_path / "other" / "u")
+    with pytest.raises(ValueError, match=r"linked.zarr.u is a link; a store must hold its arrays itself"):
+        open_fields(path)
+    path = tmp_path / "named.zarr"  # a summary in which the array has the name that users' attributes have
+    path.mkdir()
+    summary = {"kind": "inline", "must_understand": False, "metadata": {"attributes": metadata}}
+    group = {"zarr_format": 3, "node_type": "group", "attributes": {}, "consolidated_metadata": summary}
+    (path / "zarr.json").write_text(json.dumps(group), encoding="utf-8")
+    with pytest.raises(ValueError, match="zarr.json names the codec 'pickle'"):
+        open_fields(path)
+    (path / "zarr.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(ValueError, match="zarr.json is not metadata of Zarr"):
+        open_fields(path)
+    attributes = {**group, "attributes": {"filters": "none"}, "consolidated_metadata": None}  # words of the user
+    (path / "zarr.json").write_text(json.dumps(attributes), encoding="utf-8")
+    with pytest.raises(ValueError, match="named.zarr holds no array of numbers"):
+        open_fields(path)
+
+
+@pytest.mark.parametrize("kind", ["link", "storage", "virtual"])
+def test_hdf5_files_that_take_values_from_other_files_are_refused(tmp_path, kind):
+    values = np.arange(48, dtype=np.float32).reshape(1, 3, 4, 4)
+    other = tmp_path / "other"
+    with h5py.File(other, "w") as file:
+        file["u"] = values
+    path, own = tmp_path / "u.h5", tmp_path / "own.h5"
+    with h5py.File(own, "w") as file:
+        file["t-coordinate"], file["x-coordinate"], file["y-coordinate"] = np.arange(3), np.arange(4), np.arange(4)
+        layout = h5py.VirtualLayout(values.shape, values.dtype)
+        layout[...] = h5py.VirtualSource(".", "own", values.shape)
+        file["own"] = values
+        file.create_virtual_dataset("same", layout)
+        file["soft"] = h5py.SoftLink("/own")
+    shutil.copy(own, path)
+    found = open_fields(own)  # links within the file are its own
+    assert found.states == ["own", "same", "soft"]
+    np.testing.assert_array_equal(found.take(["same"], 0, slice(None)), values.swapaxes(0, 1))
+    with h5py.File(path, "a") as file:
+        if kind == "link":
+            file["u"] = h5py.ExternalLink(str(other), "u")
+        elif kind == "storage":
+            file.create_dataset("u", values.shape, "f4", external=[(str(other), 0, values.nbytes)])
+        else:
+            layout = h5py.VirtualLayout(values.shape, values.dtype)
+            layout[...] = h5py.VirtualSource(str(other), "u", values.shape)
+            file.create_virtual_dataset("u", layout)
+    message = r"u takes its values from another file, .*other; copy them into this one"
+    with pytest.raises(ValueError, match=f"u.h5 cannot be read as .h5: {message}"):
+        open_fields(path)
+    with pytest.raises(ValueError, match=f"u.h5 cannot be read as .h5: {message}"):
+        read_fields(path, ("x",), {"x": "u"})
+    path.rename(tmp_path / "u.nc")
+    with pytest.raises(ValueError, match=f"u.nc cannot be read as .nc: {message}"):
+        open_fields(tmp_path / "u.nc")
+
+
+@pytest.mark.parametrize("layout", ["pdebench_arrays", "zarr"])
+def test_damaged_pieces_are_named(tmp_path, layout):
+    path, _ = write(layout, tmp_path)
+    if layout == "zarr":
+        name, chunk = "u", path / "u" / "c" / "1" / "0" / "0" / "0"
+        assert chunk.exists()
+        chunk.write_bytes(b"damaged")
+    else:
+        name = "Vx"
+        with h5py.File(path, "a") as file:
+            file[name].id.write_direct_chunk((1, 0, 0, 0), b"damaged")
+    file = open_fields(path)
+    assert file.take([name], 0, slice(0, 2)).shape == (2, 1, *SIZE)
+    with pytest.raises(ValueError, match=f"{path.name}: {name} cannot be read: "):
+        file.take([name], 1, slice(0, 2))
 
 
 def made(path, **options):

@@ -173,6 +173,20 @@ def test_files_that_are_none_are_named(tmp_path, write):
         read_fields(other)
 
 
+def test_damaged_torch_files_are_named(tmp_path):
+    path = tmp_path / "x.pt"
+    path.write_bytes(pickle.dumps(torch.serialization.MAGIC_NUMBER, 2) + b"\x80\x02s.")  # takes from an empty stack
+    with pytest.raises(ValueError, match="x.pt cannot be read as .pt"):
+        read_fields(path)
+
+
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor:UserWarning")
+def test_tensors_that_are_not_dense_are_named(tmp_path):
+    torch.save({"x": torch.eye(4).to_sparse()}, tmp_path / "sparse.pt")
+    with pytest.raises(ValueError, match="sparse.pt cannot be read as .pt: x is not a dense tensor"):
+        read_fields(tmp_path / "sparse.pt")
+
+
 class Evil:
     def __reduce__(self):
         return (print, ("code was run",))
@@ -298,7 +312,7 @@ def header(shape):
 
 
 def test_files_that_unpack_to_more_than_they_mean_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("blockzoo.tasks.fields.arrays._SMALL", 2**20)
+    monkeypatch.setattr("blockzoo.tasks.core.stored._SMALL", 2**20)
     np.savez_compressed(tmp_path / "zeros.npz", x=np.zeros((1, 1, 2**10, 2**10)), y=np.zeros((1, 1, 2, 2)))
     (tmp_path / "claims.npy").write_bytes(header((10**6, 1, 10**4, 10**4)))
     torch.save({"x": torch.zeros(1).expand(10**6, 1, 10**3, 10**3)}, tmp_path / "expanded.pt")

@@ -323,6 +323,10 @@ def test_fields_over_time_are_trained_on_tested_and_rolled_out(field_zoo, capsys
     assert "test/nrmse_low" not in metrics and "test/boundary_rmse" not in metrics  # not defined with a mask
     assert cli.model.test_rollouts[""].shape == (4,)
     assert all(torch.isfinite(parameter).all() for parameter in cli.model.model.parameters())
+    batch = next(iter(cli.datamodule.predict_dataloader()))
+    with torch.no_grad():
+        found = cli.model.predict_step(batch, 0)["prediction"]
+    assert torch.equal(found.isnan(), ~batch["mask"].expand_as(found)) and batch["mask"].any()
     capsys.readouterr()
     assert main(["predict", str(RUN), "sea.nc", "--steps", "3", "--mask", "nan", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

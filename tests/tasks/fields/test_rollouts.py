@@ -139,6 +139,7 @@ def test_points_outside_the_domain_have_no_values(tmp_path, capsys):
         (Mover(3, 2), Horizon(2, history=1), None, "--history 1 does not fit the model, .* hold 2 states"),
         (Mover(3), Horizon(2, start=7), None, "--start 7 and 1 states must lie within the 7 instants"),
         (Mover(3), Horizon(0), None, "--steps 0 must be at least 1"),
+        (Mover(3), Horizon(2, samples=0), None, "--samples 0 must be at least 1"),
         (Mover(3), Horizon(2), "next.npz", "next.npz must end in .h5 or .hdf5"),
         (Mover(3), Horizon(2), "flow.hdf5", "is an input too"),
     ],
@@ -155,3 +156,24 @@ def test_states_in_an_input_follow_from_the_channels(tmp_path):
     assert history_of(Mover(3, 4, 1), file) == 4
     with pytest.raises(ValueError, match=r"3 channels of state \(pressure, .*, 1 of constants and mask \(depth\)"):
         history_of(Mover(3, 1, 0), file)
+
+
+def test_nothing_is_written_into_an_input(tmp_path):
+    path, _ = LAYOUTS["zarr"][0](tmp_path / "wind.zarr")
+    with pytest.raises(ValueError, match=r"--out .*next.zarr is inside the input .*wind.zarr"):
+        predict_rollouts(Mover(2, 1, 1), str(path), Horizon(2), out=str(path / "next.zarr"))
+    assert not (path / "next.zarr").exists()
+
+
+@pytest.mark.parametrize("layout", ["pdebench_arrays", "netcdf"])
+def test_an_earlier_file_stays_if_writing_fails(layout, tmp_path, monkeypatch):
+    save, name = LAYOUTS[layout]
+    path, _ = save(tmp_path / name)
+    out = tmp_path / f"out{path.suffix}"
+    out.write_bytes(b"earlier")
+    state, constants = STATES.get(layout, (2, 1))
+    monkeypatch.setattr("h5py.Group.__setitem__", lambda *_: 1 / 0)
+    monkeypatch.setattr("xarray.Dataset.to_netcdf", lambda _, place, **__: place.write_bytes(b"half") / 0)
+    with pytest.raises(ZeroDivisionError):
+        predict_rollouts(Mover(state, 1, constants), str(path), Horizon(2), out=str(out))
+    assert out.read_bytes() == b"earlier" and len(list(tmp_path.iterdir())) == 2
