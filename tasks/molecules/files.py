@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from blockzoo.tasks.molecules.elements import SYMBOLS
 from blockzoo.tasks.molecules.formats import frames_of, need_ase
 from blockzoo.tasks.molecules.labels import Labels, to_structure
@@ -45,6 +47,8 @@ def read_structures(
     labels = Labels(energy_key, forces_key) if labels is None else labels
     weights, found, types = dict(type_weights or {}), [], set()
     for where, atoms in read_frames(path):
+        if atoms.pbc.any() and np.linalg.matrix_rank(atoms.cell.array[atoms.pbc]) < atoms.pbc.sum():
+            raise ValueError(f"{where}: the cell vectors of periodic directions are zero or depend on each other")
         kind = str(atoms.info.get(type_key, "default"))
         types.add(kind)
         own = atoms.info.get("config_weight", 1.0)
