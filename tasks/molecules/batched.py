@@ -18,14 +18,9 @@ import torch
 from blockzoo.tasks.core.files import check_output, replacing
 from blockzoo.tasks.core.output import add_batch_size, add_out, print_json, print_table
 from blockzoo.tasks.molecules.science import add_model_arguments, calculator, check_positive
+from blockzoo.tasks.molecules.units import AKMA, BOLTZMANN
 
 __all__ = ["Batch", "add_arguments", "dynamics", "relax_batch", "run"]
-
-AKMA = 0.0096485332
-"""Å/fs² that 1 eV/Å gives to a mass of 1 u."""
-
-BOLTZMANN = 8.617333262e-5
-"""eV/K."""
 
 
 class Batch:

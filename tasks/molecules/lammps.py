@@ -17,10 +17,11 @@ import numpy as np
 import torch
 
 from blockzoo.tasks.molecules.elements import atomic_number
+from blockzoo.tasks.molecules.units import ENERGY_UNITS
 
 __all__ = ["attach"]
 
-_UNITS = {"metal": 1.0, "real": 1 / 0.0433641042418}
+_UNITS = {"metal": 1.0, "real": 1 / ENERGY_UNITS["kcal/mol"]}
 """LAMMPS's unit of energy in each of its unit systems whose length is the Å, for 1 eV."""
 
 

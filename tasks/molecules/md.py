@@ -10,7 +10,6 @@ deviation exceeds `--limit`.
 """
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from tqdm.auto import tqdm
 
 from blockzoo.tasks.core.extras import needs
 from blockzoo.tasks.core.files import write_figure
-from blockzoo.tasks.core.output import add_out
+from blockzoo.tasks.core.output import add_out, print_json
 from blockzoo.tasks.molecules.science import (
     add_model_arguments,
     calculator,
@@ -185,7 +184,7 @@ def run(args: argparse.Namespace) -> int:
     if args.out:
         draw(record, len(atoms), args.out, f"{args.name}, {found['formula']}, constant energy")
     if args.json:
-        print(json.dumps(found, indent=2))
+        print_json(found)
     else:
         print(f"{args.name}, {found['formula']}: {args.steps} steps of {args.timestep:g} fs")
         print(f"drift {found['drift']:.4f} meV/atom/ps, largest deviation {found['deviation']:.4f} meV/atom,")
