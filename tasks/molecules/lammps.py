@@ -33,6 +33,8 @@ def attach(
     Adds `fix NAME all external pf/callback 1 1` and counts its energy and virial in `pe` and `press`. Call it when the
     box and the atoms are there.
 
+    An error in a step, such as a lack of memory, is printed by Python, and energy and forces of the step are NaN.
+
     Args:
         lmp: The `lammps.lammps` object, with units metal or real.
         model: Name of a model with weights, or a model with the task "potential".
@@ -62,6 +64,9 @@ def attach(
     unit = _UNITS[units]
 
     def forces(caller: Any, step: int, nlocal: int, tag: np.ndarray, x: np.ndarray, f: np.ndarray) -> None:
+        # An error below is printed, and LAMMPS goes on: with these, not with forces of the step before.
+        f[:] = np.nan
+        lmp.fix_external_set_energy_global(name, np.nan)
         low, high, xy, yz, xz, periodicity, _ = lmp.extract_box()
         lengths = [top - bottom for bottom, top in zip(low, high, strict=True)]
         pbc = torch.tensor([[bool(flag) for flag in periodicity]])
