@@ -17,7 +17,8 @@ import torch
 
 from blockzoo.tasks.core.files import check_output, replacing
 from blockzoo.tasks.core.output import add_batch_size, add_out, print_json, print_table
-from blockzoo.tasks.molecules.science import add_model_arguments, calculator, check_positive
+from blockzoo.tasks.molecules.options import check_positive
+from blockzoo.tasks.molecules.science import add_model_arguments, calculator
 from blockzoo.tasks.molecules.units import AKMA, BOLTZMANN
 
 __all__ = ["Batch", "add_arguments", "dynamics", "relax_batch", "run"]

@@ -13,7 +13,8 @@ import numpy as np
 
 from blockzoo.tasks.core.files import write_figure
 from blockzoo.tasks.core.output import print_json
-from blockzoo.tasks.molecules.science import add_common_arguments, check_positive, relax_crystal, set_up
+from blockzoo.tasks.molecules.options import check_positive
+from blockzoo.tasks.molecules.science import add_common_arguments, relax_crystal, set_up
 from blockzoo.tasks.molecules.units import GPA
 
 __all__ = ["add_arguments", "draw", "equation_of_state", "run"]

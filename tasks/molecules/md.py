@@ -19,12 +19,11 @@ from tqdm.auto import tqdm
 from blockzoo.tasks.core.extras import needs
 from blockzoo.tasks.core.files import write_figure
 from blockzoo.tasks.core.output import add_out, print_json
+from blockzoo.tasks.molecules.options import check_not_negative, check_positive
 from blockzoo.tasks.molecules.science import (
     add_model_arguments,
     calculator,
     check_figure,
-    check_not_negative,
-    check_positive,
 )
 from blockzoo.tasks.molecules.xtb import set_thermal_momenta
 

@@ -14,7 +14,8 @@ import numpy as np
 from blockzoo.tasks.core.extras import needs
 from blockzoo.tasks.core.files import write_figure
 from blockzoo.tasks.core.output import print_json
-from blockzoo.tasks.molecules.science import add_common_arguments, check_positive, set_up
+from blockzoo.tasks.molecules.options import check_positive
+from blockzoo.tasks.molecules.science import add_common_arguments, set_up
 
 __all__ = ["add_arguments", "draw", "phonons", "run"]
 

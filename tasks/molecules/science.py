@@ -12,14 +12,13 @@ from blockzoo.tasks.core.extras import needs
 from blockzoo.tasks.core.files import check_output
 from blockzoo.tasks.core.output import add_out
 from blockzoo.tasks.core.timing import checked_device
+from blockzoo.tasks.molecules.options import check_not_negative
 
 __all__ = [
     "add_common_arguments",
     "add_model_arguments",
     "calculator",
     "check_figure",
-    "check_not_negative",
-    "check_positive",
     "crystal",
     "relax_crystal",
     "set_up",
@@ -56,28 +55,6 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--bulk", metavar="SYMBOL:LATTICE:A", help="of ASE's bulk crystals, for example C:diamond:3.567")
     parser.add_argument("--fmax", type=float, default=0.01, help="relax to this force first, in eV/Å; 0: as it is")
     add_out(parser, "image of the result")
-
-
-def check_positive(**values: float) -> None:
-    """Refuse options that are not positive and finite.
-
-    Raises:
-        ValueError: One is not; the message has its name as it is typed.
-    """
-    for name, value in values.items():
-        if not (math.isfinite(value) and value > 0):
-            raise ValueError(f"--{name.replace('_', '-')} {value:g} must be positive and finite")
-
-
-def check_not_negative(**values: float) -> None:
-    """Refuse options that are negative or not finite.
-
-    Raises:
-        ValueError: One is; the message has its name as it is typed.
-    """
-    for name, value in values.items():
-        if not (math.isfinite(value) and value >= 0):
-            raise ValueError(f"--{name.replace('_', '-')} {value:g} must be at least 0 and finite")
 
 
 def check_figure(out: str | None, structure: str | None) -> None:
