@@ -24,6 +24,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from blockzoo._about import FamilyAbout, Small
+from blockzoo._arguments import positive
 from blockzoo._builder import build_model
 from blockzoo._cfg import ZooCfg, from_manifest, graph_cfg, tags_of
 from blockzoo._elements import ElementModel, wide_dtype
@@ -97,12 +98,6 @@ def edge_product(l_max: int, product: Product, rank: int | str, parity: Parity, 
     if parity != "so3":
         raise ValueError(f"product='cp' is fitted to all paths; parity={parity!r} needs product='exact' or 'gaunt'")
     return EdgeProduct(factors=cp_factors(l_max, rank), **dd)
-
-
-def _check_sizes(**sizes: int) -> None:
-    for name, value in sizes.items():
-        if value < 1:
-            raise ValueError(f"{name}={value} must be at least 1")
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -214,7 +209,7 @@ class TDN(ElementModel):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        _check_sizes(
+        positive(
             l_max=l_max,
             hidden_channels=hidden_channels,
             depth=depth,

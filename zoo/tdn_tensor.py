@@ -84,11 +84,10 @@ class TDNTensor(TDN):
             References of elements (`set_references`) are added to the first irreducible part, the trace over √3; scales
             multiply the rest.
         """
-        x = self.forward_features(positions, atomic_numbers, batch, cell, pbc, edge_index, shifts)
-        if batch is None:
-            batch, num_graphs = atomic_numbers.new_zeros(atomic_numbers.shape), 1
-        elif num_graphs is None:
-            num_graphs = cell.shape[0] if cell is not None else int(batch.max()) + 1 if len(batch) else 0
+        vectors, edge_index, batch, num_graphs = self._graph(
+            positions, atomic_numbers, batch, cell, pbc, edge_index, shifts, num_graphs
+        )
+        x = self._nodes(atomic_numbers, self._edges(vectors, edge_index, positions.shape[0]))
         scale = self.scales[atomic_numbers].unsqueeze(1)
         scalar = self.scalar_head(x[:, 0]).to(scale.dtype) * scale + self.references[atomic_numbers].unsqueeze(1)
         rest = self.tensor_head(x[:, 4:9]).squeeze(2).to(scale.dtype) * scale

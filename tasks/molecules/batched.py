@@ -17,14 +17,11 @@ import torch
 
 from blockzoo.tasks.core.files import check_output, replacing
 from blockzoo.tasks.core.output import add_batch_size, add_out, print_json, print_table
+from blockzoo.tasks.molecules.options import check_positive
+from blockzoo.tasks.molecules.science import add_model_arguments, calculator
+from blockzoo.tasks.molecules.units import AKMA, BOLTZMANN
 
 __all__ = ["Batch", "add_arguments", "dynamics", "relax_batch", "run"]
-
-AKMA = 0.0096485332
-"""Å/fs² that 1 eV/Å gives to a mass of 1 u."""
-
-BOLTZMANN = 8.617333262e-5
-"""eV/K."""
 
 
 class Batch:
@@ -194,16 +191,13 @@ def dynamics(
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("name", help="model.tag")
+    add_model_arguments(parser)
     parser.add_argument("structures", metavar="FILE", help="structures of any number and kind that ASE reads")
     parser.add_argument("--fmax", type=float, default=0.02, help="largest force that may remain, in eV/Å")
     parser.add_argument("--steps", type=int, default=500, help="largest number of steps (default: 500)")
     add_batch_size(parser)
     parser.set_defaults(batch_size=32)
-    parser.add_argument("--dtype", choices=("float32", "float64"), default="float64", help="(default: float64)")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     add_out(parser, "extended XYZ to write (default: NAME_relaxed.extxyz in the current folder)")
-    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -212,8 +206,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         ValueError: An option is out of range, the file is broken, or the model refuses a structure.
     """
-    if not (math.isfinite(args.fmax) and args.fmax > 0):
-        raise ValueError(f"--fmax {args.fmax:g} must be positive and finite")
+    check_positive(fmax=args.fmax)
     for name in ("steps", "batch_size"):
         if getattr(args, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} {getattr(args, name)} must be at least 1")
@@ -221,11 +214,10 @@ def run(args: argparse.Namespace) -> int:
     if target.suffix not in (".xyz", ".extxyz"):
         raise ValueError(f"--out {target} must end in .extxyz or .xyz")
     check_output(target, [args.structures])
-    from blockzoo.tasks.molecules.ase_calculator import ZooCalculator
     from blockzoo.tasks.molecules.files import read_frames
 
     frames = read_frames(args.structures)
-    model = ZooCalculator(args.name, device=args.device, dtype=getattr(torch, args.dtype)).model
+    model = calculator(args).model
     known = set(model.elements)
     for where, atoms in frames:
         unknown = sorted(set(atoms.numbers.tolist()) - known)

@@ -8,14 +8,15 @@ Aggregate" (1952).
 """
 
 import argparse
-import json
 from typing import Any
 
 import numpy as np
 
 from blockzoo.tasks.core.files import write_figure
-from blockzoo.tasks.molecules.eos import GPA
-from blockzoo.tasks.molecules.science import add_common_arguments, check_positive, relax_crystal, set_up
+from blockzoo.tasks.core.output import print_json
+from blockzoo.tasks.molecules.options import check_positive
+from blockzoo.tasks.molecules.science import add_common_arguments, relax_crystal, set_up
+from blockzoo.tasks.molecules.units import GPA
 
 __all__ = ["add_arguments", "averages", "draw", "elastic_constants", "run"]
 
@@ -33,16 +34,16 @@ def elastic_constants(atoms: Any, strain: float = 0.005, fmax: float = 0.0) -> n
     Returns:
         (6, 6) in GPa, symmetrised.
     """
+    from ase.stress import voigt_6_to_full_3x3_strain  # with the identity
+
     columns = []
     for i in range(6):
         stresses = []
         for sign in (1, -1):
             voigt = np.zeros(6)
             voigt[i] = sign * strain
-            xx, yy, zz, yz, xz, xy = voigt
-            tensor = np.array([[xx, xy / 2, xz / 2], [xy / 2, yy, yz / 2], [xz / 2, yz / 2, zz]])
             strained = atoms.copy()
-            strained.set_cell(atoms.cell.array @ (np.eye(3) + tensor), scale_atoms=True)
+            strained.set_cell(atoms.cell.array @ voigt_6_to_full_3x3_strain(voigt), scale_atoms=True)
             strained.calc = atoms.calc
             if fmax:
                 relax_crystal(strained, fmax, cell=False)
@@ -120,7 +121,7 @@ def run(args: argparse.Namespace) -> int:
         draw(matrix, args.out, f"{args.name}, {found['formula']}: elastic constants")
     if args.json:
         plain = {name: None if value != value else value for name, value in found.items()}
-        print(json.dumps({**plain, "constants": matrix.tolist(), "units": "GPa", "order": AXES}, indent=2))
+        print_json({**plain, "constants": matrix.tolist(), "units": "GPa", "order": AXES})
     else:
         print(f"{args.name}, {found['formula']}: elastic constants in GPa, order {' '.join(AXES)}")
         print("\n".join(" ".join(f"{value:9.2f}" for value in row) for row in matrix))

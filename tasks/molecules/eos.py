@@ -7,18 +7,17 @@ third-order Birch-Murnaghan equation ("Finite Elastic Strain of Cubic Crystals",
 """
 
 import argparse
-import json
 from typing import Any
 
 import numpy as np
 
 from blockzoo.tasks.core.files import write_figure
-from blockzoo.tasks.molecules.science import add_common_arguments, check_positive, relax_crystal, set_up
+from blockzoo.tasks.core.output import print_json
+from blockzoo.tasks.molecules.options import check_positive
+from blockzoo.tasks.molecules.science import add_common_arguments, relax_crystal, set_up
+from blockzoo.tasks.molecules.units import GPA
 
 __all__ = ["add_arguments", "draw", "equation_of_state", "run"]
-
-GPA = 160.21766208
-"""GPa in eV/Å³."""
 
 
 def equation_of_state(atoms: Any, span: float = 0.06, points: int = 9, fmax: float = 0.0) -> dict[str, Any]:
@@ -109,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
         draw(state, args.out, f"{args.name}, {found['formula']}")
     units = {"volume": "Å³/atom", "energy": "eV/atom", "bulk_modulus": "GPa", "error": "meV/atom"}
     if args.json:
-        print(json.dumps({**found, **state, "units": units}, indent=2, ensure_ascii=False))
+        print_json({**found, **state, "units": units})
     else:
         print(f"{args.name}, {found['formula']}: {state['volume']:.4f} Å³/atom, {state['energy']:.6f} eV/atom")
         print(f"bulk modulus {state['bulk_modulus']:.2f} GPa (fit: {state['error']:.3g} meV/atom off)")

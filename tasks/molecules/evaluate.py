@@ -11,6 +11,7 @@ from blockzoo.tasks.core.pictures import STYLE, panels, picture
 from blockzoo.tasks.molecules.elements import MASSES, SYMBOLS
 from blockzoo.tasks.molecules.parity import draw_parity
 from blockzoo.tasks.molecules.structures import Structure, XTBMolecules
+from blockzoo.tasks.molecules.units import AKMA, BOLTZMANN
 
 __all__ = ["evaluate_molecules", "velocity_verlet"]
 
@@ -18,12 +19,6 @@ COLOURS = {1: ("#e8e8e8", "#111111"), 6: ("#555555", "#fefefe"), 7: ("#3566a8", 
 """Of an atom and its symbol."""
 RADII = {1: 0.31, 6: 0.76, 7: 0.71, 8: 0.66}
 """Covalent radii in Å, "Covalent radii revisited" (2008)."""
-
-FORCE_UNIT = 9.648533e-3
-"""Acceleration in Å/fs² by a force of 1 eV/Å on a mass of 1 u."""
-
-KELVIN = 8.617333e-5
-"""Boltzmann's constant in eV/K."""
 
 MOVED = "ethanol"
 SHOWN = {"ethanol": 0, "acetamide": 3, "furan": 5}
@@ -76,18 +71,18 @@ def velocity_verlet(
     numbers, owner = structure.atomic_numbers, torch.zeros_like(structure.atomic_numbers)
     masses = torch.tensor([[MASSES[int(number)]] for number in numbers], dtype=torch.double)
     generator = torch.Generator().manual_seed(seed)
-    spread = (KELVIN * temperature * FORCE_UNIT / masses).sqrt()
+    spread = (BOLTZMANN * temperature * AKMA / masses).sqrt()
     velocity = spread * torch.randn(len(numbers), 3, generator=generator, dtype=torch.double)
     velocity -= (masses * velocity).sum(0) / masses.sum()
     position, rows = structure.positions.double(), []
     found = model(position, numbers, owner)
     for step in range(steps + 1):
-        kinetic = float((masses * velocity.square()).sum() / 2 / FORCE_UNIT)
+        kinetic = float((masses * velocity.square()).sum() / 2 / AKMA)
         rows.append((step * timestep, float(found["energy"].detach()), kinetic))
-        velocity = velocity + found["forces"].detach() / masses * (FORCE_UNIT * timestep / 2)
+        velocity = velocity + found["forces"].detach() / masses * (AKMA * timestep / 2)
         position = position + velocity * timestep
         found = model(position, numbers, owner)
-        velocity = velocity + found["forces"].detach() / masses * (FORCE_UNIT * timestep / 2)
+        velocity = velocity + found["forces"].detach() / masses * (AKMA * timestep / 2)
     return dict(zip(("time", "potential", "kinetic"), np.array(rows).T, strict=True))
 
 

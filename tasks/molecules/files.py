@@ -1,10 +1,13 @@
 """Structures of one's own: the files that ASE reads, LMDB, HDF5 and NPZ (`pip install 'blockzoo[molecules]'`)."""
 
 import random
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from blockzoo.tasks.molecules.elements import SYMBOLS
 from blockzoo.tasks.molecules.formats import frames_of, need_ase
@@ -44,9 +47,15 @@ def read_structures(
     labels = Labels(energy_key, forces_key) if labels is None else labels
     weights, found, types = dict(type_weights or {}), [], set()
     for where, atoms in read_frames(path):
+        if atoms.pbc.any() and np.linalg.matrix_rank(atoms.cell.array[atoms.pbc]) < atoms.pbc.sum():
+            raise ValueError(f"{where}: the cell vectors of periodic directions are zero or depend on each other")
         kind = str(atoms.info.get(type_key, "default"))
         types.add(kind)
-        weight = weights.get(kind, weights.get("default", 1.0)) * float(atoms.info.get("config_weight", 1.0))
+        own = atoms.info.get("config_weight", 1.0)
+        try:
+            weight = weights.get(kind, weights.get("default", 1.0)) * float(own)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{where}: config_weight is {own!r}, not a number") from error
         if not 0 <= weight < float("inf"):
             raise ValueError(f"{where}: the weight {weight:g} of type {kind!r} must not be negative")
         found.append(to_structure(atoms, where, labels, weight))
@@ -61,6 +70,8 @@ def read_structures(
 def read_frames(path: str | Path) -> list[tuple[str, Any]]:
     """Each structure of a file as ASE's `Atoms`, with or without energies, and how to name it in a message.
 
+    A frame without atoms is left out, with a warning.
+
     Raises:
         ImportError: ase is not installed.
         FileNotFoundError: There is no such file.
@@ -70,7 +81,12 @@ def read_frames(path: str | Path) -> list[tuple[str, Any]]:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"no file {path}")
-    found = list(frames_of(path))
+    found = []
+    for where, atoms in frames_of(path):
+        if len(atoms):
+            found.append((where, atoms))
+        else:
+            warnings.warn(f"{where}: a frame without atoms is left out", stacklevel=2)
     if not found:
         raise ValueError(f"{path} holds no structure")
     return found

@@ -14,7 +14,6 @@ import io
 import json
 import re
 import sqlite3
-import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -24,6 +23,8 @@ from typing import Any
 import numpy as np
 
 from blockzoo.tasks.core.extras import needs
+from blockzoo.tasks.core.stored import check_unpacked, open_hdf5, read_dataset, read_npz
+from blockzoo.tasks.molecules.elements import SYMBOLS, atomic_number
 
 __all__ = ["frames_of", "need_ase"]
 
@@ -70,10 +71,25 @@ def frames_of(path: Path) -> Iterator[Frame]:
         yield from _array_frames(path)
     else:
         try:
-            frames = ase.io.read(str(path), index=":")
+            _check_packed(path)
+            # ASE takes names that begin with "postgres" for addresses, and what follows an "@" for a choice of frames.
+            frames = ase.io.read(str(path.absolute()), index=":", do_not_split_by_at_sign=True)
         except Exception as error:  # every format of ASE fails in its own way
             raise ValueError(f"{path} could not be read ({type(error).__name__}: {error})") from error
         yield from ((f"{path}, frame {number}", atoms) for number, atoms in enumerate(frames))
+
+
+def _check_packed(path: Path) -> None:
+    """Refuse a compressed file, which ASE unpacks as it reads, if it unpacks to far more than its size."""
+    from ase.io.formats import get_compression, open_with_compression
+
+    if get_compression(str(path))[1] is None:
+        return
+    size, stored = 0, path.stat().st_size
+    with open_with_compression(str(path), "rb") as file:
+        while chunk := file.read(1 << 20):
+            size += len(chunk)
+            check_unpacked("it", size, stored)
 
 
 def _database_frames(path: Path) -> Iterator[Frame]:
@@ -148,7 +164,7 @@ def _xyz_frames(path: Path) -> Iterator[Frame]:
                 f"{where}, line {start + 1}: {count} atoms are announced, the file ends after {max(len(frame) - 2, 0)}"
             )
         if not count:
-            warnings.warn(f"{where}, line {start + 1}: a frame without atoms is left out", stacklevel=2)
+            yield f"{where}, line {start + 1}", ase.Atoms()
             start, number = start + len(frame), number + 1
             continue
         _check_atom_lines(frame, where, start)
@@ -249,26 +265,44 @@ def _array_frames(path: Path) -> Iterator[Frame]:
 def _array_groups(path: Path) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
     if path.suffix.lower() == ".npz":
         try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
-        except (ValueError, OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+            arrays, _ = read_npz(path)
+        except (ValueError, OSError, EOFError, NotImplementedError, zlib.error, zipfile.BadZipFile) as error:
             raise ValueError(f"{path} is not an .npz of plain arrays ({error})".splitlines()[0]) from error
         yield "", arrays
         return
-    h5py = needs("h5py", "molecules", str(path))
     try:
-        file = h5py.File(path, "r")
+        file = open_hdf5(path, "molecules")
     except OSError as error:
-        raise ValueError(f"{path} is not an HDF5 file ({error})") from error
+        raise ValueError(f"{path} cannot be read as HDF5: {error}".splitlines()[0]) from error
     with file:
-        groups: list[Any] = [file]
-        while groups:
-            group = groups.pop()
-            members = {name: group.get(name, getlink=False) for name in sorted(group, reverse=True)}
-            groups += [member for member in members.values() if isinstance(member, h5py.Group)]
-            arrays = {name: item for name, item in members.items() if isinstance(item, h5py.Dataset)}
-            if _first(arrays, NUMBERS) and _first(arrays, POSITIONS):
-                yield group.name.strip("/"), {name: item[()] for name, item in arrays.items() if item.shape is not None}
+        yield from _hdf5_groups(file, path)
+
+
+def _hdf5_groups(file: Any, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Name and arrays of each group that has elements and positions; a group under two names is read once."""
+    import h5py
+
+    total, seen = 0, {file["/"]}
+    groups: list[Any] = [file["/"]]
+    while groups:
+        group = groups.pop()
+        where = f"{path}, group {group.name}"
+        try:
+            members = {name: group.get(name) for name in sorted(group)}  # None for a link that leads nowhere
+            below = [item for item in members.values() if isinstance(item, h5py.Group) and item not in seen]
+            sets = {name: item for name, item in members.items() if isinstance(item, h5py.Dataset)}
+            arrays = {name: item for name, item in sets.items() if item.shape is not None}
+            wanted = bool(_first(arrays, NUMBERS) and _first(arrays, POSITIONS))
+            if wanted:
+                total += sum(item.size * item.dtype.itemsize for item in arrays.values())
+                check_unpacked(str(path), total, path.stat().st_size)
+                arrays = {name: read_dataset(item, f"{where}: {name}") for name, item in arrays.items()}
+        except (OSError, RuntimeError, KeyError) as error:
+            raise ValueError(f"{where} is damaged ({error})".splitlines()[0]) from error
+        seen.update(below)
+        groups += reversed(list(dict.fromkeys(below)))
+        if wanted:
+            yield group.name.strip("/"), arrays
 
 
 def _first(arrays: Any, names: tuple[str, ...]) -> str | None:
@@ -279,43 +313,75 @@ def _group_atoms(arrays: dict[str, Any], where: str) -> Iterator[Any]:
     """The structures of one group: (atoms, 3) positions are one structure, (frames, atoms, 3) many of one kind."""
     import ase
 
-    from blockzoo.tasks.molecules.elements import atomic_number
-
     numbers_name, positions_name = _first(arrays, NUMBERS), _first(arrays, POSITIONS)
     if numbers_name is None or positions_name is None:
         return
-    numbers, positions = np.asarray(arrays[numbers_name]), np.asarray(arrays[positions_name], dtype=float)
-    if numbers.dtype.kind in "SUO":
-        names = [text.decode() if isinstance(text, bytes) else str(text) for text in numbers.ravel()]
-        numbers = np.array([atomic_number(text) for text in names]).reshape(numbers.shape)
-    numbers = numbers.astype(int)
+    numbers = _elements(np.asarray(arrays[numbers_name]), f"{where}: {numbers_name}")
+    positions = np.asarray(arrays[positions_name])
+    if positions.dtype.kind not in "fiu":
+        raise ValueError(f"{where}: {positions_name} holds {positions.dtype}, not numbers")
+    positions = positions.astype(float)
     if positions.ndim == 2:
         positions = positions[None]
         arrays = {name: np.asarray(value)[None] for name, value in arrays.items()}
-    if positions.ndim != 3 or positions.shape[2] != 3 or numbers.shape[-1] != positions.shape[1]:
+    if positions.ndim != 3 or positions.shape[2] != 3 or numbers.shape[-1:] != positions.shape[1:2]:
         raise ValueError(
             f"{where}: {numbers_name} has shape {numbers.shape} and {positions_name} {positions.shape}, expected "
             "(atoms,) and (frames, atoms, 3)"
         )
     count, size = positions.shape[:2]
+    if numbers.ndim > 2 or (numbers.ndim == 2 and len(numbers) not in (1, count)):
+        raise ValueError(f"{where}: {numbers_name} has {len(numbers)} rows for the {count} of {positions_name}")
     rest = {name: np.asarray(value) for name, value in arrays.items() if name not in (numbers_name, positions_name)}
     for frame in range(count):
         own = numbers if numbers.ndim == 1 else numbers[frame if len(numbers) == count else 0]
         kept = own > 0  # files pad structures with element 0
         atoms = ase.Atoms(own[kept], positions=positions[frame][kept])
-        for name, value in rest.items():
-            if value.ndim and value.shape[0] == count:
-                value = value[frame]
+        values = {name: _of_frame(name, value, frame, count) for name, value in rest.items()}
+        _set_cell(atoms, values, where)
+        for name, value in values.items():
             if value.dtype.kind not in "fiub":
                 value = value.item() if value.ndim == 0 else value
                 atoms.info[name] = value.decode() if isinstance(value, bytes) else value
-            elif name in ("cell", "lattice") and value.size == 9:
-                atoms.set_cell(value.reshape(3, 3))
-                atoms.set_pbc(True)
             elif value.ndim and value.shape[0] == size:
                 atoms.arrays[name] = value[kept]
             else:
                 atoms.info[name] = value
-        if "pbc" in rest and atoms.cell.rank:
-            atoms.set_pbc(np.asarray(atoms.info["pbc"] if "pbc" in atoms.info else rest["pbc"]).reshape(-1)[:3])
         yield atoms
+
+
+def _elements(values: np.ndarray, where: str) -> np.ndarray:
+    """Atomic numbers, from numbers or symbols."""
+    if values.dtype.kind in "SUO":
+        names = [text.decode() if isinstance(text, bytes) else str(text) for text in values.ravel()]
+        try:
+            return np.array([atomic_number(text) for text in names]).reshape(values.shape)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
+    numbers = values.astype(float)
+    wrong = numbers[~np.isin(numbers, np.arange(len(SYMBOLS)))]
+    if wrong.size:
+        raise ValueError(f"{where} has {wrong[0]:g}, which is no atomic number")
+    return numbers.astype(int)
+
+
+_CELL_SHAPES = {"cell": (3, 3), "lattice": (3, 3), "pbc": (3,)}
+
+
+def _of_frame(name: str, value: np.ndarray, frame: int, count: int) -> np.ndarray:
+    """A frame's own part of what a group has, or all of it if it is the same for all frames."""
+    common = not value.ndim or len(value) != count or value.shape == _CELL_SHAPES.get(name)
+    return value if common else np.asarray(value[frame])
+
+
+def _set_cell(atoms: Any, values: dict[str, np.ndarray], where: str) -> None:
+    """Take cell and periodicity out of the values of a frame, and give them to it."""
+    for name in ("cell", "lattice"):
+        if name in values and values[name].dtype.kind in "fiu":
+            cell = values.pop(name)
+            if cell.size != 9:
+                raise ValueError(f"{where}: {name} has shape {cell.shape}, expected (3, 3) or (frames, 3, 3)")
+            atoms.set_cell(cell.reshape(3, 3))
+            atoms.set_pbc(True)
+    if "pbc" in values and atoms.cell.rank:
+        atoms.set_pbc(values.pop("pbc").reshape(-1)[:3])

@@ -7,24 +7,9 @@ import numpy as np
 import torch
 
 from blockzoo.tasks.molecules.structures import Structure
+from blockzoo.tasks.molecules.units import ENERGY_UNITS, LENGTH_UNITS, STRESS_UNITS
 
-__all__ = ["ENERGY_UNITS", "LENGTH_UNITS", "STRESS_UNITS", "Labels", "to_structure"]
-
-ENERGY_UNITS = {
-    "eV": 1.0,
-    "meV": 1e-3,
-    "Hartree": 27.211386245988,
-    "Rydberg": 13.605693122994,
-    "kcal/mol": 0.0433641042418,
-    "kJ/mol": 0.0103642696562,
-}
-"""eV in each unit of energy (CODATA 2018)."""
-
-LENGTH_UNITS = {"Angstrom": 1.0, "nm": 10.0, "Bohr": 0.529177210903}
-"""Å in each unit of length."""
-
-STRESS_UNITS = {"GPa": 1 / 160.21766208, "kbar": 1 / 1602.1766208, "bar": 1e-3 / 1602.1766208}
-"""eV/Å³ in each unit of stress that is not an energy by a volume."""
+__all__ = ["Labels", "to_structure"]
 
 
 @dataclass(frozen=True)
@@ -165,14 +150,15 @@ def _label(found: dict[Any, Any], name: str, key: str, owner: str, where: str, p
 
 def _stress(atoms: Any, info: dict[Any, Any], labels: Labels, where: str) -> np.ndarray | None:
     """The stress in eV/Å³, (3, 3), from a frame's stress or virial; None if it has neither."""
+    from ase.stress import voigt_6_to_full_3x3_stress
+
     found = {}
     for name, key in (("stress", labels.stress_key), ("virial", labels.virial_key)):
         if info.get(key) is None:
             continue
         value = _label(info, name, key, "the frame", where, True)
         if value.size == 6:
-            xx, yy, zz, yz, xz, xy = value.reshape(6)
-            value = np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
+            value = voigt_6_to_full_3x3_stress(value.reshape(6))
         if value.size != 9:
             raise ValueError(f"{where}: {key} has shape {value.shape}, expected 3 x 3, 9 or 6 numbers")
         value = value.reshape(3, 3)

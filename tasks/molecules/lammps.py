@@ -17,10 +17,11 @@ import numpy as np
 import torch
 
 from blockzoo.tasks.molecules.elements import atomic_number
+from blockzoo.tasks.molecules.units import ENERGY_UNITS
 
 __all__ = ["attach"]
 
-_UNITS = {"metal": 1.0, "real": 1 / 0.0433641042418}
+_UNITS = {"metal": 1.0, "real": 1 / ENERGY_UNITS["kcal/mol"]}
 """LAMMPS's unit of energy in each of its unit systems whose length is the Å, for 1 eV."""
 
 
@@ -31,6 +32,8 @@ def attach(
 
     Adds `fix NAME all external pf/callback 1 1` and counts its energy and virial in `pe` and `press`. Call it when the
     box and the atoms are there.
+
+    An error in a step, such as a lack of memory, is printed by Python, and energy and forces of the step are NaN.
 
     Args:
         lmp: The `lammps.lammps` object, with units metal or real.
@@ -61,6 +64,9 @@ def attach(
     unit = _UNITS[units]
 
     def forces(caller: Any, step: int, nlocal: int, tag: np.ndarray, x: np.ndarray, f: np.ndarray) -> None:
+        # An error below is printed, and LAMMPS goes on: with these, not with forces of the step before.
+        f[:] = np.nan
+        lmp.fix_external_set_energy_global(name, np.nan)
         low, high, xy, yz, xz, periodicity, _ = lmp.extract_box()
         lengths = [top - bottom for bottom, top in zip(low, high, strict=True)]
         pbc = torch.tensor([[bool(flag) for flag in periodicity]])

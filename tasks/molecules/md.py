@@ -10,18 +10,21 @@ deviation exceeds `--limit`.
 """
 
 import argparse
-import json
-import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from tqdm.auto import tqdm
 
 from blockzoo.tasks.core.extras import needs
-from blockzoo.tasks.core.files import check_output, write_figure
-from blockzoo.tasks.core.output import add_out
+from blockzoo.tasks.core.files import write_figure
+from blockzoo.tasks.core.output import add_out, print_json
+from blockzoo.tasks.molecules.options import check_not_negative, check_positive
+from blockzoo.tasks.molecules.science import (
+    add_model_arguments,
+    calculator,
+    check_figure,
+)
 from blockzoo.tasks.molecules.xtb import set_thermal_momenta
 
 __all__ = ["draw", "add_arguments", "run", "nve", "relax", "summarize"]
@@ -59,7 +62,7 @@ def nve(
         steps: Of velocity Verlet.
         timestep: In fs.
         temperature: Of the initial velocities, in K; about half of it remains where the start is a minimum.
-        interval: Steps between records.
+        interval: Steps between records; the last step is recorded too.
         seed: Of the velocities.
         progress: Show a bar.
 
@@ -74,12 +77,13 @@ def nve(
 
     set_thermal_momenta(atoms, temperature, np.random.default_rng(seed))
     dynamics = VelocityVerlet(atoms, timestep=timestep * units.fs)
-    rows = []
+    rows, before = [], 0
     with tqdm(total=steps, unit="step", desc="molecular dynamics", disable=not progress) as bar:
-        for step in range(0, steps + 1, interval):
+        for step in sorted({*range(0, steps, interval), steps}):
             if step:
-                dynamics.run(interval)
-                bar.update(interval)
+                dynamics.run(step - before)
+                bar.update(step - before)
+                before = step
             energy, kinetic = atoms.get_potential_energy(), atoms.get_kinetic_energy()
             if not np.isfinite(energy + kinetic):
                 raise FloatingPointError(f"the energy is {energy + kinetic} after {step} steps; use a smaller timestep")
@@ -137,7 +141,7 @@ def _structure(molecule: str | None, structure: str | None) -> Any:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("name", help="name.tag, local-dir:FOLDER, hf-hub:OWNER/NAME, or a run's folder")
+    add_model_arguments(parser)
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--molecule", default="CH3CH2OH", help="name in ASE's G2 set (default: CH3CH2OH, ethanol)")
     what.add_argument("--structure", metavar="FILE", help="a structure that ASE reads")
@@ -148,14 +152,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the first velocities (default: 0)")
     parser.add_argument(
-        "--dtype", choices=("float32", "float64"), default="float64", help="floating point type (default: float64)"
-    )
-    parser.add_argument(
         "--fmax", type=float, default=0.02, help="first relax to this force, in eV/Å; 0 to skip (default: 0.02)"
     )
     parser.add_argument("--limit", type=float, help="fail if the energy deviates by more, in meV/atom")
     add_out(parser, "image of the energies over time")
-    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -167,23 +167,11 @@ def run(args: argparse.Namespace) -> int:
     for name, least in (("steps", 1), ("seed", 0)):
         if getattr(args, name) < least:
             raise ValueError(f"--{name} {getattr(args, name)} must be at least {least}")
-    for name, value, zero in (
-        ("timestep", args.timestep, False),
-        ("temperature", args.temperature, True),
-        ("fmax", args.fmax, True),
-        ("limit", args.limit or 0.0, True),
-    ):
-        if not (math.isfinite(value) and (value > 0 or (zero and value == 0))):
-            raise ValueError(f"--{name} {value:g} must be {'at least 0' if zero else 'positive'} and finite")
-    if args.out:
-        known = (".png", ".svg", ".pdf", ".jpg", ".jpeg")
-        if Path(args.out).suffix.lower() not in known:
-            raise ValueError(f"--out {args.out} must end in one of {', '.join(known)}")
-        check_output(args.out, [args.structure] if args.structure else [])
-    from blockzoo.tasks.molecules.ase_calculator import ZooCalculator
-
+    check_positive(timestep=args.timestep)
+    check_not_negative(temperature=args.temperature, fmax=args.fmax, limit=args.limit or 0.0)
+    check_figure(args.out, args.structure)
     atoms = _structure(args.molecule, args.structure)
-    atoms.calc = ZooCalculator(args.name, dtype=getattr(torch, args.dtype))
+    atoms.calc = calculator(args)
     found: dict[str, Any] = {"model": args.name, "formula": atoms.get_chemical_formula()}
     if args.fmax:
         found |= {"relaxed": relax(atoms, args.fmax), "relaxed_energy": atoms.get_potential_energy()}
@@ -195,7 +183,7 @@ def run(args: argparse.Namespace) -> int:
     if args.out:
         draw(record, len(atoms), args.out, f"{args.name}, {found['formula']}, constant energy")
     if args.json:
-        print(json.dumps(found, indent=2))
+        print_json(found)
     else:
         print(f"{args.name}, {found['formula']}: {args.steps} steps of {args.timestep:g} fs")
         print(f"drift {found['drift']:.4f} meV/atom/ps, largest deviation {found['deviation']:.4f} meV/atom,")

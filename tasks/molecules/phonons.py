@@ -7,14 +7,15 @@ science" (2015).
 """
 
 import argparse
-import json
 from typing import Any
 
 import numpy as np
 
 from blockzoo.tasks.core.extras import needs
 from blockzoo.tasks.core.files import write_figure
-from blockzoo.tasks.molecules.science import add_common_arguments, check_positive, set_up
+from blockzoo.tasks.core.output import print_json
+from blockzoo.tasks.molecules.options import check_positive
+from blockzoo.tasks.molecules.science import add_common_arguments, set_up
 
 __all__ = ["add_arguments", "draw", "phonons", "run"]
 
@@ -155,7 +156,7 @@ def run(args: argparse.Namespace) -> int:
         draw(found, args.out, f"{args.name}, {found['formula']}")
     if args.json:
         units = {"frequency": "THz", "free_energy": "kJ/mol", "heat_capacity": "J/K/mol"}
-        print(json.dumps({**found, "units": units}, indent=2))
+        print_json({**found, "units": units})
     else:
         print(f"{args.name}, {found['formula']}: frequencies from {found['lowest']:.3f} to {found['highest']:.3f} THz")
         print(f"at {args.temperature:g} K: free energy {found['free_energy']:.3f} kJ/mol,", end=" ")

@@ -14,6 +14,8 @@ from blockzoo.tasks.molecules.structures import StructureSet, check_cutoff, coll
 
 __all__ = [
     "InteratomicPotential",
+    "current_outputs",
+    "element_references",
     "fit_references",
     "force_angles",
     "linear_baseline",
@@ -58,6 +60,11 @@ def fit_references(
     return references, energies - counts @ references
 
 
+def element_references(model: Any) -> dict[int, float]:
+    """A model's reference of each element that it accepts, by atomic number."""
+    return {number: float(model.references[number]) for number in model.elements}
+
+
 def refit_references(
     model: Any, elements: torch.Tensor, counts: torch.Tensor, missed: Callable[[], torch.Tensor]
 ) -> None:
@@ -73,12 +80,33 @@ def refit_references(
         missed: Function that returns labels minus the model's outputs, (B,); called when the model accepts all
             elements.
     """
-    table = {number: float(model.references[number]) for number in model.elements}
+    table = element_references(model)
     model.set_references({number: table.get(number, 0.0) for number in {*table, *elements.tolist()}})
     shift, _ = fit_references(counts, missed())
     for number, change in zip(elements.tolist(), shift.tolist(), strict=True):
         table[number] = table.get(number, 0.0) + change
     model.set_references(table)
+
+
+@torch.no_grad()
+def current_outputs(model: Any, samples: Any, name: str, batch_size: int = 64) -> torch.Tensor:
+    """What a model in evaluation mode gives for all samples of a set, (B, ...), float64, on the CPU.
+
+    Args:
+        model: The model; its mode is restored.
+        samples: As `collate` takes them.
+        name: Of the output.
+        batch_size: Structures at once.
+    """
+    training, found = model.training, []
+    device = next(model.parameters()).device
+    model.eval()
+    for start in range(0, len(samples), batch_size):
+        batch = collate([samples[i] for i in range(start, min(start + batch_size, len(samples)))])
+        inputs = {key: batch[key].to(device) for key in MODEL_KEYS if key in batch}
+        found.append(model.forward(**inputs, num_graphs=len(batch["num_atoms"]))[name].cpu().double())
+    model.train(training)
+    return torch.cat(found)
 
 
 def per_structure_rmse(error: torch.Tensor, batch: torch.Tensor, num_atoms: torch.Tensor) -> torch.Tensor:
@@ -218,19 +246,9 @@ class InteratomicPotential(Task):
                 raise ValueError(f"replay_path: structures have {names}, which the trained model does not know")
             structure.energy = structure.energy + shift[structure.atomic_numbers].sum()
 
-    @torch.no_grad()
-    def _energies(self, structures: Sequence[Any], batch_size: int = 64) -> torch.Tensor:
+    def _energies(self, structures: Sequence[Any]) -> torch.Tensor:
         """What the model gives for structures now, (B,), float64."""
-        training, found = self.model.training, []
-        device = next(self.model.parameters()).device
-        samples = StructureSet(structures)
-        self.model.eval()
-        for start in range(0, len(samples), batch_size):
-            batch = collate([samples[i] for i in range(start, min(start + batch_size, len(samples)))])
-            inputs = {key: batch[key].to(device) for key in MODEL_KEYS if key in batch}
-            found.append(self.model.forward(**inputs, num_graphs=len(batch["num_atoms"]))["energy"].cpu().double())
-        self.model.train(training)
-        return torch.cat(found)
+        return current_outputs(self.model, StructureSet(structures), "energy")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the cutoff with the weights, which do not tell it."""

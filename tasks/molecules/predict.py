@@ -11,8 +11,9 @@ import torch
 from blockzoo.tasks.core.files import check_output, replacing
 from blockzoo.tasks.core.output import print_json, print_table
 from blockzoo.tasks.molecules.files import read_frames
-from blockzoo.tasks.molecules.labels import LENGTH_UNITS, Labels, to_structure
+from blockzoo.tasks.molecules.labels import Labels, to_structure
 from blockzoo.tasks.molecules.structures import Structure
+from blockzoo.tasks.molecules.units import LENGTH_UNITS
 
 __all__ = ["add_arguments", "predict", "predict_structures"]
 
@@ -89,7 +90,7 @@ def predict_structures(
     given = {key: value for key, value in reading.items() if value is not None}
     kept = getattr(model, "pretrained_cfg", {}).get("structures", {}).get("labels", {})
     how = {**kept, **given}
-    Labels(**how)
+    length = LENGTH_UNITS[Labels(**how).length_unit]
     frames = read_frames(path)
     import ase.io
     from ase.calculators.singlepoint import SinglePointCalculator
@@ -102,12 +103,9 @@ def predict_structures(
     refused: list[str] = []
     for number, (where, atoms) in enumerate(frames):
         truth = _truth(atoms, where, how, set(given))
-        atoms = ase.Atoms(truth.atomic_numbers.numpy(), positions=atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
-        if how.get("length_unit", "Angstrom") != "Angstrom":
-            factor = LENGTH_UNITS[how["length_unit"]]
-            atoms = ase.Atoms(
-                atoms.symbols, positions=atoms.positions * factor, cell=atoms.cell.array * factor, pbc=atoms.pbc
-            )
+        atoms = ase.Atoms(  # in float64, unlike `truth`
+            atoms.symbols, positions=atoms.positions * length, cell=atoms.cell.array * length, pbc=atoms.pbc
+        )
         try:
             calculator.calculate(atoms)
         except ValueError as error:

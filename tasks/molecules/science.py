@@ -1,4 +1,4 @@
-"""What the tools of `blockzoo science` for crystals share: options, structures, relaxation and figures."""
+"""What the tools of `blockzoo science` share: options, models, structures, relaxation and figures."""
 
 import argparse
 import math
@@ -7,37 +7,67 @@ from typing import Any
 
 import torch
 
+from blockzoo.tasks.core import names
 from blockzoo.tasks.core.extras import needs
 from blockzoo.tasks.core.files import check_output
 from blockzoo.tasks.core.output import add_out
+from blockzoo.tasks.core.timing import checked_device
+from blockzoo.tasks.molecules.options import check_not_negative
 
-__all__ = ["add_common_arguments", "check_positive", "crystal", "relax_crystal", "set_up"]
+__all__ = [
+    "add_common_arguments",
+    "add_model_arguments",
+    "calculator",
+    "check_figure",
+    "crystal",
+    "relax_crystal",
+    "set_up",
+]
 
 SUFFIXES = (".png", ".svg", ".pdf", ".jpg", ".jpeg")
 
 
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the model, what it runs in and on, and how results are printed."""
+    parser.add_argument("name", help="name.tag, local-dir:FOLDER, hf-hub:OWNER/NAME, or a run's folder")
+    parser.add_argument("--dtype", choices=("float32", "float64"), default="float64", help="(default: float64)")
+    parser.add_argument("--device", help="cpu or cuda (default: cpu)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def calculator(args: argparse.Namespace) -> Any:
+    """The potential that is named by the options of `add_model_arguments`, as a calculator of ASE.
+
+    Raises:
+        ValueError: There is no such model or device, or the model is no potential.
+    """
+    device = checked_device(args.device)
+    from blockzoo.tasks.molecules.ase_calculator import ZooCalculator
+
+    return ZooCalculator(names.resolve(args.name), device=device, dtype=getattr(torch, args.dtype))
+
+
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the model, the structure, and where results go."""
-    parser.add_argument("name", help="model.tag")
+    """Declare what the tools for crystals take: the model, the structure, and where the figure goes."""
+    add_model_arguments(parser)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--structure", metavar="FILE", help="a periodic structure that ASE reads; of many, the last one")
     what.add_argument("--bulk", metavar="SYMBOL:LATTICE:A", help="of ASE's bulk crystals, for example C:diamond:3.567")
     parser.add_argument("--fmax", type=float, default=0.01, help="relax to this force first, in eV/Å; 0: as it is")
-    parser.add_argument("--dtype", choices=("float32", "float64"), default="float64", help="(default: float64)")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     add_out(parser, "image of the result")
-    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
-def check_positive(**values: float) -> None:
-    """Refuse options that are not positive and finite.
+def check_figure(out: str | None, structure: str | None) -> None:
+    """Refuse a figure that cannot be written, or would replace the structure that is read; None is no figure.
 
     Raises:
-        ValueError: One is not; the message has its name as it is typed.
+        ValueError: See `blockzoo.tasks.core.files.check_output`; or its suffix is of no format.
     """
-    for name, value in values.items():
-        if not (math.isfinite(value) and value > 0):
-            raise ValueError(f"--{name.replace('_', '-')} {value:g} must be positive and finite")
+    if out is None:
+        return
+    if Path(out).suffix.lower() not in SUFFIXES:
+        raise ValueError(f"--out {out} must end in one of {', '.join(SUFFIXES)}")
+    check_output(out, [structure] if structure else [])
 
 
 def set_up(args: argparse.Namespace) -> Any:
@@ -46,16 +76,10 @@ def set_up(args: argparse.Namespace) -> Any:
     Raises:
         ValueError: An option is out of range, the structure cannot be used, or the output cannot be written.
     """
-    if not (math.isfinite(args.fmax) and args.fmax >= 0):
-        raise ValueError(f"--fmax {args.fmax:g} must be at least 0 and finite")
-    if args.out:
-        if Path(args.out).suffix.lower() not in SUFFIXES:
-            raise ValueError(f"--out {args.out} must end in one of {', '.join(SUFFIXES)}")
-        check_output(args.out, [args.structure] if args.structure else [])
+    check_not_negative(fmax=args.fmax)
+    check_figure(args.out, args.structure)
     atoms = crystal(args.bulk, args.structure)
-    from blockzoo.tasks.molecules.ase_calculator import ZooCalculator
-
-    atoms.calc = ZooCalculator(args.name, device=args.device, dtype=getattr(torch, args.dtype))
+    atoms.calc = calculator(args)
     if args.fmax and not relax_crystal(atoms, args.fmax):
         raise ValueError(
             f"--fmax {args.fmax:g}: {atoms.get_chemical_formula()} has not relaxed; does the potential know crystals "
@@ -84,9 +108,12 @@ def crystal(bulk: str | None, structure: str | None) -> Any:
     needs("ase", "molecules", "--bulk")
     import ase.build
 
-    symbol, lattice, size, *_ = [*str(bulk).split(":"), "", ""]
+    symbol, lattice, size, *more = [*str(bulk).split(":"), "", ""]
     try:
-        return ase.build.bulk(symbol, lattice or None, a=float(size) if size else None)
+        a = float(size) if size else None
+        if any(more) or (a is not None and not (math.isfinite(a) and a > 0)):
+            raise ValueError(f"A is {':'.join([size, *filter(None, more)])!r}, not a length in Å")
+        return ase.build.bulk(symbol, lattice or None, a=a)
     except (KeyError, ValueError, RuntimeError, TypeError, NotImplementedError) as error:
         raise ValueError(f"--bulk {bulk}: {error}; give SYMBOL:LATTICE:A, such as C:diamond:3.567") from error
 

@@ -24,6 +24,7 @@ __all__ = [
     "check_cutoff",
     "collate",
     "composition",
+    "count_elements",
     "read_frames",
 ]
 
@@ -145,7 +146,11 @@ def collate(samples: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tenso
 
 def composition(structures: Sequence[Structure]) -> tuple[torch.Tensor, torch.Tensor]:
     """Atomic numbers that occur, sorted, (Z,), and how many atoms of each every structure has (B, Z), float64."""
-    numbers = [structure.atomic_numbers for structure in structures]
+    return count_elements([structure.atomic_numbers for structure in structures])
+
+
+def count_elements(numbers: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `composition`, from the atomic numbers (n,) of each structure."""
     elements = torch.cat(numbers).unique()
     counts = torch.stack([(row.unsqueeze(1) == elements).sum(0) for row in numbers])
     return elements, counts.double()

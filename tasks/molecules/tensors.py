@@ -8,8 +8,13 @@ from torchmetrics import MeanAbsoluteError, MeanMetric
 
 from blockzoo.layers.equivariant.cartesian_tensor import symmetric_basis, to_irreps
 from blockzoo.tasks.core.task import Task
-from blockzoo.tasks.molecules.potential import fit_references, refit_references
-from blockzoo.tasks.molecules.structures import check_cutoff, collate
+from blockzoo.tasks.molecules.potential import (
+    current_outputs,
+    element_references,
+    fit_references,
+    refit_references,
+)
+from blockzoo.tasks.molecules.structures import check_cutoff, count_elements
 
 __all__ = ["TensorProperty", "axis_flips"]
 
@@ -67,9 +72,7 @@ class TensorProperty(Task):
         if stage != "fit" or self.references != "fit" or data is None:
             return
         train = data.datasets["train"]
-        numbers = [row["atomic_numbers"] for row in train.rows]
-        elements = torch.cat(numbers).unique()
-        counts = torch.stack([(row.unsqueeze(1) == elements).sum(0) for row in numbers]).double()
+        elements, counts = count_elements([row["atomic_numbers"] for row in train.rows])
         target = torch.stack([row["target"][0] for row in train.rows]).double()
         if not (self.hparams.get("pretrained") or self.hparams.get("checkpoint_path")):
             references, _ = fit_references(counts, target)
@@ -77,26 +80,16 @@ class TensorProperty(Task):
             return
         model: Any = self.model
         # Outputs may have the unit of other labels: the anisotropic part, which has no references, tells the factor.
-        model.set_references({**dict.fromkeys(elements.tolist(), 0.0), **_table(model)})
+        model.set_references({**dict.fromkeys(elements.tolist(), 0.0), **element_references(model)})
         found = self._parts(train)[:, 1:].norm(dim=1)
         wanted = torch.stack([row["target"][1:] for row in train.rows]).double().norm(dim=1)
         if float(found.sum()) > 0:
             model.set_references(scale=model.scales * float(wanted.sum() / found.sum()))
         refit_references(model, elements, counts, lambda: target - self._parts(train)[:, 0])
 
-    @torch.no_grad()
-    def _parts(self, train: Any, batch_size: int = 64) -> torch.Tensor:
-        """Irreducible parts (B, 6) of what the model gives for training molecules now."""
-        training, found = self.model.training, []
-        device = next(self.model.parameters()).device
-        self.model.eval()
-        for start in range(0, len(train), batch_size):
-            batch = collate([train[i] for i in range(start, min(start + batch_size, len(train)))])
-            inputs = {key: batch[key].to(device) for key in ("positions", "atomic_numbers", "batch")}
-            tensor = self.model(**inputs, num_graphs=len(batch["num_atoms"]))["tensor"]
-            found.append(to_irreps(tensor).cpu().double())
-        self.model.train(training)
-        return torch.cat(found)
+    def _parts(self, train: Any) -> torch.Tensor:
+        """Irreducible parts (B, 6), float64, of what the model gives for training molecules now."""
+        return to_irreps(current_outputs(self.model, train, "tensor"))
 
     def shared_step(self, batch: dict[str, torch.Tensor], stage: str) -> torch.Tensor:
         """See `Task.shared_step`."""
@@ -123,7 +116,3 @@ class TensorProperty(Task):
         """Predicted tensors (B, 3, 3), and which molecules they belong to (B,)."""
         inputs = {key: batch[key] for key in ("positions", "atomic_numbers", "batch")}
         return {"index": batch["index"], "tensor": self.model(**inputs)["tensor"]}
-
-
-def _table(model: Any) -> dict[int, float]:
-    return {number: float(model.references[number]) for number in model.elements}

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from blockzoo.tasks.molecules.labels import ENERGY_UNITS, LENGTH_UNITS
 from blockzoo.tasks.molecules.structures import Structure
+from blockzoo.tasks.molecules.units import ENERGY_UNITS, LENGTH_UNITS, STRESS_UNITS
 
 __all__ = ["check_units", "distant_ratio", "energy_ratio", "work_ratios"]
 
@@ -82,7 +82,7 @@ def _energy_advice(ratio: float, spread: float) -> str:
     """What would bring the ratio of energies to forces to 1; `spread` is the uncertainty of its logarithm."""
     if ratio < 0:
         return "they go up along the forces: set forces_are_gradients=true"
-    units = {**ENERGY_UNITS}
+    units = ENERGY_UNITS
     unit = min(units, key=lambda unit: abs(np.log(ratio * units[unit])))
     if unit != "eV" and abs(np.log(ratio * units[unit])) < spread:
         return f"if the forces are in eV/Å, set energy_unit={unit} and forces_unit=eV/Angstrom"
@@ -97,8 +97,8 @@ def _energy_advice(ratio: float, spread: float) -> str:
 
 def _stress_advice(ratio: float) -> str:
     for sign, also in ((1, ""), (-1, " and stress_is_pressure=true")):
-        for unit, size in (("GPa", 1 / 160.21766208), ("kbar", 1 / 1602.1766208)):
-            if ratio * sign > 0 and abs(np.log(abs(ratio) / size)) < 0.3:
+        for unit in ("GPa", "kbar"):
+            if ratio * sign > 0 and abs(np.log(abs(ratio) / STRESS_UNITS[unit])) < 0.3:
                 return f"set stress_unit={unit}{also}"
     if -1.4 < ratio < -0.7:
         return "set stress_is_pressure=true"

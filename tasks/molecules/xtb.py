@@ -29,6 +29,7 @@ from tqdm.auto import tqdm
 from blockzoo.checkpoints import cache_root, load_state_dict, save_state_dict
 from blockzoo.tasks.core.extras import needs
 from blockzoo.tasks.core.output import add_cache_dir, add_out
+from blockzoo.tasks.molecules.options import check_not_negative, check_positive
 
 __all__ = ["PARTS", "XTBSettings", "generate", "add_arguments", "run", "set_thermal_momenta"]
 
@@ -208,7 +209,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compute a set and write it to one file."""
+    """Compute a set and write it to one file.
+
+    Raises:
+        ImportError: tblite or ase is not installed.
+        ValueError: A molecule is unknown, or a number is out of range.
+    """
+    _calculator()  # which says what is missing
+    from ase.build import molecule as build
+
+    for name in args.molecules:
+        try:
+            build(name)
+        except (KeyError, NotImplementedError) as error:
+            raise ValueError(f"--molecules {name}: not a molecule of ASE's G2 set") from error
+    for temperature in args.temperatures:
+        check_positive(temperatures=temperature)
+    check_positive(interval=args.interval)
+    check_not_negative(equilibration=args.equilibration, seed=args.seed)
+    for part in PARTS:
+        number, frames = getattr(args, part)
+        if number < 0 or frames < 1:
+            raise ValueError(f"--{part} {number} {frames} must be trajectories and at least 1 frame in each")
+    if not any(getattr(args, part)[0] for part in PARTS):
+        raise ValueError("--train, --val and --test ask for no trajectory")
     counts: Any = {part: tuple(getattr(args, part)) for part in PARTS}
     settings = XTBSettings(
         tuple(args.molecules),

@@ -206,6 +206,18 @@ def test_a_smaller_step_conserves_energy_better_by_its_square():
     assert 3 < deviations[0] / deviations[1] < 5  # Verlet is of second order
 
 
+@pytest.mark.parametrize("progress", [False, True])
+def test_all_steps_are_run_though_records_do_not_divide_them(progress):
+    atoms = molecule("H2O")
+    atoms.calc = calculator()
+    other = atoms.copy()
+    other.calc = atoms.calc
+    record = nve(atoms, 7, 0.5, 300, 3, progress=progress)
+    np.testing.assert_allclose(record["time"], [0, 0.0015, 0.003, 0.0035])
+    nve(other, 7, 0.5, 300, 1, progress=False)
+    np.testing.assert_allclose(atoms.positions, other.positions, rtol=0, atol=1e-12)
+
+
 def test_forces_that_are_no_gradient_do_not_conserve_energy():
     changes = []
     for forces in ("gradient", "direct"):

@@ -92,6 +92,7 @@ BROKEN = [
     (GOOD + GOOD.replace("forces:R:3", "other:R:3"), r"frame 1: no forces 'forces'"),
     (GOOD.replace("forces:R:3", "forces:R:x"), r"frame 0, line 2: Properties=.* is not a list of name:type:width"),
     ("\n\n", r"x.xyz holds no structure"),
+    (GOOD + GOOD.replace('"F F F"', '"T F F"'), r"frame 1: the cell vectors of periodic directions are zero"),
 ]
 
 

@@ -14,10 +14,11 @@ from lightning.pytorch import Trainer
 
 import blockzoo
 from blockzoo.tasks.molecules.files import StructureFiles, read_structures
-from blockzoo.tasks.molecules.labels import ENERGY_UNITS, Labels, to_structure
+from blockzoo.tasks.molecules.labels import Labels, to_structure
 from blockzoo.tasks.molecules.potential import InteratomicPotential
 from blockzoo.tasks.molecules.structures import Structure, StructureSet, XTBMolecules, collate
 from blockzoo.tasks.molecules.unit_checks import check_units, distant_ratio, work_ratios
+from blockzoo.tasks.molecules.units import ENERGY_UNITS
 
 pytest.importorskip("ase", reason="of the extra 'molecules'")
 import ase

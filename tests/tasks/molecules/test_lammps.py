@@ -88,6 +88,17 @@ def test_energy_is_conserved(lmp):
     assert abs(lmp.get_thermo("etotal") - start) < 0.02 * max(exchanged, 0.05)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_run_does_not_go_on_with_old_forces_after_an_error(lmp, monkeypatch):
+    filled(lmp, "metal")
+    attach(lmp, model(), ["Na", "Cl"])
+    lmp.command("run 0")
+    assert np.isfinite(lmp.get_thermo("pe"))
+    monkeypatch.setattr(blockzoo.tdn.TDN, "check_atoms", lambda *inputs: 1 / 0)
+    lmp.command("run 1")
+    assert np.isnan(lmp.get_thermo("pe")) and np.isnan(lmp.numpy.extract_atom("f")[:8]).all()
+
+
 def test_what_does_not_fit_is_named(lmp):
     filled(lmp, "lj")
     with pytest.raises(ValueError, match="units lj: potentials need metal or real"):

@@ -99,10 +99,34 @@ def test_tools_print_json_and_draw(tool, by_emt, capsys, tmp_path):
     assert "tdn.gfn2, Cu: " in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("tool", ["eos", "elastic", "phonons", "md", "relax"])
+def test_every_tool_takes_a_folder_of_a_run_and_refuses_unknown_devices(tool, monkeypatch, capsys, tmp_path):
+    asked = []
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text("{}")
+    ase.io.write("copper.xyz", bulk("Cu"), format="extxyz")
+    structure = ["copper.xyz"] if tool == "relax" else ["--structure", "copper.xyz"]
+
+    def potential(name, **options):
+        asked.append((name, options["device"]))
+        raise ValueError("enough")
+
+    monkeypatch.setattr("blockzoo.tasks.molecules.ase_calculator.ZooCalculator", potential)
+    assert main(["science", tool, "run", *structure]) == 2
+    assert asked == [("local-dir:run", "cpu")] and "enough" in capsys.readouterr().err
+    assert main(["science", tool, "run", *structure, "--device", "tpu"]) == 2
+    assert len(asked) == 1 and "--device 'tpu' must be cpu or cuda" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--bulk", "Xx"], "--bulk Xx: "),
+        (["--bulk", "Cu:fcc:-3.6"], "--bulk Cu:fcc:-3.6: A is '-3.6', not a length in Å; give SYMBOL:LATTICE:A"),
+        (["--bulk", "Cu:fcc:nan"], "--bulk Cu:fcc:nan: A is 'nan', not a length"),
+        (["--bulk", "Cu:fcc:3.6:4"], "--bulk Cu:fcc:3.6:4: A is '3.6:4', not a length"),
+        (["--bulk", "Cu:fcc:3.6", "--device", "tpu"], "--device 'tpu' must be cpu or cuda"),
         (["--bulk", "Cu:fcc:3.6", "--fmax", "-1"], "--fmax -1 must be at least 0"),
         (["--bulk", "Cu:fcc:3.6", "--out", "x.docx"], "--out x.docx must end in one of .png"),
         (["--bulk", "Cu:fcc:3.6", "--out", "gone/x.png"], "there is no folder"),

@@ -65,3 +65,20 @@ def test_the_command_writes_a_file_that_the_data_module_reads(tmp_path):
     data.setup("fit")
     assert {name: len(part) for name, part in data.datasets.items()} == {"train": 1, "val": 1, "test": 1}
     assert data.datasets["val"].structures[0].atomic_numbers.tolist() == [6, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--molecules", "H2O", "Foo"], "--molecules Foo: not a molecule of ASE's G2 set"),
+        (["--temperatures", "300", "-1"], "--temperatures -1 must be positive and finite"),
+        (["--interval", "0"], "--interval 0 must be positive"),
+        (["--equilibration", "-1"], "--equilibration -1 must be at least 0"),
+        (["--train", "1", "0"], "--train 1 0 must be trajectories and at least 1 frame in each"),
+        (["--train", "0", "1", "--val", "0", "1", "--test", "0", "1"], "ask for no trajectory"),
+    ],
+)
+def test_wrong_settings_are_one_line_before_any_work(options, message, tmp_path, capsys):
+    command = ["package", "xtb", "--out", str(tmp_path / "x.safetensors"), "--cache-dir", str(tmp_path / "cache")]
+    assert main([*command, *options]) == 2
+    assert message in capsys.readouterr().err and not list(tmp_path.iterdir())
