@@ -10,7 +10,8 @@ import torch
 import blockzoo
 from blockzoo.__main__ import main
 from blockzoo.tasks.app.training import run
-from blockzoo.tasks.series.backtest import Backtest, earlier_windows, origins, seasonal_forecasts, unit_of
+from blockzoo.tasks.series.backtest_methods import earlier_windows, origins, seasonal_forecasts
+from blockzoo.tasks.series.backtest_table import Backtest, unit_of
 from blockzoo.tasks.series.forecaster import forecast_columns, forecast_rows, with_intervals
 from blockzoo.tasks.series.table import read_table
 
@@ -218,7 +219,7 @@ def test_origins_end_with_the_series():
         (["--coverage", "120"], "below 100"),
         (["--methods", "Prophet"], "--methods Prophet: must be of AutoETS"),
         (["--out", "table.txt"], "must end in .csv or .parquet"),
-        (["--series", "wind", "--plot", "fig.png", "--methods"], "--series wind is not among load [MW]"),
+        (["--series", "wind", "--windows", "1", "--methods"], "--series wind is not among load [MW]"),
         (["--data", "none.csv"], "none.csv: no such file"),
     ],
 )
