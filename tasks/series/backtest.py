@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from blockzoo.tasks.core import names
 from blockzoo.tasks.core.extras import needs
@@ -82,6 +83,8 @@ def run(args: argparse.Namespace) -> int:
         check_output(path, [args.data])
     if args.out and Path(args.out).suffix not in (".csv", ".parquet"):
         raise ValueError(f"--out {args.out} must end in .csv or .parquet")
+    if args.out and args.plot and Path(args.out).absolute() == Path(args.plot).absolute():
+        raise ValueError(f"--out and --plot name one file, {args.out}; the table and the figure are two")
     if args.season is not None and args.season < 1:
         raise ValueError(f"--season {args.season} must be at least 1")
     if args.refit:
@@ -89,7 +92,8 @@ def run(args: argparse.Namespace) -> int:
         if not config.is_file():
             raise ValueError(f"--refit needs the folder of a finished run, with its config.yaml; {args.name} is none")
         check_run_config(config)
-        if "\n    path:" not in config.read_text(encoding="utf-8"):
+        declared = yaml.safe_load(config.read_text(encoding="utf-8")).get("data")
+        if not isinstance(declared, dict) or "path" not in (declared.get("init_args") or {}):
             raise ValueError(f"--refit needs a run on a file of yours; the data of {config} have no path")
     if not Path(args.data).is_file():
         raise FileNotFoundError(f"--data {args.data}: no such file")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from blockzoo.checkpoints import load_state_dict
 from blockzoo.tasks.core.files import write_csv
@@ -185,6 +186,8 @@ class Methods:
         )
         before = table.values[: self.ends[0]]
         dates = None if table.local is None else table.local[: self.ends[0]]
+        if args.season is not None and args.season > self.ends[0]:
+            raise ValueError(f"--season {args.season} is longer than the {self.ends[0]} rows before the first origin")
         self.period = args.season or strongest_period(before[:, self.places], dates)
         self.notes: list[str] = []
 
@@ -225,7 +228,16 @@ class Methods:
         return self._bounded(name, raw(ends), conformal, self.own, scale)
 
     def refitted(self, table: SeriesTable, ends: Sequence[int]) -> np.ndarray:
-        """The run trained again before each origin, its intervals from the new validation part."""
+        """The run trained again before each origin, its intervals from the new validation part.
+
+        Raises:
+            ValueError: The horizon is one for which it has no intervals.
+        """
+        pred_len = self.model.pred_len
+        if self.horizon > pred_len and not set(self.coverages) <= set(central_pairs(self.own)):
+            raise ValueError(
+                f"--horizon {self.horizon} is beyond pred_len={pred_len}, for which --refit has no intervals"
+            )
         found = []
         for end in ends:
             with tempfile.TemporaryDirectory() as folder:
@@ -242,12 +254,11 @@ class Methods:
         ]
         write_csv(path, [header, *rows])
         config = Path(self.args.name) / "config.yaml"
-        text = config.read_text(encoding="utf-8")
+        declared = yaml.safe_load(config.read_text(encoding="utf-8"))["data"]["init_args"]
         plain = {"date_column": "date" if keys else "null", "delimiter": ",", "decimal": ".", "thousands": "null",
-                 "encoding": "null", "date_format": "null", "path": str(path)}  # fmt: skip
-        options = [f"--data.init_args.{key}={value}" for key, value in plain.items()]
-        if "ratios:" in text:
-            options.append("--data.init_args.ratios=[0.85,0.15,0.0]")  # everything before the origin is there to learn
+                 "encoding": "null", "date_format": "null", "id_column": "null", "path": str(path),
+                 "split": "ratio", "ratios": "[0.85,0.15,0.0]"}  # fmt: skip  # all before the origin is there to learn
+        options = [f"--data.init_args.{key}={value}" for key, value in plain.items() if key in declared]
         quiet = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
         place = [f"--trainer.default_root_dir={folder}", f"--trainer.logger.init_args.save_dir={folder}"]
         with contextlib.redirect_stdout(sys.stderr):  # what a fit says is not the backtest's output
@@ -261,10 +272,6 @@ class Methods:
         raw = forecast_rows(model, known, [len(known.values)], self.horizon)[..., self.places]
         conformal, scale = None, None
         if not set(self.coverages) <= set(central_pairs(self.own)):
-            if self.horizon > model.pred_len:
-                raise ValueError(
-                    f"--horizon {self.horizon} is beyond pred_len={model.pred_len}, for which --refit has no intervals"
-                )
             conformal = calibrate(task, data, self.coverages)
             if conformal.scaled:
                 scale = mean_steps(known.values, model.seq_len)[None, self.places]

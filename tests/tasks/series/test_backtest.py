@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+import yaml
 
 import blockzoo
 from blockzoo.__main__ import main
@@ -164,6 +165,19 @@ def test_refitting_learns_from_nothing_behind_an_origin(call, folder):
     assert all(row["q0.25"] <= row["forecast"] <= row["q0.75"] for row in found["load.csv"])
 
 
+def test_refitting_takes_its_table_as_it_writes_it_whatever_the_runs_own_was_like(call, folder):
+    config = folder / POINT / "config.yaml"
+    kept = config.read_text(encoding="utf-8")
+    own = yaml.safe_load(kept)
+    own["data"]["init_args"] |= {"id_column": "shop", "split": "ett_hour", "delimiter": ";"}
+    config.write_text(yaml.safe_dump(own), encoding="utf-8")
+    words = ["backtest", POINT, "--data", "load.csv", "--windows", "1", "--methods", "--refit", "--json"]
+    status, out, err = call(*words, "--coverage", "50")
+    config.write_text(kept, encoding="utf-8")
+    assert status == 0, err
+    assert json.loads(out)["scores"][f"{POINT} refitted"]["mae"] > 0
+
+
 def test_statistical_methods_are_statsforecasts(folder, call):
     models = pytest.importorskip("statsforecast.models")
     status, out, err = call("backtest", POINT, "--data", "load.csv", "--windows", "2", "--season", "7", "--json",
@@ -216,7 +230,11 @@ def test_origins_end_with_the_series():
         (["--windows", "500"], "300 rows are too few"),
         (["--horizon", "-1"], "--horizon -1"),
         (["--season", "0"], "--season 0"),
+        (["--season", "1000"], "--season 1000 is longer than the 265 rows before the first origin"),
         (["--coverage", "120"], "below 100"),
+        (["--coverage", "nan"], "--coverage=[nan] must be shares"),
+        (["--out", "same.csv", "--plot", "same.csv"], "--out and --plot name one file"),
+        (["--refit", "--horizon", "9"], "--horizon 9 is beyond pred_len=7, for which --refit has no intervals"),
         (["--methods", "Prophet"], "--methods Prophet: must be of AutoETS"),
         (["--out", "table.txt"], "must end in .csv or .parquet"),
         (["--series", "wind", "--windows", "1", "--methods"], "--series wind is not among load [MW]"),
