@@ -208,7 +208,7 @@ def _read_rows(path: Path) -> dict[str, np.ndarray]:
     with named_text(str(path)) as file:
         reader = csv.reader(file)
         header = next(reader, [])
-        for name, *cells in reader:
+        for name, *cells in filter(None, reader):  # without blank lines
             while cells and cells[-1].strip().lower() in MISSING:
                 cells.pop()
             if len(cells) >= len(header):
