@@ -33,7 +33,10 @@ def _open_zip(path: str | Path) -> IO[bytes]:
     names = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("__MACOSX")]
     if len(names) != 1:
         raise ValueError(f"{path}: {len(names)} files are packed in it ({', '.join(names[:5])}); a table is one")
-    return archive.open(names[0])
+    try:
+        return archive.open(names[0])
+    except (RuntimeError, NotImplementedError) as error:  # a password, or a method that Python cannot unpack
+        raise ValueError(f"{path}: {names[0]} cannot be unpacked ({error})") from error
 
 
 def _open_zstd(path: str | Path) -> IO[bytes]:

@@ -351,6 +351,14 @@ def test_every_form_of_a_table_gives_the_same_series(tmp_path):
         archive.writestr("t.csv", text)
     with pytest.raises(ValueError, match=r"s.zip: 2 files are packed in it \(inner/s.csv, t.csv\)"):
         read_table(tmp_path / "s.zip")
+    with zipfile.ZipFile(tmp_path / "s.zip", "w") as archive:
+        archive.writestr("s.csv", text)
+    packed = bytearray((tmp_path / "s.zip").read_bytes())
+    for place in (6, packed.find(b"PK\x01\x02") + 8):
+        packed[place] |= 1  # as if it had a password
+    (tmp_path / "s.zip").write_bytes(packed)
+    with pytest.raises(ValueError, match=r"s.zip: s.csv cannot be unpacked \(.*password"):
+        read_table(tmp_path / "s.zip")
 
 
 def test_tables_in_memory_that_do_not_fit_are_named():
