@@ -11,6 +11,7 @@ Loa, from statsmodels, with the gaps that they have. `--plot` draws how many tar
 
 import argparse
 import json
+import shlex
 import tempfile
 from datetime import date
 from pathlib import Path
@@ -187,7 +188,9 @@ def run(args: argparse.Namespace) -> int:
 
         write_figure(args.plot, draw_calibration(curves))
     if args.out:
-        command = f"blockzoo series coverage --steps {args.steps} --seed {args.seed}"
+        chosen = [] if args.sets == list(SETS) else ["--sets", *args.sets]
+        words = [*chosen, "--steps", str(args.steps), "--seed", str(args.seed)]
+        command = shlex.join(["blockzoo", "series", "coverage", *words])
         content = {"command": command, "date": str(date.today()), "group": True, "columns": columns, "rows": rows}
         write_text(args.out, json.dumps(content, indent=2) + "\n")
     return 0

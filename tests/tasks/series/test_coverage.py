@@ -65,7 +65,9 @@ def test_the_command_writes_the_table(tmp_path, capsys, monkeypatch):
     assert main(["series", "coverage", *words]) == 0
     content = json.loads((tmp_path / "c.json").read_text(encoding="utf-8"))
     assert content["columns"][:2] == ["set", "intervals"] and len(content["rows"]) == 3
-    assert content["rows"][0][0] == "M3 other" and "--steps 2" in content["command"]
+    assert content["rows"][0][0] == "M3 other" and content["command"] == (
+        "blockzoo series coverage --sets 'M3 other' --steps 2 --seed 0"
+    )
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
     capsys.readouterr()
     assert main(["series", "coverage", "--sets", "M5"]) == 2
