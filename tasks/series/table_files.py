@@ -3,6 +3,7 @@
 A million rows are read in the time that pandas takes, and in little more memory than its columns.
 """
 
+import abc
 import bz2
 import csv
 import gzip
@@ -83,7 +84,7 @@ def _as_frame(table: Any) -> Any:
     return found
 
 
-class Source:
+class Source(abc.ABC):
     """A table's columns by name.
 
     Attributes:
@@ -100,6 +101,7 @@ class Source:
     decimal = "."
     thousands: str | None = None
 
+    @abc.abstractmethod
     def load(self, numbers: list[str], texts: list[str], blank: set[str]) -> None:
         """Read the columns that will be asked for at once, where that is faster.
 
@@ -109,17 +111,17 @@ class Source:
             blank: Cells that stand for missing values, in lower case.
         """
 
+    @abc.abstractmethod
     def cells(self, column: str) -> Any:
         """A column as a pandas Series of texts."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def numbers(self, columns: list[str], blank: set[str]) -> np.ndarray:
         """Columns as numbers, float64 (rows, columns), NaN where a cell is one of `blank`.
 
         Raises:
             ValueError: A cell is neither a finite number nor missing; the message names its line and column.
         """
-        raise NotImplementedError
 
     def dates(self, column: str, date_format: str | None) -> tuple[np.ndarray, np.ndarray | None]:
         """Dates and their offsets from UTC, see `parse_dates`."""
@@ -374,6 +376,9 @@ class _Frame(Source):
         _refuse_twins(path, self.header)
         self.frame = frame.set_axis(self.header, axis=1)
         self.lines = np.arange(first_line, first_line + len(frame))
+
+    def load(self, numbers: list[str], texts: list[str], blank: set[str]) -> None:
+        """Do nothing: the columns are in memory."""
 
     def cells(self, column: str) -> Any:
         import pandas as pd  # slow to import
