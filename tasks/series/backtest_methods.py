@@ -21,7 +21,7 @@ from blockzoo.tasks.series.conformal import Conformal, bounds_of, check_coverage
 from blockzoo.tasks.series.forecaster import (
     calibration_of,
     forecast_rows,
-    mean_steps,
+    last_steps,
     model_levels,
     target_places,
     with_intervals,
@@ -224,7 +224,7 @@ class Methods:
                     raw, self.narrow.values, ends[0], self.horizon, least, self.coverages, self.own
                 )
             elif conformal.scaled:
-                scale = np.stack([mean_steps(table.values[:end], self.model.seq_len)[self.places] for end in ends])
+                scale = np.stack([last_steps(table.values[:end], self.model.seq_len)[self.places] for end in ends])
         return self._bounded(name, raw(ends), conformal, self.own, scale)
 
     def refitted(self, table: SeriesTable, ends: Sequence[int]) -> np.ndarray:
@@ -274,7 +274,7 @@ class Methods:
         if not set(self.coverages) <= set(central_pairs(self.own)):
             conformal = calibrate(task, data, self.coverages)
             if conformal.scaled:
-                scale = mean_steps(known.values, model.seq_len)[None, self.places]
+                scale = last_steps(known.values, model.seq_len)[None, self.places]
         return self._bounded(f"{self.args.name} refitted", raw, conformal, self.own, scale)
 
     def naive(self, table: SeriesTable, ends: Sequence[int]) -> np.ndarray:

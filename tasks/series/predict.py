@@ -20,7 +20,7 @@ from blockzoo.tasks.series.calendar import calendar_seasons, time_freq_of
 from blockzoo.tasks.series.conformal import check_coverages
 from blockzoo.tasks.series.covariates import Covariates
 from blockzoo.tasks.series.forecaster import forecast_columns, forecast_rows, model_levels
-from blockzoo.tasks.series.inputs import model_inputs
+from blockzoo.tasks.series.inputs import model_inputs, outputs_of
 from blockzoo.tasks.series.metrics import seasonal_factors, step_scores
 from blockzoo.tasks.series.table import Reading, SeriesTable, read_header, read_series
 from blockzoo.tasks.series.table_files import named_text
@@ -149,15 +149,6 @@ def _compare_steps(model: Any, table: SeriesTable) -> None:
         print(f"{table.path}: the dates look like {found!r}, but the model has time_freq={wanted!r}", file=sys.stderr)
 
 
-@torch.no_grad()
-def _run(model: Any, inputs: dict[str, torch.Tensor], batch_size: int = 64) -> torch.Tensor:
-    count = len(inputs["x"])
-    parts = [
-        model(**{key: value[i : i + batch_size] for key, value in inputs.items()}) for i in range(0, count, batch_size)
-    ]
-    return torch.cat(parts)
-
-
 def _as_table(model: Any, output: torch.Tensor, columns: int, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
     """(windows, steps, columns) in the file's units."""
     values = output.numpy().astype(np.float64) * std + mean
@@ -188,7 +179,7 @@ def fill(model: Any, table: SeriesTable) -> np.ndarray:
     """The values of a table with the missing ones filled in, (rows, columns)."""
     starts = _starts(model, len(table.values))
     inputs, mean, std = model_inputs(model, table.values, table.local, starts)
-    output = _as_table(model, _run(model, inputs), len(table.columns), mean, std)
+    output = _as_table(model, outputs_of(model, inputs), len(table.columns), mean, std)
     filled = table.values.copy()
     for start, window in zip(starts, output, strict=True):
         rows = slice(max(start, 0), start + model.seq_len)
@@ -213,7 +204,7 @@ def score(model: Any, table: SeriesTable) -> np.ndarray:
         dates = None if table.local is None else table.local[low:stop]
         starts = [start + first - low for start in _starts(model, stop - first)]
         inputs, _, _ = model_inputs(model, values, dates, starts)
-        error = (_run(model, inputs) - inputs["x"]).square()
+        error = (outputs_of(model, inputs) - inputs["x"]).square()
         by_step = (error * inputs["mask"]).sum(-1) / inputs["mask"].sum(-1).clamp(min=1)
         for column in range(columns):
             steps, scores = step_scores(torch.tensor(starts) + low, by_step[column::columns])
@@ -366,11 +357,9 @@ def prepare(model: Any, series: SeriesSet) -> tuple[torch.Tensor, torch.Tensor]:
     return (x - mean) / std * mask[..., None], mask
 
 
-@torch.no_grad()
 def classify(model: Any, x: torch.Tensor, mask: torch.Tensor, batch_size: int = 64) -> torch.Tensor:
     """Class probabilities (N, num_classes)."""
-    parts = zip(x.split(batch_size), mask.split(batch_size), strict=True)
-    return torch.cat([model(*part).softmax(-1) for part in parts])
+    return outputs_of(model, {"x": x, "mask": mask}, batch_size).softmax(-1)
 
 
 def predict_classes(model: Any, files: list[str], args: argparse.Namespace) -> int:
