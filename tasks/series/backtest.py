@@ -24,8 +24,7 @@ import numpy as np
 import yaml
 
 from blockzoo.tasks.core import names
-from blockzoo.tasks.core.extras import needs
-from blockzoo.tasks.core.files import check_output, replacing, write_csv, write_figure
+from blockzoo.tasks.core.files import check_output, write_figure, write_table
 from blockzoo.tasks.core.output import add_cache_dir, add_out, print_json, print_table
 from blockzoo.tasks.core.run_config import check_run_config
 from blockzoo.tasks.core.timing import checked_device
@@ -118,7 +117,7 @@ def run(args: argparse.Namespace) -> int:
     texts = table.date_texts() if table.dates is not None else list(range(len(table.values)))
     rows = result.rows(texts, "step" if table.dates is None else "date")
     if args.out:
-        _write_table(Path(args.out), rows)
+        write_table(args.out, rows)
     if args.plot:
         index = np.arange(len(table.values)) if table.local is None else table.local
         write_figure(args.plot, result.figure(index, "step" if table.local is None else "date", place))
@@ -166,13 +165,3 @@ def _finite(scores: dict[str, dict[str, float]]) -> dict[str, dict[str, float | 
         name: {key: value if np.isfinite(value) else None for key, value in found.items()}
         for name, found in scores.items()
     }
-
-
-def _write_table(path: Path, rows: list[list[Any]]) -> None:
-    if path.suffix == ".csv":
-        write_csv(path, rows)
-        return
-    import pandas as pd  # slow to import
-
-    needs("pyarrow", "tables", f"--out {path}")
-    replacing(path, pd.DataFrame(rows[1:], columns=rows[0]).to_parquet)

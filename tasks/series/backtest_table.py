@@ -10,7 +10,8 @@ import torch
 from matplotlib.figure import Figure
 
 from blockzoo.tasks.series.forecast_figures import draw_backtest
-from blockzoo.tasks.series.probabilistic import central_pairs, pinball_loss
+from blockzoo.tasks.series.metrics import smape
+from blockzoo.tasks.series.probabilistic import central_pairs, interval_coverage, interval_width, weighted_quantile_loss
 from blockzoo.tasks.series.quantiles import level_name
 
 __all__ = ["Backtest", "place_of", "unit_of"]
@@ -68,29 +69,28 @@ class Backtest:
         steps = np.abs(past[self.period :] - past[: -self.period])
         known = ~np.isnan(steps)
         scale = np.where(known, steps, 0).sum(0) / np.maximum(known.sum(0), 1)
-        scale = np.broadcast_to(np.where(scale > 0, scale, np.nan), truth.shape)[seen]
+        scale = torch.from_numpy(np.broadcast_to(np.where(scale > 0, scale, np.nan), truth.shape)[seen])
         y = torch.from_numpy(truth[seen])
         found: dict[str, dict[str, float]] = {}
         pairs = central_pairs(self.levels)
         for name, forecast in self.forecasts.items():
             q = torch.from_numpy(np.moveaxis(forecast[..., chosen], 1, -1)[seen])  # (N, levels)
-            error = (q[:, self.levels.index(0.5)] - y).abs()
-            size = q[:, self.levels.index(0.5)].abs() + y.abs()
-            relative = 200 * error / torch.where(size > 0, size, 1)
-            ratio = error.numpy() / scale
+            middle = q[:, self.levels.index(0.5)]
+            error = (middle - y).abs()
             scores = {
                 "mae": float(error.mean()),
                 "rmse": float(error.square().mean().sqrt()),
-                "smape": float(relative.mean()),
-                "mase": float(ratio[~np.isnan(ratio)].mean()) if (~np.isnan(ratio)).any() else float("nan"),
+                "smape": float(smape(middle, y)),
+                "mase": float((error / scale).nanmean()),
             }
-            q = q if bool(q.isfinite().all()) else torch.full_like(q, torch.nan)  # a method without intervals
+            bounded = bool(q.isfinite().all())  # else a method without intervals
             if pairs:
-                scores["wql"] = float((2 * pinball_loss(q, y, self.levels).sum(0) / y.abs().sum()).mean())
+                scores["wql"] = float(weighted_quantile_loss(q, y, self.levels).mean()) if bounded else float("nan")
             for coverage, (low, high) in pairs.items():
-                inside = ((q[:, low] <= y) & (y <= q[:, high])).double()
-                scores[f"coverage_{100 * coverage:g}"] = float(torch.where(q[:, low].isnan(), q[:, low], inside).mean())
-                scores[f"width_{100 * coverage:g}"] = float((q[:, high] - q[:, low]).mean())
+                bounds = q[:, low], q[:, high]
+                inside = float(interval_coverage(*bounds, y)) if bounded else float("nan")
+                scores[f"coverage_{100 * coverage:g}"] = inside
+                scores[f"width_{100 * coverage:g}"] = float(interval_width(*bounds)) if bounded else float("nan")
             found[name] = scores
         return found
 

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from blockzoo.tasks.core.extras import needs
-from blockzoo.tasks.core.files import check_output, replacing, write_csv
+from blockzoo.tasks.core.files import check_output, write_table
 from blockzoo.tasks.core.output import print_json, print_table
 from blockzoo.tasks.core.predictions import class_rows, print_likeliest
 from blockzoo.tasks.series.alarms import choose_threshold, flagged
@@ -227,7 +226,7 @@ def predict_table(model: Any, files: list[str], args: argparse.Namespace) -> int
     if list(tables) != [""]:
         columns = [model.pretrained_cfg.get("series", {}).get("reading", {}).get("id_column") or "unique_id", *columns]
     if args.out:
-        _write(Path(args.out), columns, rows)
+        write_table(args.out, [columns, *rows])
         read = table.report() if len(tables) == 1 else f"{len(tables)} series of {args.file[0]}"
         print(f"{args.out}: {len(rows)} rows; read {read}")
     elif args.json:
@@ -300,17 +299,6 @@ def _cell(name: str, value: float) -> float | bool | None:
     if np.isnan(value):
         return None
     return bool(value) if name.partition("_")[0] == "flag" else float(value)
-
-
-def _write(path: Path, columns: list[str], rows: list[list[Any]]) -> None:
-    """Write rows as CSV, or as Parquet if the name of the file says so."""
-    if path.suffix != ".parquet":
-        write_csv(path, [columns, *rows])
-        return
-    import pandas as pd  # slow to import
-
-    needs("pyarrow", "tables", f"--out {path}")
-    replacing(path, pd.DataFrame(rows, columns=columns).to_parquet)
 
 
 def read_csv(path: str | Path) -> SeriesSet:
