@@ -6,9 +6,10 @@
 
 From each origin the methods see what lies before it and forecast what comes behind. Methods are the model, the seasonal
 naive forecast, and, with statsforecast installed (`pip install 'blockzoo[forecast]'`), AutoETS, AutoTheta and its
-SeasonalNaive. With --refit the run is trained again from its config on the rows before each origin. Intervals are the
-method's own, or conformal: from the run's `calibration.json` (`blockzoo series calibrate`), else from the method's
-errors on earlier windows of the file, which for a model may be rows that it learned from.
+SeasonalNaive. With --refit the run is trained again from its config on the rows before each origin. With --coverage, a
+run has the intervals of its `calibration.json` (`blockzoo series calibrate`), as in `blockzoo predict`. Otherwise they
+are the method's own, or conformal from its errors on earlier windows of the file, which for a model may be rows that it
+learned from.
 
 The table that --out writes has a row for each method, origin, series and step: the date (or step), the truth, the
 forecast and the quantiles that bound the intervals, in the file's units, which are read from names such as "load [MW]".

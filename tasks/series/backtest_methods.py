@@ -213,18 +213,23 @@ class Methods:
         def raw(at: Sequence[int]) -> np.ndarray:
             return forecast_rows(self.model, table, at, self.horizon)[..., self.places]
 
-        conformal, scale = None, None
-        if not self.own or not set(self.coverages) <= set(central_pairs(self.own)):
-            conformal = calibration_of(name)
-            usable = conformal is not None and set(self.coverages) <= set(conformal.coverages)
-            if conformal is None or not usable or conformal.radius.shape[1] < self.horizon:
-                self.notes.append(f"{name}: intervals from its errors on earlier rows, which it may have learned from")
-                least = min(self.model.seq_len, ends[0] // 2 + 1)
-                conformal = conformal_from_earlier(
-                    raw, self.narrow.values, ends[0], self.horizon, least, self.coverages, self.own
-                )
-            elif conformal.scaled:
-                scale = np.stack([last_steps(table.values[:end], self.model.seq_len)[self.places] for end in ends])
+        conformal, scale = calibration_of(name, self.own), None
+        own = set(self.coverages) <= set(central_pairs(self.own))
+        fits = (
+            conformal is not None
+            and set(self.coverages) <= set(conformal.coverages)
+            and conformal.radius.shape[1] >= self.horizon
+        )
+        if own and not (fits and self.args.coverage):  # as in predict, where only --coverage asks for calibrated ones
+            conformal = None
+        elif not fits:
+            self.notes.append(f"{name}: intervals from its errors on earlier rows, which it may have learned from")
+            least = min(self.model.seq_len, ends[0] // 2 + 1)
+            conformal = conformal_from_earlier(
+                raw, self.narrow.values, ends[0], self.horizon, least, self.coverages, self.own
+            )
+        elif conformal is not None and conformal.scaled:
+            scale = np.stack([last_steps(table.values[:end], self.model.seq_len)[self.places] for end in ends])
         return self._bounded(name, raw(ends), conformal, self.own, scale)
 
     def refitted(self, table: SeriesTable, ends: Sequence[int]) -> np.ndarray:

@@ -34,10 +34,19 @@ def model_levels(model: Any) -> tuple[float, ...]:
     return getattr(model, "quantiles", None) or ()
 
 
-def calibration_of(name: str) -> Conformal | None:
-    """The calibrated intervals in a run's folder, if the name is such a folder and it has any."""
+def calibration_of(name: str, levels: tuple[float, ...]) -> Conformal | None:
+    """The calibrated intervals in a run's folder, if the name is such a folder and it has any.
+
+    Raises:
+        ValueError: They are those of a model with other quantiles.
+    """
     file = Path(name.removeprefix("local-dir:")) / CALIBRATION
-    return Conformal.read(file) if file.is_file() else None
+    if not file.is_file():
+        return None
+    found = Conformal.read(file)
+    if found.levels != levels:
+        raise ValueError(f"{name}: its {CALIBRATION} is of another model, with quantiles {list(found.levels)}")
+    return found
 
 
 def _call(
@@ -218,13 +227,11 @@ def forecast_columns(
         raise ValueError(f"--horizon {horizon} must be at least 1")
     levels = model_levels(model)
     raw = forecast_rows(model, table, [len(table.values)], horizon, covariates=covariates)
-    conformal = calibration_of(name) if coverages else None
+    conformal = calibration_of(name, levels) if coverages else None
     if coverages and conformal is None and not levels:
         raise ValueError(
             f"--coverage: {name} forecasts no intervals; blockzoo series calibrate RUN makes some for a run's folder"
         )
-    if conformal is not None and conformal.levels != levels:
-        raise ValueError(f"{name}: its {CALIBRATION} is of another model, with quantiles {list(conformal.levels)}")
     scale = last_steps(table.values, model.seq_len)[None] if conformal is not None and conformal.scaled else None
     targets = target_places(model, table)
     raw, scale = raw[..., targets], None if scale is None else scale[:, targets]

@@ -148,6 +148,38 @@ def test_a_backtest_writes_a_table_scores_and_a_figure(call, folder):
     assert (folder / "fig.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_backtest_gives_the_calibrated_intervals_that_predict_gives(call, folder):
+    file = folder / QUANTILE / "calibration.json"
+    words = [
+        "backtest",
+        QUANTILE,
+        "--data",
+        "load.csv",
+        "--windows",
+        "1",
+        "--methods",
+        "--json",
+        "--coverage",
+        "50",
+        "90",
+    ]
+    own = json.loads(call(*words)[1])["forecasts"]
+    assert call("series", "calibrate", QUANTILE, "--coverage", "50", "90")[0] == 0
+    calibrated = json.loads(call(*words)[1])["forecasts"]
+    (folder / "known.csv").write_text("\n".join((folder / "load.csv").read_text("utf-8").splitlines()[:294]), "utf-8")
+    predicted = json.loads(call("predict", QUANTILE, "known.csv", "--json", "--coverage", "50", "90")[1])
+    content = json.loads(file.read_text(encoding="utf-8"))
+    content["forecast"]["levels"] = [0.1, 0.5, 0.9]
+    file.write_text(json.dumps(content), encoding="utf-8")
+    status, _, err = call(*words)
+    file.unlink()
+    assert status == 2 and "calibration.json is of another model, with quantiles [0.1, 0.5, 0.9]" in err
+    for level in ("q0.05", "q0.25", "q0.75", "q0.95"):
+        found = [row[level] for row in calibrated[:7]]
+        assert np.allclose(found, [row[f"load [MW]_{level}"] for row in predicted], rtol=1e-5)
+        assert not np.allclose(found, [row[level] for row in own[:7]], rtol=1e-3)
+
+
 def test_refitting_learns_from_nothing_behind_an_origin(call, folder):
     text = (folder / "load.csv").read_text(encoding="utf-8").splitlines()
     (folder / "other.csv").write_text("\n".join([*text[:288], *(line[:10] + ",999,0" for line in text[288:])]), "utf-8")
