@@ -6,6 +6,7 @@ A million rows are read in the time that pandas takes, and in little more memory
 import abc
 import bz2
 import csv
+import functools
 import gzip
 import io
 import itertools
@@ -160,13 +161,16 @@ class _Text(Source):
                 f"{path}, line 1: one column {self.header[0]!r} with delimiter={self.delimiter!r}; is it another one?"
             )
         _refuse_twins(path, self.header)
-        self.lines = self._line_numbers()
+
+    @functools.cached_property
+    def lines(self) -> np.ndarray:  # type: ignore[override]  # a pass over the file, which its header does not need
+        """Lines of the rows, after a check that all rows are as wide as the header."""
+        return self._line_numbers()
 
     def _reading(self) -> "named_text":
         return named_text(self.path, self.encoding)
 
     def _line_numbers(self) -> np.ndarray:
-        """Lines of the rows, after a check that all rows are as wide as the header."""
         if not self.delimiter.isascii():
             return self._quoted_line_numbers()
         found, before = [], 0
