@@ -31,7 +31,7 @@ from blockzoo.tasks.core.run_config import check_run_config
 from blockzoo.tasks.core.timing import checked_device
 from blockzoo.tasks.series.backtest_methods import STATISTICAL, Forecaster, Methods
 from blockzoo.tasks.series.backtest_table import Backtest, place_of
-from blockzoo.tasks.series.predict import add_table_arguments, read_for
+from blockzoo.tasks.series.predict import add_table_arguments, read_for, refuse_others
 from blockzoo.tasks.series.table import SeriesTable
 
 __all__ = ["add_arguments", "run"]
@@ -105,6 +105,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(
             f"{args.name} is a model for {getattr(model, 'task', 'images')}; a backtest needs a forecaster"
         )
+    refuse_others(args, model.task)
     table = _single(model, args)
     tool = Methods(args, model, table)
     place = 0 if args.series is None else place_of(args.series, tool.narrow.columns)

@@ -36,6 +36,7 @@ __all__ = [
     "prepare",
     "read_csv",
     "read_for",
+    "refuse_others",
     "score",
 ]
 
@@ -63,6 +64,19 @@ def add_table_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     table.add_argument("--threshold", type=float, help="flag anomaly scores above it (default: the calibrated one)")
     table.add_argument("--anomaly-ratio", type=float, metavar="PERCENT", help="or flag the largest scores, so many")
+
+
+def refuse_others(args: argparse.Namespace, task: str) -> None:
+    """Refuse options that say nothing to a model for a task.
+
+    Raises:
+        ValueError: One is given.
+    """
+    kinds = {"horizon": "forecast", "coverage": "forecast", "threshold": "anomaly", "anomaly_ratio": "anomaly"}
+    for option, kind in kinds.items():
+        if kind != task and getattr(args, option, None) is not None:
+            name = f"--{option.replace('_', '-')}"
+            raise ValueError(f"{name} is for a model with task {kind!r}; that of {args.name} is {task!r}")
 
 
 def read_for(model: Any, path: str, args: argparse.Namespace) -> dict[str, tuple[SeriesTable, dict[str, torch.Tensor]]]:
@@ -218,6 +232,7 @@ def predict_table(model: Any, files: list[str], args: argparse.Namespace) -> int
         raise ValueError(f"series are read from one file, not {len(files)}")
     if args.out:
         check_output(args.out, files)
+    refuse_others(args, model.task)
     tables = read_for(model, files[0], args)
     rows: list[list[Any]] = []
     for name, (table, covariates) in tables.items():

@@ -267,6 +267,10 @@ def test_origins_end_with_the_series():
         (["--coverage", "nan"], "--coverage=[nan] must be shares"),
         (["--out", "same.csv", "--plot", "same.csv"], "--out and --plot name one file"),
         (["--refit", "--horizon", "9"], "--horizon 9 is beyond pred_len=7, for which --refit has no intervals"),
+        (
+            ["--threshold", "3"],
+            "--threshold is for a model with task 'anomaly'; that of runs/point/version_0 is 'forecast'",
+        ),
         (["--methods", "Prophet"], "--methods Prophet: must be of AutoETS"),
         (["--out", "table.txt"], "must end in .csv or .parquet"),
         (["--series", "wind", "--windows", "1", "--methods"], "--series wind is not among load [MW]"),

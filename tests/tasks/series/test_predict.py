@@ -69,6 +69,13 @@ def test_a_fit_leaves_figures_and_says_what_is_missing(folder):
     assert "5 missing values (load 4, temp 1)" in (run_folder / "README.md").read_text()
 
 
+def test_options_that_a_model_has_no_use_for_are_refused(call):
+    status, _, err = call("predict", "runs/timesnet_imputation/version_0", "load.csv", "--horizon", "5")
+    assert status == 2 and "--horizon is for a model with task 'forecast'" in err
+    status, _, err = call("predict", "runs/timesnet_forecast/version_0", "load.csv", "--anomaly-ratio", "5")
+    assert status == 2 and "--anomaly-ratio is for a model with task 'anomaly'" in err
+
+
 def test_a_forecast_continues_the_dates_and_is_the_models(call, folder):
     name = "local-dir:runs/timesnet_forecast/version_0"
     status, out, _ = call("predict", name, "load.csv", "--json")
