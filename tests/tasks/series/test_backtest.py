@@ -9,7 +9,6 @@ import torch
 import yaml
 
 import blockzoo
-from blockzoo.__main__ import main
 from blockzoo.tasks.app.training import run
 from blockzoo.tasks.series.backtest_methods import earlier_windows, origins, seasonal_forecasts
 from blockzoo.tasks.series.backtest_table import Backtest, unit_of
@@ -44,19 +43,6 @@ def folder(tmp_path_factory):
         run([*common, "--trainer.logger.init_args.name=quantile", "--model.loss=quantile",
              "--model.model_kwargs.quantiles=[0.05,0.25,0.5,0.75,0.95]"])  # fmt: skip
     return folder
-
-
-@pytest.fixture
-def call(folder, capsys, monkeypatch):
-    """Runs a command in the folder; returns status, output and errors."""
-    monkeypatch.chdir(folder)
-
-    def command(*args):
-        status = main(args)
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return command
 
 
 def model_of(folder, name):

@@ -46,19 +46,6 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def call(folder, capsys, monkeypatch):
-    """Runs a command in the folder; returns status, output and errors."""
-    monkeypatch.chdir(folder)
-
-    def command(*args):
-        status = main(args)
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return command
-
-
 def test_a_fit_leaves_figures_and_says_what_is_missing(folder):
     for name, figure in (("forecast", "forecast.png"), ("imputation", "imputation.png")):
         run_folder = folder / "runs" / f"timesnet_{name}" / "version_0"
