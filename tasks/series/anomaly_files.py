@@ -198,7 +198,8 @@ def _undated(reading: Reading) -> Reading:
 def _read_part(path: str, ignore: list[str], reading: Reading) -> SeriesTable:
     if Path(path).suffix == ".npy":
         try:
-            values = np.lib.format.open_memmap(path, mode="r")  # whose header cannot promise more than the file has
+            # a map of the file, whose header then cannot promise more than there is
+            values: np.ndarray = np.lib.format.open_memmap(path, mode="r")
         except ValueError as error:
             raise ValueError(f"{path}: not an array of numbers ({error})") from error
         values = values[:, None] if values.ndim == 1 else values
