@@ -51,6 +51,34 @@ _PACKED: tuple[tuple[bytes, Callable[[str | Path], Any]], ...] = (
     (b"\x28\xb5\x2f\xfd", _open_zstd),
 )  # fmt: skip
 _CHUNK = 1 << 24  # bytes in which lines are counted
+_LINE = 1 << 26  # characters of a line, at most
+_BOMB, _SMALL = 200, 1 << 30
+"""A file may unpack to so many times its size, and to so many bytes whatever its size."""
+
+
+class _Unpacked(io.RawIOBase):
+    """The bytes of a packed file, refused once they are far more than a table of its size packs to."""
+
+    def __init__(self, path: str | Path, file: IO[bytes]) -> None:
+        self.path, self.file, self.stored = path, cast(io.BufferedIOBase, file), Path(path).stat().st_size
+        self.left = max(_SMALL, _BOMB * self.stored)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count = self.file.readinto(buffer)
+        self.left -= count
+        if self.left < 0:
+            raise ValueError(
+                f"{self.path} unpacks from {self.stored:,} to more than {max(_SMALL, _BOMB * self.stored):,} bytes; if "
+                "that is meant, unpack it first"
+            )
+        return count
+
+    def close(self) -> None:
+        self.file.close()
+        super().close()
 
 
 def open_source(
@@ -144,7 +172,7 @@ class _Text(Source):
         self.encoding, self.skipped = encoding, 0
         self._frame: Any = None
         with self._reading() as file:
-            first = file.readline()
+            first = self._bounded(file.readline(_LINE))
             rest: Any = itertools.chain([first], file)
             if match := re.fullmatch(r"sep=(.)\s*", first):
                 self.delimiter, self.skipped, rest = match[1], 1, file
@@ -191,13 +219,19 @@ class _Text(Source):
             before += len(ends)
         return np.concatenate(found).astype(np.int64) if found else np.zeros(0, dtype=np.int64)
 
+    def _bounded(self, line: Any) -> Any:
+        """A line, or a part of one, unless it is too long to be one of a table."""
+        if len(line) >= _LINE:
+            raise ValueError(f"{self.path}: a line of {_LINE:,} characters or more; is it a table?")
+        return line
+
     def _chunks(self) -> Iterator[bytes]:
         """The file in UTF-8, in whole lines."""
         rest = b""
         with named_text(self.path, self.encoding, binary=True) as file:
             while chunk := file.read(_CHUNK):
                 whole, newline, left = (rest + _bytes(chunk)).rpartition(b"\n")
-                rest = left
+                rest = self._bounded(left)
                 if newline:
                     yield whole + newline
         if rest:
@@ -310,14 +344,20 @@ def open_text(path: str | Path, encoding: str | None = None, binary: bool = Fals
     with Path(path).open("rb") as raw:
         magic = raw.read(6)
     packed = next((unpack for start, unpack in _PACKED if magic.startswith(start)), None)
-    with packed(path) if packed else Path(path).open("rb") as file:
+
+    def unpacked() -> IO[bytes]:
+        if packed is None:
+            return Path(path).open("rb")
+        return cast("IO[bytes]", io.BufferedReader(_Unpacked(path, packed(path)), 1 << 16))
+
+    with unpacked() as file:
         start = file.read(2)
     found = encoding or ("utf-16" if start in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     if binary and found.lower().replace("_", "-") in ("utf-8", "utf8", "utf-8-sig"):
-        return cast("IO[Any]", packed(path) if packed else Path(path).open("rb"))
+        return unpacked()
     try:
         if packed:
-            return io.TextIOWrapper(packed(path), encoding=found, newline="")
+            return io.TextIOWrapper(cast(io.BufferedReader, unpacked()), encoding=found, newline="")
         return Path(path).open(encoding=found, newline="")
     except LookupError as error:
         raise ValueError(f"encoding={encoding!r} is unknown; 'utf-8', 'utf-16' and 'latin-1' are the usual") from error
