@@ -9,7 +9,18 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-__all__ = ["check_output", "read_bounded", "replacing", "unzipped", "write_csv", "write_figure", "write_text"]
+from blockzoo.tasks.core.extras import needs
+
+__all__ = [
+    "check_output",
+    "read_bounded",
+    "replacing",
+    "unzipped",
+    "write_csv",
+    "write_figure",
+    "write_table",
+    "write_text",
+]
 
 
 def check_output(path: str | Path, inputs: Iterable[str | Path] = (), folder: bool = False) -> None:
@@ -76,6 +87,21 @@ def write_csv(path: str | Path, rows: Iterable[Sequence[Any]]) -> None:
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerows(rows)
     write_text(path, text.getvalue())
+
+
+def write_table(path: str | Path, rows: Sequence[Sequence[Any]]) -> None:
+    """Write a CSV file, or Parquet if its name ends in `.parquet`; the first row holds the names of the columns.
+
+    Raises:
+        MissingPackageError: Parquet needs pyarrow, which is not installed.
+    """
+    if Path(path).suffix != ".parquet":
+        write_csv(path, rows)
+        return
+    import pandas as pd  # slow to import
+
+    needs("pyarrow", "tables", str(path))
+    replacing(path, pd.DataFrame(list(rows[1:]), columns=list(rows[0])).to_parquet)
 
 
 def write_figure(path: str | Path, figure: Any, dpi: int = 120) -> None:

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
+from blockzoo._arguments import positive
 from blockzoo.tasks.core.data import ZooData
 from blockzoo.tasks.core.packaged import read_arrays
 from blockzoo.tasks.series.columns import guessed_date_column, nameless_column
@@ -83,6 +84,7 @@ class AnomalyFiles(ZooData):
         closed: str | None = None,
     ) -> None:
         super().__init__(batch_size, num_workers)
+        positive(seq_len=seq_len, stride=stride, eval_stride=seq_len if eval_stride is None else eval_stride)
         self.reading = Reading(
             date_column, date_format, delimiter, tuple(missing_values or ()), irregular, decimal, thousands, encoding,
             time_zone=time_zone, closed=closed,
@@ -92,13 +94,18 @@ class AnomalyFiles(ZooData):
         self.train_path, self.test_path = train_path, test_path
         self.label_path, self.label_column, self.ignore = label_path, label_column, ignore or []
         self.seq_len, self.val_fraction = seq_len, val_fraction
-        self.stride, self.eval_stride = stride, eval_stride or seq_len
+        self.stride, self.eval_stride = stride, seq_len if eval_stride is None else eval_stride
         self.table: SeriesTable | None = None
         self.mean, self.std = np.zeros(0), np.ones(0)
         self.label = torch.zeros(0, dtype=torch.bool)
 
     def read(self) -> tuple[SeriesTable, SeriesTable, np.ndarray]:
         """Training part, test part, and whether each test step is anomalous."""
+        if self.label_column is not None and self.label_path is not None:
+            raise ValueError(
+                f"label_path={self.label_path!r} and label_column={self.label_column!r} both say where the test labels "
+                "are; one must be null"
+            )
         train, test = (_read_part(path, self.ignore, self.reading) for path in (self.train_path, self.test_path))
         if self.label_column is not None:
             label = read_table(self.test_path, [self.label_column], **_undated(self.reading).options()).values
@@ -191,13 +198,14 @@ def _undated(reading: Reading) -> Reading:
 def _read_part(path: str, ignore: list[str], reading: Reading) -> SeriesTable:
     if Path(path).suffix == ".npy":
         try:
-            values = np.load(path, allow_pickle=False)
+            # a map of the file, whose header then cannot promise more than there is
+            values: np.ndarray = np.lib.format.open_memmap(path, mode="r")
         except ValueError as error:
             raise ValueError(f"{path}: not an array of numbers ({error})") from error
         values = values[:, None] if values.ndim == 1 else values
-        if values.ndim != 2 or not np.issubdtype(values.dtype, np.number) and values.dtype != bool:
+        if values.ndim != 2 or values.dtype.kind not in "biuf":
             raise ValueError(f"{path}: expected numbers of shape (steps, channels), not {values.dtype} {values.shape}")
-        values = values.astype(np.float64)
+        values = np.array(values, dtype=np.float64)
         if np.isinf(values).any():
             row, column = np.argwhere(np.isinf(values))[0]
             raise ValueError(f"{path}, row {row}, column {column}: {values[row, column]} is not finite")

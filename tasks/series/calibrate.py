@@ -18,6 +18,7 @@ from blockzoo.tasks.core.output import print_table
 from blockzoo.tasks.series.alarms import CALIBRATION, write_threshold
 from blockzoo.tasks.series.anomaly import SeriesAnomaly
 from blockzoo.tasks.series.conformal import COVERAGES, Conformal, check_coverages
+from blockzoo.tasks.series.metrics import mean_steps
 from blockzoo.tasks.series.quantiles import ForecastTask
 from blockzoo.tasks.series.short_term import SeriesShortTerm
 
@@ -61,8 +62,7 @@ def forecasts_of(task: Any, data: Any, part: str) -> dict[str, np.ndarray]:
         if isinstance(task, SeriesShortTerm) or "unit" in batch:
             x = task.in_units(task.targets(batch["x"]), batch)
             seen = task.targets(batch["mask"]) if "mask" in batch else torch.ones_like(x)
-            both = seen[:, 1:] * seen[:, :-1]
-            kept["scale"] = ((x[:, 1:] - x[:, :-1]).abs() * both).sum(1) / both.sum(1)
+            kept["scale"] = mean_steps(x, seen)
         found.append({key: value.double().cpu() for key, value in kept.items()})
     return {key: torch.cat([batch[key] for batch in found]).numpy() for key in found[0]}
 

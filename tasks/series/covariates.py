@@ -7,6 +7,7 @@ import numpy as np
 
 from blockzoo.tasks.series.calendar import calendar_covariates, check_calendar
 from blockzoo.tasks.series.table import SeriesTable
+from blockzoo.tasks.series.windows import channel_statistics
 
 __all__ = ["Covariates"]
 
@@ -55,12 +56,7 @@ class Covariates:
             known: Rows of all series' training parts, (rows, number of `known`), NaN where a value is missing.
             labels: Static values of each series.
         """
-        if len(self.known):
-            seen = np.isfinite(known)
-            count = np.maximum(seen.sum(0), 1)
-            self.mean = np.where(seen, known, 0).sum(0) / count
-            spread = np.sqrt((np.where(seen, known - self.mean, 0) ** 2).sum(0) / count)
-            self.std = np.where(spread > 1e-12 * np.maximum(np.abs(self.mean), 1), spread, 1.0)
+        self.mean, self.std = channel_statistics(known)
         for name in self.static:
             texts = [one[name] for one in labels]
             numbers = [_number(text) for text in texts]

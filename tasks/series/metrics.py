@@ -18,6 +18,7 @@ __all__ = [
     "is_seasonal",
     "mase",
     "mase_scale",
+    "mean_steps",
     "naive",
     "naive2",
     "owa",
@@ -45,6 +46,20 @@ def smape(forecast: torch.Tensor, target: torch.Tensor, mask: torch.Tensor | Non
     total = forecast.abs() + target.abs()
     error = 200 * (forecast - target).abs() / torch.where(total == 0, 1, total)
     return _mean(error, mask)
+
+
+def mean_steps(x: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+    """Mean absolute step of series, over neighbours that are both observed; NaN where there are none.
+
+    Args:
+        x: Values, (..., steps, C).
+        seen: 1 where a value is observed, 0 where it is missing and `x` is ignored, in the shape of `x`.
+
+    Returns:
+        (..., C).
+    """
+    both = seen[..., 1:, :] * seen[..., :-1, :]
+    return ((x[..., 1:, :] - x[..., :-1, :]).abs() * both).sum(-2) / both.sum(-2)
 
 
 def mase_scale(history: torch.Tensor, period: int = 1) -> torch.Tensor:

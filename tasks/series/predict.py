@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from blockzoo.tasks.core.extras import needs
-from blockzoo.tasks.core.files import check_output, replacing, write_csv
+from blockzoo.tasks.core.files import check_output, write_table
 from blockzoo.tasks.core.output import print_json, print_table
 from blockzoo.tasks.core.predictions import class_rows, print_likeliest
 from blockzoo.tasks.series.alarms import choose_threshold, flagged
@@ -20,7 +19,7 @@ from blockzoo.tasks.series.calendar import calendar_seasons, time_freq_of
 from blockzoo.tasks.series.conformal import check_coverages
 from blockzoo.tasks.series.covariates import Covariates
 from blockzoo.tasks.series.forecaster import forecast_columns, forecast_rows, model_levels
-from blockzoo.tasks.series.inputs import model_inputs
+from blockzoo.tasks.series.inputs import model_inputs, outputs_of
 from blockzoo.tasks.series.metrics import seasonal_factors, step_scores
 from blockzoo.tasks.series.table import Reading, SeriesTable, read_header, read_series
 from blockzoo.tasks.series.table_files import named_text
@@ -37,6 +36,7 @@ __all__ = [
     "prepare",
     "read_csv",
     "read_for",
+    "refuse_others",
     "score",
 ]
 
@@ -64,6 +64,19 @@ def add_table_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     table.add_argument("--threshold", type=float, help="flag anomaly scores above it (default: the calibrated one)")
     table.add_argument("--anomaly-ratio", type=float, metavar="PERCENT", help="or flag the largest scores, so many")
+
+
+def refuse_others(args: argparse.Namespace, task: str) -> None:
+    """Refuse options that say nothing to a model for a task.
+
+    Raises:
+        ValueError: One is given.
+    """
+    kinds = {"horizon": "forecast", "coverage": "forecast", "threshold": "anomaly", "anomaly_ratio": "anomaly"}
+    for option, kind in kinds.items():
+        if kind != task and getattr(args, option, None) is not None:
+            name = f"--{option.replace('_', '-')}"
+            raise ValueError(f"{name} is for a model with task {kind!r}; that of {args.name} is {task!r}")
 
 
 def read_for(model: Any, path: str, args: argparse.Namespace) -> dict[str, tuple[SeriesTable, dict[str, torch.Tensor]]]:
@@ -149,15 +162,6 @@ def _compare_steps(model: Any, table: SeriesTable) -> None:
         print(f"{table.path}: the dates look like {found!r}, but the model has time_freq={wanted!r}", file=sys.stderr)
 
 
-@torch.no_grad()
-def _run(model: Any, inputs: dict[str, torch.Tensor], batch_size: int = 64) -> torch.Tensor:
-    count = len(inputs["x"])
-    parts = [
-        model(**{key: value[i : i + batch_size] for key, value in inputs.items()}) for i in range(0, count, batch_size)
-    ]
-    return torch.cat(parts)
-
-
 def _as_table(model: Any, output: torch.Tensor, columns: int, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
     """(windows, steps, columns) in the file's units."""
     values = output.numpy().astype(np.float64) * std + mean
@@ -188,7 +192,7 @@ def fill(model: Any, table: SeriesTable) -> np.ndarray:
     """The values of a table with the missing ones filled in, (rows, columns)."""
     starts = _starts(model, len(table.values))
     inputs, mean, std = model_inputs(model, table.values, table.local, starts)
-    output = _as_table(model, _run(model, inputs), len(table.columns), mean, std)
+    output = _as_table(model, outputs_of(model, inputs), len(table.columns), mean, std)
     filled = table.values.copy()
     for start, window in zip(starts, output, strict=True):
         rows = slice(max(start, 0), start + model.seq_len)
@@ -213,7 +217,7 @@ def score(model: Any, table: SeriesTable) -> np.ndarray:
         dates = None if table.local is None else table.local[low:stop]
         starts = [start + first - low for start in _starts(model, stop - first)]
         inputs, _, _ = model_inputs(model, values, dates, starts)
-        error = (_run(model, inputs) - inputs["x"]).square()
+        error = (outputs_of(model, inputs) - inputs["x"]).square()
         by_step = (error * inputs["mask"]).sum(-1) / inputs["mask"].sum(-1).clamp(min=1)
         for column in range(columns):
             steps, scores = step_scores(torch.tensor(starts) + low, by_step[column::columns])
@@ -228,6 +232,7 @@ def predict_table(model: Any, files: list[str], args: argparse.Namespace) -> int
         raise ValueError(f"series are read from one file, not {len(files)}")
     if args.out:
         check_output(args.out, files)
+    refuse_others(args, model.task)
     tables = read_for(model, files[0], args)
     rows: list[list[Any]] = []
     for name, (table, covariates) in tables.items():
@@ -236,7 +241,7 @@ def predict_table(model: Any, files: list[str], args: argparse.Namespace) -> int
     if list(tables) != [""]:
         columns = [model.pretrained_cfg.get("series", {}).get("reading", {}).get("id_column") or "unique_id", *columns]
     if args.out:
-        _write(Path(args.out), columns, rows)
+        write_table(args.out, [columns, *rows])
         read = table.report() if len(tables) == 1 else f"{len(tables)} series of {args.file[0]}"
         print(f"{args.out}: {len(rows)} rows; read {read}")
     elif args.json:
@@ -311,17 +316,6 @@ def _cell(name: str, value: float) -> float | bool | None:
     return bool(value) if name.partition("_")[0] == "flag" else float(value)
 
 
-def _write(path: Path, columns: list[str], rows: list[list[Any]]) -> None:
-    """Write rows as CSV, or as Parquet if the name of the file says so."""
-    if path.suffix != ".parquet":
-        write_csv(path, [columns, *rows])
-        return
-    import pandas as pd  # slow to import
-
-    needs("pyarrow", "tables", f"--out {path}")
-    replacing(path, pd.DataFrame(rows, columns=columns).to_parquet)
-
-
 def read_csv(path: str | Path) -> SeriesSet:
     """Read series from a CSV file with a column `series` and one column for each channel.
 
@@ -366,11 +360,9 @@ def prepare(model: Any, series: SeriesSet) -> tuple[torch.Tensor, torch.Tensor]:
     return (x - mean) / std * mask[..., None], mask
 
 
-@torch.no_grad()
 def classify(model: Any, x: torch.Tensor, mask: torch.Tensor, batch_size: int = 64) -> torch.Tensor:
     """Class probabilities (N, num_classes)."""
-    parts = zip(x.split(batch_size), mask.split(batch_size), strict=True)
-    return torch.cat([model(*part).softmax(-1) for part in parts])
+    return outputs_of(model, {"x": x, "mask": mask}, batch_size).softmax(-1)
 
 
 def predict_classes(model: Any, files: list[str], args: argparse.Namespace) -> int:

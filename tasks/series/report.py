@@ -46,8 +46,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Test the runs again, then write figures and print tables."""
-    folder = Path(args.out)
-    folder.mkdir(parents=True, exist_ok=True)
     finished = [args.training(["test", path, *QUIET]) for path in args.runs]
     if len({getattr(one.datamodule, "frequency", None) for one in finished}) > 1:
         print_table(["series", "sMAPE", "MASE", "OWA"], m4_table(finished))
@@ -58,7 +56,10 @@ def run(args: argparse.Namespace) -> int:
     table = tasks[0].report_table(tasks, data)
     if table is not None:
         print_table(*table)
-    for name, figure in tasks[0].report_figures(tasks, data).items():
+    figures = tasks[0].report_figures(tasks, data)
+    folder = Path(args.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, figure in figures.items():
         write_figure(folder / name, figure)
         print(folder / name)
     return 0

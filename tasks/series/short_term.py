@@ -13,7 +13,7 @@ from blockzoo.tasks.core.files import write_csv
 from blockzoo.tasks.series.baselines import Scores, many_series_baselines
 from blockzoo.tasks.series.competition import ShortSeries
 from blockzoo.tasks.series.figures import draw_forecasts, draw_periods, typical
-from blockzoo.tasks.series.metrics import mase, owa, seasonal_naive, smape
+from blockzoo.tasks.series.metrics import mase, mean_steps, owa, seasonal_naive, smape
 from blockzoo.tasks.series.probabilistic import pinball_loss
 from blockzoo.tasks.series.quantiles import ForecastTask, level_name
 
@@ -106,10 +106,9 @@ class SeriesShortTerm(ForecastTask):
             if "group" in batch:  # horizons differ: each series counts as much
                 return ((error * mask).sum(1) / mask.sum(1)).mean()
         else:
-            x, seen = batch["x"][..., 0], batch["mask"][..., 0]
-            both = seen[:, 1:] * seen[:, :-1]
-            scale = ((x[:, 1:] - x[:, :-1]).abs() * both).sum(1) / both.sum(1).clamp(min=1)
+            scale = mean_steps(batch["x"], batch["mask"])[:, 0]
             if self.loss == "mse":
+                x, seen = batch["x"][..., 0], batch["mask"][..., 0]
                 mean = (x * seen).sum(1) / seen.sum(1)
                 scale = (((x - mean[:, None]).square() * seen).sum(1) / seen.sum(1)).sqrt()
             error = error / torch.where(scale > 0, scale, torch.inf)[:, None]

@@ -3,8 +3,10 @@
 A million rows are read in the time that pandas takes, and in little more memory than its columns.
 """
 
+import abc
 import bz2
 import csv
+import functools
 import gzip
 import io
 import itertools
@@ -33,7 +35,10 @@ def _open_zip(path: str | Path) -> IO[bytes]:
     names = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("__MACOSX")]
     if len(names) != 1:
         raise ValueError(f"{path}: {len(names)} files are packed in it ({', '.join(names[:5])}); a table is one")
-    return archive.open(names[0])
+    try:
+        return archive.open(names[0])
+    except (RuntimeError, NotImplementedError) as error:  # a password, or a method that Python cannot unpack
+        raise ValueError(f"{path}: {names[0]} cannot be unpacked ({error})") from error
 
 
 def _open_zstd(path: str | Path) -> IO[bytes]:
@@ -46,6 +51,34 @@ _PACKED: tuple[tuple[bytes, Callable[[str | Path], Any]], ...] = (
     (b"\x28\xb5\x2f\xfd", _open_zstd),
 )  # fmt: skip
 _CHUNK = 1 << 24  # bytes in which lines are counted
+_LINE = 1 << 26  # characters of a line, at most
+_BOMB, _SMALL = 200, 1 << 30
+"""A file may unpack to so many times its size, and to so many bytes whatever its size."""
+
+
+class _Unpacked(io.RawIOBase):
+    """The bytes of a packed file, refused once they are far more than a table of its size packs to."""
+
+    def __init__(self, path: str | Path, file: IO[bytes]) -> None:
+        self.path, self.file, self.stored = path, cast(io.BufferedIOBase, file), Path(path).stat().st_size
+        self.left = max(_SMALL, _BOMB * self.stored)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count = self.file.readinto(buffer)
+        self.left -= count
+        if self.left < 0:
+            raise ValueError(
+                f"{self.path} unpacks from {self.stored:,} to more than {max(_SMALL, _BOMB * self.stored):,} bytes; if "
+                "that is meant, unpack it first"
+            )
+        return count
+
+    def close(self) -> None:
+        self.file.close()
+        super().close()
 
 
 def open_source(
@@ -80,7 +113,7 @@ def _as_frame(table: Any) -> Any:
     return found
 
 
-class Source:
+class Source(abc.ABC):
     """A table's columns by name.
 
     Attributes:
@@ -97,6 +130,7 @@ class Source:
     decimal = "."
     thousands: str | None = None
 
+    @abc.abstractmethod
     def load(self, numbers: list[str], texts: list[str], blank: set[str]) -> None:
         """Read the columns that will be asked for at once, where that is faster.
 
@@ -106,17 +140,17 @@ class Source:
             blank: Cells that stand for missing values, in lower case.
         """
 
+    @abc.abstractmethod
     def cells(self, column: str) -> Any:
         """A column as a pandas Series of texts."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def numbers(self, columns: list[str], blank: set[str]) -> np.ndarray:
         """Columns as numbers, float64 (rows, columns), NaN where a cell is one of `blank`.
 
         Raises:
             ValueError: A cell is neither a finite number nor missing; the message names its line and column.
         """
-        raise NotImplementedError
 
     def dates(self, column: str, date_format: str | None) -> tuple[np.ndarray, np.ndarray | None]:
         """Dates and their offsets from UTC, see `parse_dates`."""
@@ -138,7 +172,7 @@ class _Text(Source):
         self.encoding, self.skipped = encoding, 0
         self._frame: Any = None
         with self._reading() as file:
-            first = file.readline()
+            first = self._bounded(file.readline(_LINE))
             rest: Any = itertools.chain([first], file)
             if match := re.fullmatch(r"sep=(.)\s*", first):
                 self.delimiter, self.skipped, rest = match[1], 1, file
@@ -155,13 +189,16 @@ class _Text(Source):
                 f"{path}, line 1: one column {self.header[0]!r} with delimiter={self.delimiter!r}; is it another one?"
             )
         _refuse_twins(path, self.header)
-        self.lines = self._line_numbers()
+
+    @functools.cached_property
+    def lines(self) -> np.ndarray:  # type: ignore[override]  # a pass over the file, which its header does not need
+        """Lines of the rows, after a check that all rows are as wide as the header."""
+        return self._line_numbers()
 
     def _reading(self) -> "named_text":
         return named_text(self.path, self.encoding)
 
     def _line_numbers(self) -> np.ndarray:
-        """Lines of the rows, after a check that all rows are as wide as the header."""
         if not self.delimiter.isascii():
             return self._quoted_line_numbers()
         found, before = [], 0
@@ -182,13 +219,19 @@ class _Text(Source):
             before += len(ends)
         return np.concatenate(found).astype(np.int64) if found else np.zeros(0, dtype=np.int64)
 
+    def _bounded(self, line: Any) -> Any:
+        """A line, or a part of one, unless it is too long to be one of a table."""
+        if len(line) >= _LINE:
+            raise ValueError(f"{self.path}: a line of {_LINE:,} characters or more; is it a table?")
+        return line
+
     def _chunks(self) -> Iterator[bytes]:
         """The file in UTF-8, in whole lines."""
         rest = b""
         with named_text(self.path, self.encoding, binary=True) as file:
             while chunk := file.read(_CHUNK):
                 whole, newline, left = (rest + _bytes(chunk)).rpartition(b"\n")
-                rest = left
+                rest = self._bounded(left)
                 if newline:
                     yield whole + newline
         if rest:
@@ -301,14 +344,20 @@ def open_text(path: str | Path, encoding: str | None = None, binary: bool = Fals
     with Path(path).open("rb") as raw:
         magic = raw.read(6)
     packed = next((unpack for start, unpack in _PACKED if magic.startswith(start)), None)
-    with packed(path) if packed else Path(path).open("rb") as file:
+
+    def unpacked() -> IO[bytes]:
+        if packed is None:
+            return Path(path).open("rb")
+        return cast("IO[bytes]", io.BufferedReader(_Unpacked(path, packed(path)), 1 << 16))
+
+    with unpacked() as file:
         start = file.read(2)
     found = encoding or ("utf-16" if start in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     if binary and found.lower().replace("_", "-") in ("utf-8", "utf8", "utf-8-sig"):
-        return cast("IO[Any]", packed(path) if packed else Path(path).open("rb"))
+        return unpacked()
     try:
         if packed:
-            return io.TextIOWrapper(packed(path), encoding=found, newline="")
+            return io.TextIOWrapper(cast(io.BufferedReader, unpacked()), encoding=found, newline="")
         return Path(path).open(encoding=found, newline="")
     except LookupError as error:
         raise ValueError(f"encoding={encoding!r} is unknown; 'utf-8', 'utf-16' and 'latin-1' are the usual") from error
@@ -371,6 +420,9 @@ class _Frame(Source):
         _refuse_twins(path, self.header)
         self.frame = frame.set_axis(self.header, axis=1)
         self.lines = np.arange(first_line, first_line + len(frame))
+
+    def load(self, numbers: list[str], texts: list[str], blank: set[str]) -> None:
+        """Do nothing: the columns are in memory."""
 
     def cells(self, column: str) -> Any:
         import pandas as pd  # slow to import

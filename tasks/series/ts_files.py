@@ -18,6 +18,7 @@ import torch
 from safetensors import safe_open
 
 from blockzoo.checkpoints import save_state_dict
+from blockzoo.tasks.core.files import check_output
 from blockzoo.tasks.core.output import add_out
 from blockzoo.tasks.series.table_files import named_text
 
@@ -175,6 +176,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Convert a pair of `.ts` files to one safetensors file."""
+    check_output(args.out, [args.train, args.test])
     train = read_ts(args.train)
     test = read_ts(args.test, train.class_names)
     write_series_set({"train": train, "test": test}, args.out)

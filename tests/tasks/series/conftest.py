@@ -3,6 +3,21 @@
 import pytest
 from lightning.pytorch import Trainer
 
+from blockzoo.__main__ import main
+
+
+@pytest.fixture
+def call(folder, capsys, monkeypatch):
+    """Runs a command in the module's `folder`; returns status, output and errors."""
+    monkeypatch.chdir(folder)
+
+    def command(*args):
+        status = main(args)
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return command
+
 
 @pytest.fixture
 def quiet_trainer(monkeypatch):

@@ -6,11 +6,12 @@ import json
 import numpy as np
 import pytest
 import torch
+import yaml
 
 import blockzoo
-from blockzoo.__main__ import main
 from blockzoo.tasks.app.training import run
-from blockzoo.tasks.series.backtest import Backtest, earlier_windows, origins, seasonal_forecasts, unit_of
+from blockzoo.tasks.series.backtest_methods import earlier_windows, origins, seasonal_forecasts
+from blockzoo.tasks.series.backtest_table import Backtest, unit_of
 from blockzoo.tasks.series.forecaster import forecast_columns, forecast_rows, with_intervals
 from blockzoo.tasks.series.table import read_table
 
@@ -42,19 +43,6 @@ def folder(tmp_path_factory):
         run([*common, "--trainer.logger.init_args.name=quantile", "--model.loss=quantile",
              "--model.model_kwargs.quantiles=[0.05,0.25,0.5,0.75,0.95]"])  # fmt: skip
     return folder
-
-
-@pytest.fixture
-def call(folder, capsys, monkeypatch):
-    """Runs a command in the folder; returns status, output and errors."""
-    monkeypatch.chdir(folder)
-
-    def command(*args):
-        status = main(args)
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return command
 
 
 def model_of(folder, name):
@@ -146,6 +134,38 @@ def test_a_backtest_writes_a_table_scores_and_a_figure(call, folder):
     assert (folder / "fig.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_backtest_gives_the_calibrated_intervals_that_predict_gives(call, folder):
+    file = folder / QUANTILE / "calibration.json"
+    words = [
+        "backtest",
+        QUANTILE,
+        "--data",
+        "load.csv",
+        "--windows",
+        "1",
+        "--methods",
+        "--json",
+        "--coverage",
+        "50",
+        "90",
+    ]
+    own = json.loads(call(*words)[1])["forecasts"]
+    assert call("series", "calibrate", QUANTILE, "--coverage", "50", "90")[0] == 0
+    calibrated = json.loads(call(*words)[1])["forecasts"]
+    (folder / "known.csv").write_text("\n".join((folder / "load.csv").read_text("utf-8").splitlines()[:294]), "utf-8")
+    predicted = json.loads(call("predict", QUANTILE, "known.csv", "--json", "--coverage", "50", "90")[1])
+    content = json.loads(file.read_text(encoding="utf-8"))
+    content["forecast"]["levels"] = [0.1, 0.5, 0.9]
+    file.write_text(json.dumps(content), encoding="utf-8")
+    status, _, err = call(*words)
+    file.unlink()
+    assert status == 2 and "calibration.json is of another model, with quantiles [0.1, 0.5, 0.9]" in err
+    for level in ("q0.05", "q0.25", "q0.75", "q0.95"):
+        found = [row[level] for row in calibrated[:7]]
+        assert np.allclose(found, [row[f"load [MW]_{level}"] for row in predicted], rtol=1e-5)
+        assert not np.allclose(found, [row[level] for row in own[:7]], rtol=1e-3)
+
+
 def test_refitting_learns_from_nothing_behind_an_origin(call, folder):
     text = (folder / "load.csv").read_text(encoding="utf-8").splitlines()
     (folder / "other.csv").write_text("\n".join([*text[:288], *(line[:10] + ",999,0" for line in text[288:])]), "utf-8")
@@ -161,6 +181,19 @@ def test_refitting_learns_from_nothing_behind_an_origin(call, folder):
     assert [row["forecast"] for row in found["load.csv"][:7]] == [row["forecast"] for row in found["other.csv"][:7]]
     assert [row["forecast"] for row in found["load.csv"][7:]] != [row["forecast"] for row in found["other.csv"][7:]]
     assert all(row["q0.25"] <= row["forecast"] <= row["q0.75"] for row in found["load.csv"])
+
+
+def test_refitting_takes_its_table_as_it_writes_it_whatever_the_runs_own_was_like(call, folder):
+    config = folder / POINT / "config.yaml"
+    kept = config.read_text(encoding="utf-8")
+    own = yaml.safe_load(kept)
+    own["data"]["init_args"] |= {"id_column": "shop", "split": "ett_hour", "delimiter": ";"}
+    config.write_text(yaml.safe_dump(own), encoding="utf-8")
+    words = ["backtest", POINT, "--data", "load.csv", "--windows", "1", "--methods", "--refit", "--json"]
+    status, out, err = call(*words, "--coverage", "50")
+    config.write_text(kept, encoding="utf-8")
+    assert status == 0, err
+    assert json.loads(out)["scores"][f"{POINT} refitted"]["mae"] > 0
 
 
 def test_statistical_methods_are_statsforecasts(folder, call):
@@ -215,10 +248,18 @@ def test_origins_end_with_the_series():
         (["--windows", "500"], "300 rows are too few"),
         (["--horizon", "-1"], "--horizon -1"),
         (["--season", "0"], "--season 0"),
+        (["--season", "1000"], "--season 1000 is longer than the 265 rows before the first origin"),
         (["--coverage", "120"], "below 100"),
+        (["--coverage", "nan"], "--coverage=[nan] must be shares"),
+        (["--out", "same.csv", "--plot", "same.csv"], "--out and --plot name one file"),
+        (["--refit", "--horizon", "9"], "--horizon 9 is beyond pred_len=7, for which --refit has no intervals"),
+        (
+            ["--threshold", "3"],
+            "--threshold is for a model with task 'anomaly'; that of runs/point/version_0 is 'forecast'",
+        ),
         (["--methods", "Prophet"], "--methods Prophet: must be of AutoETS"),
         (["--out", "table.txt"], "must end in .csv or .parquet"),
-        (["--series", "wind", "--plot", "fig.png", "--methods"], "--series wind is not among load [MW]"),
+        (["--series", "wind", "--windows", "1", "--methods"], "--series wind is not among load [MW]"),
         (["--data", "none.csv"], "none.csv: no such file"),
     ],
 )

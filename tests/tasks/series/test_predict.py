@@ -46,19 +46,6 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def call(folder, capsys, monkeypatch):
-    """Runs a command in the folder; returns status, output and errors."""
-    monkeypatch.chdir(folder)
-
-    def command(*args):
-        status = main(args)
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return command
-
-
 def test_a_fit_leaves_figures_and_says_what_is_missing(folder):
     for name, figure in (("forecast", "forecast.png"), ("imputation", "imputation.png")):
         run_folder = folder / "runs" / f"timesnet_{name}" / "version_0"
@@ -67,6 +54,13 @@ def test_a_fit_leaves_figures_and_says_what_is_missing(folder):
         assert "4 missing values (load 4)" in (run_folder / "README.md").read_text() or name == "imputation"
         assert not list(run_folder.glob(".*.tmp"))
     assert "5 missing values (load 4, temp 1)" in (run_folder / "README.md").read_text()
+
+
+def test_options_that_a_model_has_no_use_for_are_refused(call):
+    status, _, err = call("predict", "runs/timesnet_imputation/version_0", "load.csv", "--horizon", "5")
+    assert status == 2 and "--horizon is for a model with task 'forecast'" in err
+    status, _, err = call("predict", "runs/timesnet_forecast/version_0", "load.csv", "--anomaly-ratio", "5")
+    assert status == 2 and "--anomaly-ratio is for a model with task 'anomaly'" in err
 
 
 def test_a_forecast_continues_the_dates_and_is_the_models(call, folder):

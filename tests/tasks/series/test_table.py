@@ -351,6 +351,14 @@ def test_every_form_of_a_table_gives_the_same_series(tmp_path):
         archive.writestr("t.csv", text)
     with pytest.raises(ValueError, match=r"s.zip: 2 files are packed in it \(inner/s.csv, t.csv\)"):
         read_table(tmp_path / "s.zip")
+    with zipfile.ZipFile(tmp_path / "s.zip", "w") as archive:
+        archive.writestr("s.csv", text)
+    packed = bytearray((tmp_path / "s.zip").read_bytes())
+    for place in (6, packed.find(b"PK\x01\x02") + 8):
+        packed[place] |= 1  # as if it had a password
+    (tmp_path / "s.zip").write_bytes(packed)
+    with pytest.raises(ValueError, match=r"s.zip: s.csv cannot be unpacked \(.*password"):
+        read_table(tmp_path / "s.zip")
 
 
 def test_tables_in_memory_that_do_not_fit_are_named():
@@ -375,3 +383,24 @@ def test_a_damaged_file_of_every_form_is_named(tmp_path):
     (tmp_path / "s.xls").write_bytes(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(100))
     with pytest.raises(ValueError, match="s.xls: an Excel file of before 2007"):
         read_table(tmp_path / "s.xls")
+
+
+def test_a_packed_file_that_unpacks_to_far_more_than_its_size_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("blockzoo.tasks.series.table_files._SMALL", 1 << 16)
+    rows = "a\n" + "1\n" * 50_000  # 100 kB
+    (tmp_path / "long.csv.gz").write_bytes(gzip.compress(rows.encode()))
+    (tmp_path / "line.csv.gz").write_bytes(gzip.compress(b"1" * 100_000))
+    with zipfile.ZipFile(tmp_path / "long.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("long.csv", rows)
+    (tmp_path / "long.csv").write_text(rows, encoding="utf-8")
+    for name in ("long.csv.gz", "line.csv.gz", "long.zip"):
+        with pytest.raises(ValueError, match=f"{name} unpacks from [0-9,]+ to more than 65,536 bytes"):
+            read_table(tmp_path / name, date_column=None)
+    assert len(read_table(tmp_path / "long.csv", date_column=None).values) == 50_000
+    (tmp_path / "short.csv.gz").write_bytes(gzip.compress(rows[:60_000].encode()))
+    assert len(read_table(tmp_path / "short.csv.gz", date_column=None).values) == 29_999
+    monkeypatch.setattr("blockzoo.tasks.series.table_files._LINE", 1000)
+    for text in ("1" * 5000, "a\n" + "1" * 5000):
+        (tmp_path / "line.csv").write_text(text, encoding="utf-8")
+        with pytest.raises(ValueError, match="line.csv: a line of 1,000 characters or more"):
+            read_table(tmp_path / "line.csv", date_column=None)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from blockzoo.__main__ import main
 from blockzoo.tasks.series.augment import time_warp
 from blockzoo.tasks.series.ts_files import read_ts
 from blockzoo.tasks.series.uea import JapaneseVowels, UEASeries
@@ -62,7 +63,7 @@ def test_a_series_of_one_step_is_warped_to_a_constant():
     assert warped.flatten().tolist() == [3.0] * 4 + [0.0] * 2 and mask.sum() == 4
 
 
-def test_ts_files_as_others_write_them(tmp_path):
+def test_ts_files_as_others_write_them(tmp_path, capsys):
     path = tmp_path / "x.ts"
     head = "% a comment\n@timeStamps false\n@classLabel true walking fast sitting\n@data\n"
     path.write_text(head + "1,?,3:4,5,NaN:walking fast\n7,8,9:1,1,1:sitting\n")
@@ -75,6 +76,9 @@ def test_ts_files_as_others_write_them(tmp_path):
     path.write_text("@classLabel true a b\n@data\n?,?:b\n")
     with pytest.raises(ValueError, match="line 3: a channel without a value"):
         read_ts(path)
+    path.write_text("@classLabel true a b\n@data\n1,2:a\n")
+    assert main(["package", "uea", str(path), str(path), "--out", str(path)]) == 2
+    assert path.read_text().startswith("@classLabel") and "is an input too" in capsys.readouterr().err
     path.write_text("@classLabel true a b\n@data\n1,2:c\n")
     with pytest.raises(ValueError, match="line 3: label 'c' is not among 'a', 'b'"):
         read_ts(path)
