@@ -1,8 +1,10 @@
 """Image files of every depth and mode, upright, and what is left out of folders by class."""
 
+import gzip
+
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from blockzoo.tasks.core.image_files import load_image
 from blockzoo.tasks.core.labelled_files import UnreadableFileError, class_folders
@@ -54,6 +56,19 @@ def test_values_without_a_white_and_huge_images_are_refused_by_name(tmp_path):
     for name in ("whole.tif", "float.tif", "huge.png"):
         with pytest.raises(UnreadableFileError, match=name):
             load_image(tmp_path / name)
+
+
+def test_formats_that_start_programs_or_unpack_without_bound_are_not_read(tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *args, **kwargs: started.append(args))
+    Image.fromarray(GREY).save(tmp_path / "a.png", "EPS")
+    cards = ("SIMPLE  = T", "BITPIX  = 8", "NAXIS   = 0", "XTENSION= 'BINTABLE'", "ZBITPIX = 8")
+    cards += ("ZNAXIS  = 2", "ZNAXIS1 = 1", "ZNAXIS2 = 1", "END")
+    (tmp_path / "b.png").write_bytes("".join(card.ljust(80) for card in cards).encode() + gzip.compress(b"0" * 99))
+    for name in ("a.png", "b.png"):
+        with pytest.raises(UnreadableFileError, match=f"{name} is not a readable image: cannot identify"):
+            load_image(tmp_path / name)
+    assert not started
 
 
 def test_junk_is_no_class_and_an_empty_class_is_named(tmp_path):
