@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from blockzoo.tasks.app.training import main
+from blockzoo.tasks.core.labelled_files import UnreadableFileError
 from blockzoo.tasks.video.camera_moves import CLASSES, FRAMES, SIZE, CameraMoves, cut, test_footage, test_table
 from blockzoo.tasks.video.clips import crop_boxes, dense_indices, span_of, uniform_indices, view_starts
 from blockzoo.tasks.video.decoding import probe, read_frames
@@ -112,6 +113,18 @@ def test_errors_name_the_file(tmp_path):
             read_frames(file, torch.tensor([0]))
     with pytest.raises(FileNotFoundError, match="gone"):
         probe(tmp_path / "gone.mp4")
+
+
+def test_lists_of_files_and_huge_frames_are_no_videos(tmp_path, monkeypatch):
+    write_video(tmp_path / "secret.mp4", 3)
+    (tmp_path / "list.mp4").write_text("ffconcat version 1.0\nfile secret.mp4\n")
+    with pytest.raises(UnreadableFileError, match="list.mp4 is not a readable video"):
+        probe(tmp_path / "list.mp4")
+    monkeypatch.setattr("blockzoo.tasks.video.decoding._MAX_PIXELS", HEIGHT * WIDTH)
+    assert probe(tmp_path / "secret.mp4").frames == 3
+    monkeypatch.setattr("blockzoo.tasks.video.decoding._MAX_PIXELS", HEIGHT * WIDTH - 1)
+    with pytest.raises(UnreadableFileError, match=f"secret.mp4 has frames of {WIDTH} x {HEIGHT} px, at most 1,535"):
+        read_frames(tmp_path / "secret.mp4", torch.tensor([0]))
 
 
 def test_without_pyav_the_extra_is_named(tmp_path, monkeypatch):
