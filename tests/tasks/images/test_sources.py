@@ -14,7 +14,7 @@ from PIL import Image
 
 from blockzoo.__main__ import main
 from blockzoo.tasks.app.training import main as train
-from blockzoo.tasks.core.label_tables import read_table
+from blockzoo.tasks.core.label_tables import class_numbers, read_table
 from blockzoo.tasks.images.folders import ImageFolder
 from blockzoo.tasks.images.hub_sets import HuggingFaceImages
 from blockzoo.tasks.images.shards import ImageShards, shard_files
@@ -197,6 +197,44 @@ def test_other_wrong_tables_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"a\.xls is no table"):
         (tmp_path / "a.xls").touch()
         read_table(tmp_path / "a.xls")
+
+
+def test_names_of_columns_are_stripped_as_cells_are(tmp_path):
+    (tmp_path / "a.csv").write_text("file, label\na.png, dog\n")
+    assert read_table(tmp_path / "a.csv").columns == {"file": ["a.png"], "label": ["dog"]}
+
+
+def test_json_that_would_lose_samples_or_names_no_file_is_refused(tmp_path):
+    (tmp_path / "a.json").write_text('{"a.png": "dog", "a.png": "cat"}')
+    with pytest.raises(ValueError, match=r"a\.json: not valid JSON: 'a.png' comes twice"):
+        read_table(tmp_path / "a.json")
+    (tmp_path / "a.jsonl").write_text('{"file": "a.png"}\n{"file": "a.png", "file": "b.png"}\n')
+    with pytest.raises(ValueError, match=r"a\.jsonl, line 2: not valid JSON: 'file' comes twice"):
+        read_table(tmp_path / "a.jsonl")
+    for name in ("a.json", "a.jsonl"):
+        (tmp_path / name).write_text('{"label": ' + "1" * 5000 + "}")
+        with pytest.raises(ValueError, match=f"{name}.*: not valid JSON: Exceeds the limit"):
+            read_table(tmp_path / name)
+
+
+def test_parquet_that_unpacks_without_end_is_refused(tmp_path, monkeypatch):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    column = pyarrow.DictionaryArray.from_arrays(pyarrow.array(np.zeros(20_000, np.int32)), pyarrow.array(["a" * 999]))
+    parquet.write_table(pyarrow.table({"label": column.cast(pyarrow.string())}), tmp_path / "a.parquet")
+    assert len(read_table(tmp_path / "a.parquet")) == 20_000
+    monkeypatch.setattr("blockzoo.tasks.core.label_tables._LARGEST_TABLE", 1 << 20)
+    with pytest.raises(
+        ValueError, match=r"a\.parquet is not readable as Parquet: it unpacks to far more than its size"
+    ):
+        read_table(tmp_path / "a.parquet")
+
+
+def test_classes_of_one_value_have_one_order():
+    orders = {class_numbers([(name,) for name in names], str)[0] for names in (("1", "01", "2"), ("01", "2", "1"))}
+    orders |= {class_numbers([(name,) for name in ("2", *("0" * i + "1" for i in range(9)))], str)[0][:3]}
+    assert orders == {("01", "1", "2"), ("000000001", "00000001", "0000001")}
 
 
 @pytest.mark.parametrize("form", ["separator", "list", "columns"])
