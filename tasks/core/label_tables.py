@@ -14,6 +14,7 @@ __all__ = [
     "LabelTable",
     "class_numbers",
     "named_label",
+    "read_lines",
     "read_table",
     "several_labels",
 ]
@@ -128,6 +129,18 @@ def read_table(path: str | Path, delimiter: str | None = None) -> LabelTable:
     if not len(table):
         raise ValueError(f"{path} has no rows")
     return table
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file, without a byte order mark.
+
+    Raises:
+        ValueError: It is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
 
 
 def _read_csv(path: Path, delimiter: str | None) -> LabelTable:

@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import sys
+import tarfile
 import types
 
 import numpy as np
@@ -369,6 +370,49 @@ def test_wrong_shards_are_named_by_key(tmp_path):
     data.setup("fit")
     with pytest.raises(ValueError, match=r"a-000\.tar, key 0000 is not a readable image"):
         data.datasets["train"][0]
+
+
+def test_links_and_sizes_below_zero_in_archives_are_refused(tmp_path):
+    path, content = tmp_path / "a.tar", png("cat")
+    for kind in (tarfile.LNKTYPE, tarfile.SYMTYPE):  # tar stores a second name of a file as a link
+        with tarfile.open(path, "w") as archive:
+            for name, data in (("a.png", content), ("a.txt", b"cat")):
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+            for name in ("a.png", "a.txt"):
+                member = tarfile.TarInfo(name.replace("a", "b", 1))
+                member.type, member.linkname = kind, name
+                archive.addfile(member)
+        with pytest.raises(ValueError, match=r"a\.tar, key b: \.png is a link, not a file"):
+            ImageShards(str(path), **SMALL).setup("fit")
+    header = bytearray(tarfile.TarInfo("noise").tobuf())
+    header[124:136] = b"\xff" * 10 + b"\xfc\x00"  # -1024, which leads back to this header
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    path.write_bytes(bytes(header) + bytes(10240))
+    with pytest.raises(ValueError, match=r"a\.tar is not a whole tar archive: 'noise' has a negative size"):
+        ImageShards(str(path), **SMALL).setup("fit")
+
+
+def test_a_range_stops_at_its_first_missing_archive(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"a-0\.tar: no such archive"):
+        shard_files(str(tmp_path / "a-{0..99999999999999}.tar"))
+
+
+def test_lists_of_classes_are_checked(tmp_path):
+    write_shards(tmp_path / "a", LABELS, encode=lambda label: {"cls": sorted(LEVELS).index(label)})
+    names = tmp_path / "names.txt"
+    names.write_text("cat\ndog\neel\n", encoding="utf-8-sig")
+    data = ImageShards(str(tmp_path / "a"), class_file=str(names), **SMALL)
+    data.setup("fit")
+    assert data.class_names == ("cat", "dog", "eel")
+    for content, said in ((b"cat\ncat\n", "'cat' twice"), (b"\n", "no classes"), (b"\xe4\n", "is not UTF-8 text")):
+        names.write_bytes(content)
+        with pytest.raises(ValueError, match=f"names.txt.*{said}"):
+            ImageShards(str(tmp_path / "a"), class_file=str(names), **SMALL).setup("fit")
+    with pytest.raises(FileNotFoundError, match="class_file=.*gone.txt: no such file"):
+        ImageShards(str(tmp_path / "a"), class_file=str(tmp_path / "gone.txt"), **SMALL).setup("fit")
 
 
 # The library datasets.
