@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from blockzoo.tasks.core.balance import balanced_sampler, class_counts
 from blockzoo.tasks.core.data import ZooData
 from blockzoo.tasks.core.image_files import IMAGE_SUFFIXES, to_channels
-from blockzoo.tasks.core.labelled_files import class_folders
+from blockzoo.tasks.core.labelled_files import part_folders
 from blockzoo.tasks.core.transforms import IMAGENET_MEAN, IMAGENET_STD, fit_channels, image_transform
 from blockzoo.tasks.images.records import FileRecords, Records, readable
 
@@ -274,16 +274,11 @@ class ImageFolder(Images):
         self.root, self.skip_broken = Path(root), skip_broken
 
     def _parts(self) -> dict[str, Any]:
-        found: dict[str, Records] = {}
-        for part in ("train", "val", "test"):
-            folder = self.root / part
-            if not folder.is_dir():
-                if part == "test":
-                    continue
-                raise FileNotFoundError(f"{folder} is missing; expected {self.root}/{part}/CLASS/IMAGE")
-            names = self.class_names if part != "train" else None
-            self.class_names, files = class_folders(folder, "image", IMAGE_SUFFIXES, names)
-            found[part] = FileRecords([path for path, _ in files], [(label,) for _, label in files])
+        self.class_names, parts = part_folders(self.root, "image", IMAGE_SUFFIXES)
+        found: dict[str, Records] = {
+            part: FileRecords([path for path, _ in files], [(label,) for _, label in files])
+            for part, files in parts.items()
+        }
         return self._skipping(found) if self.skip_broken else found
 
     @property

@@ -19,10 +19,11 @@ from blockzoo.tasks.core.label_tables import (
     TABLE_SUFFIXES,
     LabelTable,
     class_numbers,
+    read_lines,
     read_table,
     several_labels,
 )
-from blockzoo.tasks.core.labelled_files import UnreadableFileError, class_folders
+from blockzoo.tasks.core.labelled_files import UnreadableFileError, part_folders
 from blockzoo.tasks.core.transforms import IMAGENET_MEAN, IMAGENET_STD
 from blockzoo.tasks.video.clips import crop_boxes, dense_indices, span_of, uniform_indices, view_starts
 from blockzoo.tasks.video.decoding import VIDEO_SUFFIXES, probe, read_frames, require_pyav
@@ -419,17 +420,8 @@ class VideoFolder(Videos):
         self.root = Path(root)
 
     def _parts(self) -> dict[str, list[_Video]]:
-        parts = {}
-        for part in ("train", "val", "test"):
-            folder = self.root / part
-            if not folder.is_dir():
-                if part == "test":
-                    continue
-                raise FileNotFoundError(f"{folder} is missing; expected {self.root}/{part}/CLASS/VIDEO")
-            names = self.class_names if part != "train" else None
-            self.class_names, files = class_folders(folder, "video", VIDEO_SUFFIXES, names)
-            parts[part] = [_Video(path, (label,), str(path)) for path, label in files]
-        return parts
+        self.class_names, parts = part_folders(self.root, "video", VIDEO_SUFFIXES)
+        return {part: [_Video(path, (label,), str(path)) for path, label in files] for part, files in parts.items()}
 
     @property
     def description(self) -> dict[str, str]:
@@ -515,7 +507,7 @@ def _read_list(path: Path) -> LabelTable:
         raise FileNotFoundError(f"{path}: no such list of videos")
     columns: dict[str, list[str]] = {"video": [], "label": []}
     places = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         if not line.strip() or line.startswith("#"):
             continue
         name, _, label = line.strip().rpartition(" ")

@@ -8,6 +8,7 @@ from PIL import EpsImagePlugin, Image
 
 from blockzoo.tasks.core.image_files import load_image
 from blockzoo.tasks.core.labelled_files import UnreadableFileError, class_folders
+from blockzoo.tasks.core.predictions import files_below
 
 GREY = np.array([[0, 128], [255, 10]], np.uint8)
 
@@ -80,6 +81,24 @@ def test_junk_is_no_class_and_an_empty_class_is_named(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="empty has no images"):
         class_folders(tmp_path, "image", (".png",))
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path):
+    for name in ("store/a.png", "set/cat/b.png", "set/dog/c.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "set" / "cat" / "more").symlink_to(tmp_path / "store", target_is_directory=True)
+    (tmp_path / "set" / "cat" / "folder.png").mkdir()
+    _, files = class_folders(tmp_path / "set", "image", (".png",))
+    assert [path.name for path, _ in files] == ["b.png", "a.png", "c.png"]
+    assert [path.name for path in files_below([str(tmp_path / "set")], "image", (".png",))] == [
+        "b.png",
+        "a.png",
+        "c.png",
+    ]
+    (tmp_path / "store" / "back").symlink_to(tmp_path / "set" / "cat", target_is_directory=True)
+    with pytest.raises(ValueError, match="more/back is a link to a folder that it is in, .*set/cat; remove it"):
+        class_folders(tmp_path / "set", "image", (".png",))
 
 
 def test_a_workers_traceback_becomes_one_line():

@@ -220,7 +220,8 @@ def test_uniform_sampling_spans_the_video(tmp_path):
 
 def test_lists(tmp_path):
     write_folder(tmp_path)
-    (tmp_path / "train.txt").write_text("# two\ntrain/dark/a.mp4 dark\n\ntrain/light/a.mp4 light\n")
+    text = "train/dark/a.mp4 dark\n\n# two\ntrain/light/a.mp4 light\n"
+    (tmp_path / "train.txt").write_text(text, encoding="utf-8-sig")
     (tmp_path / "val.txt").write_text("val/light/a.mp4 light\n")
     lists = {"train": str(tmp_path / "train.txt"), "val": str(tmp_path / "val.txt")}
     data = VideoList(**lists, num_frames=4, img_size=24, num_workers=0)
@@ -231,6 +232,9 @@ def test_lists(tmp_path):
         VideoList(**lists, num_workers=0).setup("fit")
     (tmp_path / "val.txt").write_text("val/light/a.mp4\n")
     with pytest.raises(ValueError, match=r"val\.txt, line 1: .* must be a path, a space and a class"):
+        VideoList(**lists, num_workers=0).setup("fit")
+    (tmp_path / "val.txt").write_bytes(b"val/\xe4.mp4 light\n")
+    with pytest.raises(ValueError, match=r"val\.txt is not UTF-8 text"):
         VideoList(**lists, num_workers=0).setup("fit")
     with pytest.raises(FileNotFoundError, match="no such list"):
         VideoList(train="gone.txt", val="gone.txt").setup("fit")
