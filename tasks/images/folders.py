@@ -13,12 +13,13 @@ import torchvision
 from timm.data import create_transform
 from torch.utils.data import Dataset
 
-from blockzoo.tasks.core.balance import balanced_sampler, class_counts
+from blockzoo.tasks.core.balance import balanced_sampler
+from blockzoo.tasks.core.broken_samples import kept_samples
 from blockzoo.tasks.core.data import ZooData
 from blockzoo.tasks.core.image_files import IMAGE_SUFFIXES, to_channels
 from blockzoo.tasks.core.labelled_files import part_folders
 from blockzoo.tasks.core.transforms import IMAGENET_MEAN, IMAGENET_STD, fit_channels, image_transform
-from blockzoo.tasks.images.records import FileRecords, Records, readable
+from blockzoo.tasks.images.records import FileRecords, Records, unreadable
 
 __all__ = ["ImageFolder", "Images", "TorchvisionImages"]
 
@@ -232,17 +233,14 @@ class Images(ZooData):
         """The parts without images that cannot be read, which are noted in `skipped`.
 
         Raises:
-            ValueError: No training image of a class is left.
+            ValueError: No image of a part is left, or none of a class in training.
         """
         self.skipped = []
         kept: dict[str, Any] = {}
         for part, records in parts.items():
-            kept[part], broken = readable(records, part)
+            rows, broken = kept_samples(unreadable(records), records.labels, "image", part, self.class_names)
+            kept[part] = records.only(rows)
             self.skipped += broken
-        counts = class_counts(kept["train"].labels, len(self.class_names))
-        if not counts.all():
-            name = self.class_names[int((counts == 0).nonzero()[0])]
-            raise ValueError(f"class {name!r} has no training image that can be read")
         return kept
 
     @property

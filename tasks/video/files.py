@@ -1,18 +1,17 @@
 """Video files by class: folders, lists and tables, sampled as clips."""
 
 import abc
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-from blockzoo.tasks.core.balance import balanced_sampler, class_counts
+from blockzoo.tasks.core.balance import balanced_sampler
+from blockzoo.tasks.core.broken_samples import kept_samples
 from blockzoo.tasks.core.data import ZooData
 from blockzoo.tasks.core.label_tables import (
     LABEL_COLUMNS,
@@ -342,35 +341,26 @@ class Videos(ZooData):
         found = self._parts()
         require_pyav()
         self.skipped = []
-        for part, videos in found.items():
-            kept = self._readable(part, videos) if self.skip_broken else videos
-            self.datasets[part] = _Clips(self, kept, part == "train")
+        if self.skip_broken:
+            found = {part: self._readable(part, videos) for part, videos in found.items()}
+        self.datasets = {part: _Clips(self, videos, part == "train") for part, videos in found.items()}
 
     @abc.abstractmethod
     def _parts(self) -> dict[str, list[_Video]]:
         """The videos of each part; sets `class_names`."""
 
     def _readable(self, part: str, videos: list[_Video]) -> list[_Video]:
-        """The videos of which a clip can be decoded; the others are named.
-
-        Raises:
-            ValueError: None of a part, or of a class in training, can be.
-        """
-        kept = []
+        """The videos of which a clip can be decoded; the others are noted in `skipped`."""
+        wrong: list[str | None] = []
         for video in videos:
             try:
                 _frames(self.form, video, 0)
-                kept.append(video)
+                wrong.append(None)
             except (ValueError, OSError) as error:
-                self.skipped.append(str(error))
-                rank_zero_only(print)(f"skipped: {error}", file=sys.stderr)
-        if not kept:
-            raise ValueError(f"none of the {len(videos)} videos of the {part} part can be read: {self.skipped[-1]}")
-        counts = class_counts([video.labels for video in kept], len(self.class_names))
-        if part == "train" and not counts.all():
-            name = self.class_names[int((counts == 0).nonzero()[0])]
-            raise ValueError(f"class {name!r} has no training video that can be read")
-        return kept
+                wrong.append(str(error))
+        kept, broken = kept_samples(wrong, [video.labels for video in videos], "video", part, self.class_names)
+        self.skipped += broken
+        return [videos[index] for index in kept]
 
     def sample_names(self, part: str) -> list[str]:
         """Which video each clip of a part is from, in the order of their `index`."""
