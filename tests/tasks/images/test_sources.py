@@ -439,12 +439,52 @@ def test_sets_of_the_library_datasets_are_read(tmp_path, monkeypatch, form):
     data = HuggingFaceImages(str(tmp_path / "set"), cache_dir=str(tmp_path / "cache"), **SMALL)
     check(data, "val", ["eel", "dog"])
     assert data.class_names == ("eel", "cat", "dog") and data.train_labels == [(2,), (1,), (0,), (2,)]
+    assert data.description["split"] == "parts train, validation"
     with pytest.raises(ValueError, match="has no part 'holdout'; its parts are train, validation"):
         HuggingFaceImages(
             str(tmp_path / "set"), cache_dir=str(tmp_path / "cache"), test_split="holdout", **SMALL
         ).setup("fit")
     with pytest.raises(ValueError, match="path='.*nothing' cannot be loaded"):
         HuggingFaceImages(str(tmp_path / "nothing"), cache_dir=str(tmp_path / "cache"), **SMALL).setup("fit")
+
+
+def test_no_code_of_a_data_set_is_run(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_OFFLINE", True)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "set.py").write_text("open('ran', 'w').close()\n")
+    with pytest.raises(ValueError, match="path='set' cannot be loaded"):
+        HuggingFaceImages("set", cache_dir=str(tmp_path / "cache"), **SMALL).setup("fit")
+    with pytest.raises(ValueError, match="path='pandas' is no folder here, and no data set on the hub"):
+        HuggingFaceImages("pandas", **SMALL).setup("fit")  # the library's reader of pickles
+    monkeypatch.setattr(datasets, "__version__", "3.6.0")
+    with pytest.raises(ValueError, match=r"datasets 3\.6\.0 runs the scripts of data sets; update it"):
+        HuggingFaceImages("set", **SMALL).setup("fit")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_downloaded_set_names_files_of_its_own_alone(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("string")})
+    paths = [tmp_path / "cache" / "own.png", tmp_path / "private.png", tmp_path / "cache" / ".." / "private.png"]
+    (tmp_path / "cache").mkdir()
+    for path in paths[:2]:
+        path.write_bytes(png("cat"))
+    rows = {"image": [{"bytes": None, "path": str(path)} for path in paths], "label": ["cat"] * 3}
+    whole = datasets.Dataset.from_dict(rows, features=features)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **kwargs: datasets.DatasetDict({"train": whole}))
+    for name, allowed in (("owner/name", 1), ("cache", 3)):  # of the hub; a folder of the user's
+        monkeypatch.chdir(tmp_path)
+        data = HuggingFaceImages(name, cache_dir=str(tmp_path / "cache"), **SMALL)
+        data.setup("fit")
+        assert data.datasets["train"][0]["x"].shape == (3, 8, 8)
+        for index in range(1, 3):
+            if index < allowed:
+                data.datasets["train"][index]
+                continue
+            with pytest.raises(ValueError, match=f"row {index + 1}: it names .*private.png, which is no file of the"):
+                data.datasets["train"][index]
 
 
 def test_without_the_library_the_extra_is_named(monkeypatch):
