@@ -91,6 +91,13 @@ def test_damage_and_absence_are_explained(tmp_path):
     (tmp_path / "package" / "train_lables.json").write_text("[1, 2, 11]")
     with pytest.raises(ValueError, match="train_lables.json must hold 100 labels from 0 to 9"):
         CIFAR10(str(tmp_path)).setup("fit")
+    for text, said in (
+        ("[1, 2", "train_lables.json in .* is not JSON"),
+        ('["a"]', "must hold 100 labels from 0 to 9: "),
+    ):
+        (tmp_path / "package" / "train_lables.json").write_text(text)
+        with pytest.raises(ValueError, match=said):
+            CIFAR10(str(tmp_path)).setup("fit")
     put(tmp_path, "cifar-10-batches-bin", {"data_batch_1.bin": b"12345"})
     with pytest.raises(ValueError, match="data_batch_1.bin in .* has 5 bytes"):
         CIFAR10(str(tmp_path)).setup("fit")
