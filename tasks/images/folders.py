@@ -3,7 +3,6 @@
 import abc
 import hashlib
 import inspect
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,7 +17,13 @@ from blockzoo.tasks.core.broken_samples import kept_samples
 from blockzoo.tasks.core.data import ZooData
 from blockzoo.tasks.core.image_files import IMAGE_SUFFIXES, to_channels
 from blockzoo.tasks.core.labelled_files import part_folders
-from blockzoo.tasks.core.transforms import IMAGENET_MEAN, IMAGENET_STD, fit_channels, image_transform
+from blockzoo.tasks.core.transforms import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    check_augmentation,
+    fit_channels,
+    image_transform,
+)
 from blockzoo.tasks.images.records import FileRecords, Records, unreadable
 
 __all__ = ["ImageFolder", "Images", "TorchvisionImages"]
@@ -90,13 +95,7 @@ class _OfTorchvision:
 
 
 def _check_ranges(
-    img_size: int | None,
-    crop_pct: float | None,
-    interpolation: str | None,
-    std: Sequence[float] | None,
-    color_jitter: float,
-    random_erasing: float,
-    scale: Sequence[float],
+    img_size: int | None, crop_pct: float | None, interpolation: str | None, random_erasing: float
 ) -> None:
     if img_size is not None and img_size < 1:
         raise ValueError(f"img_size={img_size} must be at least 1")
@@ -104,14 +103,8 @@ def _check_ranges(
         raise ValueError(f"crop_pct={crop_pct} must be greater than 0, and at most 1")
     if interpolation not in (None, *_INTERPOLATIONS):
         raise ValueError(f"interpolation={interpolation!r} must be one of {', '.join(_INTERPOLATIONS)}")
-    if std is not None and not all(value > 0 for value in std):
-        raise ValueError(f"std={list(std)} must be numbers greater than 0")
-    if color_jitter < 0:
-        raise ValueError(f"color_jitter={color_jitter} must be 0 or more")
     if not 0 <= random_erasing <= 1:
         raise ValueError(f"random_erasing={random_erasing} must be in [0, 1]")
-    if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
-        raise ValueError(f"scale={list(scale)} must be the least and the largest share of the area, above 0, at most 1")
 
 
 class Images(ZooData):
@@ -154,7 +147,8 @@ class Images(ZooData):
         num_workers: int = 8,
     ) -> None:
         super().__init__(batch_size, num_workers)
-        _check_ranges(img_size, crop_pct, interpolation, std, color_jitter, random_erasing, scale)
+        _check_ranges(img_size, crop_pct, interpolation, random_erasing)
+        check_augmentation(std, color_jitter, scale)
         given = {"crop_pct": crop_pct, "interpolation": interpolation, "mean": mean, "std": std}
         self._random_interpolation = interpolation == "random"
         self._given = {key: value for key, value in given.items() if value is not None and value != "random"}

@@ -23,7 +23,7 @@ from blockzoo.tasks.core.label_tables import (
     several_labels,
 )
 from blockzoo.tasks.core.labelled_files import UnreadableFileError, part_folders
-from blockzoo.tasks.core.transforms import IMAGENET_MEAN, IMAGENET_STD
+from blockzoo.tasks.core.transforms import IMAGENET_MEAN, IMAGENET_STD, check_augmentation
 from blockzoo.tasks.video.clips import crop_boxes, dense_indices, span_of, uniform_indices, view_starts
 from blockzoo.tasks.video.decoding import VIDEO_SUFFIXES, probe, read_frames, require_pyav
 
@@ -302,6 +302,10 @@ class Videos(ZooData):
             raise ValueError(f"num_clips={num_clips}: uniform sampling has one clip of a video, it must be 1")
         if num_crops not in (1, 3):
             raise ValueError(f"num_crops={num_crops} must be 1 or 3")
+        sides = [] if resize is None else [resize] if isinstance(resize, int) else list(resize)
+        if resize is not None and (len(sides) not in (1, 2) or min(sides) < 1):
+            raise ValueError(f"resize={resize} must be the shorter side, or height and width, in pixels")
+        check_augmentation(std, color_jitter, scale)
         self._num_frames, self._img_size, self._resize = num_frames, img_size, resize
         given = {"frame_stride": stride, "mean": mean, "std": std}
         self._given = {key: value for key, value in given.items() if value is not None}

@@ -290,6 +290,15 @@ def test_folders_that_are_missing_or_differ(tmp_path):
         VideoFolder(str(tmp_path)).setup("fit")
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [{"std": (0.5, 0.0, 0.5)}, {"color_jitter": -1.0}, {"scale": (2.0, 1.0)}, {"resize": 0}, {"resize": [32, 0]}],
+)
+def test_values_out_of_range_are_refused_by_name(tmp_path, wrong):
+    with pytest.raises(ValueError, match=f"^{next(iter(wrong))}="):
+        VideoFolder(str(tmp_path), **wrong)
+
+
 def test_camera_moves_are_what_their_labels_say():
     footage = torch.arange(120 * 160).reshape(1, 1, 120, 160).expand(20, 3, -1, -1)
     row, column = 40, 60
