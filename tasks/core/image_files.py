@@ -37,7 +37,10 @@ _UPRIGHT = {
 }
 """By EXIF's orientation, how the stored rows and columns become upright."""
 
-_DECODING = (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
+_DECODING = (
+    *(OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error),
+    RuntimeError,  # of AVIF
+)
 """What Pillow's decoders raise on damaged files."""
 
 

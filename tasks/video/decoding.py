@@ -68,6 +68,9 @@ class _Opened:
             self.container.close()
             raise UnreadableFileError(f"{self.path} has no video stream")
         stream = self.container.streams.video[0]
+        if stream.codec_context is None:
+            self.container.close()
+            raise UnreadableFileError(f"{self.path} is damaged, or no decoder is installed for its video stream")
         if stream.height * stream.width > _MAX_PIXELS:
             self.container.close()
             raise UnreadableFileError(

@@ -59,6 +59,18 @@ def test_values_without_a_white_and_huge_images_are_refused_by_name(tmp_path):
             load_image(tmp_path / name)
 
 
+def test_what_a_decoder_of_avif_raises_names_the_file(tmp_path):
+    if "AVIF" not in Image.SAVE and not (Image.init() and "AVIF" in Image.SAVE):
+        pytest.skip("this Pillow writes no AVIF")
+    path = tmp_path / "a.avif"
+    Image.new("RGB", (12, 10), (9, 99, 200)).save(path)
+    whole = path.read_bytes()
+    start = whole.index(b"mdat") + 4
+    path.write_bytes(whole[:start] + bytes(len(whole) - start))
+    with pytest.raises(UnreadableFileError, match="a.avif is not a readable image"):
+        load_image(path)
+
+
 def test_formats_that_start_programs_or_unpack_without_bound_are_not_read(tmp_path, monkeypatch):
     started = []
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *args, **kwargs: started.append(args))

@@ -121,6 +121,10 @@ def test_lists_of_files_and_huge_frames_are_no_videos(tmp_path, monkeypatch):
     (tmp_path / "list.mp4").write_text("ffconcat version 1.0\nfile secret.mp4\n")
     with pytest.raises(UnreadableFileError, match="list.mp4 is not a readable video"):
         probe(tmp_path / "list.mp4")
+    path = write_video(tmp_path / "unknown.avi", 3)
+    path.write_bytes(path.read_bytes().replace(b"FMP4", b"zzzz"))
+    with pytest.raises(UnreadableFileError, match="unknown.avi is damaged, or no decoder is installed"):
+        probe(path)
     monkeypatch.setattr("blockzoo.tasks.video.decoding._MAX_PIXELS", HEIGHT * WIDTH)
     assert probe(tmp_path / "secret.mp4").frames == 3
     monkeypatch.setattr("blockzoo.tasks.video.decoding._MAX_PIXELS", HEIGHT * WIDTH - 1)
