@@ -132,6 +132,10 @@ def read_frames(path: str | Path, indices: torch.Tensor) -> torch.Tensor:
             number += 1
     if missing := wanted - set(found):
         raise UnreadableFileError(f"{path} is too short or damaged: frame {min(missing)} cannot be decoded")
+    sizes = sorted({(frame.shape[1], frame.shape[0]) for frame in found.values()})
+    if len(sizes) > 1:
+        shown = ", ".join(f"{width} x {height} px" for width, height in sizes)
+        raise UnreadableFileError(f"{path} has frames of several sizes: {shown}")
     return torch.from_numpy(np.stack([found[i] for i in indices.tolist()]))
 
 

@@ -132,6 +132,24 @@ def test_lists_of_files_and_huge_frames_are_no_videos(tmp_path, monkeypatch):
         read_frames(tmp_path / "secret.mp4", torch.tensor([0]))
 
 
+def test_frames_of_several_sizes_name_the_file(tmp_path):
+    av = pytest.importorskip("av", reason="needs the extra 'video'")
+    parts = []
+    for width in (48, 64):
+        with av.open(str(tmp_path / "part.mpg"), "w", format="mpeg") as container:
+            stream = container.add_stream("mpeg1video", rate=25)
+            stream.width, stream.height, stream.pix_fmt = width, 32, "yuv420p"
+            for _ in range(6):
+                pixels = np.zeros((32, width, 3), np.uint8)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+            container.mux(stream.encode())
+        parts.append((tmp_path / "part.mpg").read_bytes())
+    (tmp_path / "both.mpg").write_bytes(b"".join(parts))
+    last = probe(tmp_path / "both.mpg").frames - 2
+    with pytest.raises(UnreadableFileError, match="both.mpg has frames of several sizes: 48 x 32 px, 64 x 32 px"):
+        read_frames(tmp_path / "both.mpg", torch.tensor([0, last]))
+
+
 def test_without_pyav_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(ImportError, match=r"pip install 'blockzoo\[video\]'"):
