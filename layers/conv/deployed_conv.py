@@ -41,9 +41,8 @@ class DeployedConv2d(nn.Conv2d):
     The fast form is used on a CPU in float32 when no gradient is recorded and nothing is compiled, exported, scripted
     or cast; it needs a PyTorch with oneDNN. In every other case the layer is the ordinary convolution followed by the
     activation: the same function apart from rounding, differentiable and exportable. The rearranged copy doubles the
-        memory of
-    the weights; it is made at the first call, follows changes of the weights and of the input's shape, and is neither
-    saved nor copied.
+    memory of the weights; it is made at the first call, follows changes of the weights and of the input's shape, and is
+    neither saved nor copied.
 
     Args:
         conv: The convolution, whose parameters are shared; zero padding by numbers.

@@ -1,5 +1,7 @@
 """Classification of images and clips by cross entropy, with mixed samples, smooth labels and teachers."""
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -119,16 +121,20 @@ class Classification(Task):
     ) -> None:
         super().__init__(*args, **kwargs)
         num_classes = self.model.num_classes
-        if not 0 <= distill_weight <= 1:
-            raise ValueError(f"distill_weight={distill_weight} must be in [0, 1]")
+        shares = {"distill_weight": distill_weight, "label_smoothing": label_smoothing, "mix_prob": mix_prob}
+        for name, value in shares.items():
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name}={value} must be in [0, 1]")
+        for name, value in {"mixup": mixup, "cutmix": cutmix}.items():
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name}={value} must be 0 or more")
         if distill_temperature <= 0:
             raise ValueError(f"distill_temperature={distill_temperature} must be greater than 0")
         if multi_label and (label_smoothing or teacher is not None):
             given = f"label_smoothing={label_smoothing}" if label_smoothing else f"teacher={teacher!r}"
             raise ValueError(f"{given} is for one label a sample; leave it out with multi_label=true")
-        if isinstance(class_weights, list) and (len(class_weights) != num_classes or min(class_weights) < 0):
-            raise ValueError(f"class_weights={class_weights} must be {num_classes} numbers of 0 or more, one a class")
-        self.multi_label, self.class_weights = multi_label, class_weights
+        self.multi_label = multi_label
+        self.class_weights = _checked_weights(class_weights, num_classes)
         self._weights: torch.Tensor | None = None
         self.label_smoothing = label_smoothing
         self.mix = None
@@ -190,7 +196,9 @@ class Classification(Task):
         if stage == "fit" and isinstance(self.class_weights, list):
             self._weights = torch.tensor(self.class_weights)
         elif stage == "fit" and self.class_weights == "balanced":
-            labels = data.train_labels  # type: ignore[union-attr]
+            labels = getattr(data, "train_labels", None)
+            if labels is None:
+                raise ValueError("class_weights='balanced' needs a data module that tells its labels; give numbers")
             counts = class_counts(labels, self.model.num_classes)
             self._weights = balanced_weights(counts, len(labels), self.multi_label)
 
@@ -277,6 +285,19 @@ class Classification(Task):
             [[*cells, *names], *([*row, *p] for row, p in zip(rows, probabilities.tolist(), strict=True))],
         )
         return written
+
+
+def _checked_weights(
+    weights: Sequence[float] | Literal["balanced"] | None, num_classes: int
+) -> list[float] | Literal["balanced"] | None:
+    if weights is None or weights == "balanced":
+        return weights  # type: ignore[return-value]
+    numbers = [] if isinstance(weights, str) else [float(weight) for weight in weights]
+    if len(numbers) != num_classes or not all(0 <= number < math.inf for number in numbers) or not any(numbers):
+        raise ValueError(
+            f"class_weights={weights} must be {num_classes} numbers of 0 or more, one a class, not all 0; or balanced"
+        )
+    return numbers
 
 
 def _teacher(name: str, kwargs: dict[str, Any], checkpoint: str | None, num_classes: int) -> torch.nn.Module:

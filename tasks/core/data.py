@@ -27,6 +27,8 @@ class ZooData(LightningDataModule, abc.ABC):
         super().__init__()
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size} must be at least 1")
+        if num_workers < 0:
+            raise ValueError(f"num_workers={num_workers} must be 0 (none) or more")
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.datasets: dict[str, Dataset[Any]] = {}

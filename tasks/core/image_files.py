@@ -1,5 +1,6 @@
 """Reading of image files for models: upright, with 8 bits per channel."""
 
+import functools
 import io
 import struct
 import zlib
@@ -16,6 +17,12 @@ __all__ = ["IMAGE_SUFFIXES", "load_image", "to_channels"]
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """Endings of files that are taken from folders."""
 
+_FORMATS = (
+    *("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO"),
+    *("PCX", "PNG", "PPM", "SGI", "TGA", "TIFF", "WEBP"),
+)
+"""Formats that are read, whatever a file is called; Pillow runs a program for EPS and unpacks FITS without a bound."""
+
 _ORIENTATION, _BITS_PER_SAMPLE, _PHOTOMETRIC = 0x0112, 258, 262
 """Tags of EXIF and TIFF."""
 
@@ -30,7 +37,10 @@ _UPRIGHT = {
 }
 """By EXIF's orientation, how the stored rows and columns become upright."""
 
-_DECODING = (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
+_DECODING = (
+    *(OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error),
+    RuntimeError,  # of AVIF
+)
 """What Pillow's decoders raise on damaged files."""
 
 
@@ -46,11 +56,11 @@ def load_image(path: str | Path, channels: int = 3, content: bytes | None = None
         content: The encoded image, where it is in memory.
 
     Raises:
-        UnreadableFileError: It cannot be read, is too large (`PIL.Image.MAX_IMAGE_PIXELS`), or its value for white is
-            unknown; the message names the file.
+        UnreadableFileError: It cannot be read, is in a format that is not read here, is too large
+            (`PIL.Image.MAX_IMAGE_PIXELS`), or its value for white is unknown; the message names the file.
     """
     try:
-        with Image.open(path if content is None else io.BytesIO(content)) as image:
+        with Image.open(path if content is None else io.BytesIO(content), formats=_formats()) as image:
             image.load()
             orientation = _orientation(image)
             converted = to_channels(image, channels)
@@ -61,6 +71,13 @@ def load_image(path: str | Path, channels: int = 3, content: bytes | None = None
         ) from error
     except _DECODING as error:
         raise UnreadableFileError(f"{path} is not a readable image: {error}") from error
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Those of `_FORMATS` that this version of Pillow has."""
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
 def _orientation(image: Image.Image) -> int:

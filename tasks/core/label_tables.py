@@ -14,6 +14,7 @@ __all__ = [
     "LabelTable",
     "class_numbers",
     "named_label",
+    "read_lines",
     "read_table",
     "several_labels",
 ]
@@ -22,6 +23,9 @@ TABLE_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet")
 
 LABEL_COLUMNS = ("label", "labels", "class", "classes", "category", "target", "tags")
 """What columns of labels are usually called."""
+
+_LARGEST_TABLE, _LARGEST_GROWTH, _PARQUET_ROWS = 1 << 30, 32, 1024
+"""Parquet may unpack to this many bytes and this many times its size; it is read by so many rows, to stop in time."""
 
 _SAID = 8
 """Names that a message lists at most."""
@@ -127,6 +131,18 @@ def read_table(path: str | Path, delimiter: str | None = None) -> LabelTable:
     return table
 
 
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file, without a byte order mark.
+
+    Raises:
+        ValueError: It is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+
+
 def _read_csv(path: Path, delimiter: str | None) -> LabelTable:
     if delimiter is not None and len(delimiter) != 1:
         raise ValueError(f"delimiter={delimiter!r} must be one character")
@@ -152,7 +168,7 @@ def _read_csv(path: Path, delimiter: str | None) -> LabelTable:
             raise ValueError(f"{path}, line {above + reader.line_num}: {error}") from error
     if not rows:
         raise ValueError(f"{path} is empty")
-    names = rows[0]
+    names = [name.strip() for name in rows[0]]
     if len(set(names)) < len(names):
         raise ValueError(f"{path} has two columns of one name: {_listed(names)}")
     for cells, place in zip(rows[1:], places[1:], strict=True):
@@ -175,10 +191,13 @@ def _records(path: Path, records: list[Any], places: list[str]) -> LabelTable:
 
 
 def _read_json(path: Path) -> LabelTable:
+    text = path.read_text(encoding="utf-8-sig")
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = json.loads(text, object_pairs_hook=_unique)
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}, line {error.lineno}: not valid JSON: {error.msg}") from error
+    except ValueError as error:  # a name twice, or a number of thousands of digits
+        raise ValueError(f"{path}: not valid JSON: {error}") from error
     except RecursionError as error:
         raise ValueError(f"{path} is nested too deeply") from error
     if isinstance(content, dict) and _is_mapping(content):
@@ -192,6 +211,16 @@ def _read_json(path: Path) -> LabelTable:
     if not isinstance(content, list):
         raise ValueError(f"{path} must hold a list of objects, an object of columns, or one from files to labels")
     return _records(path, content, [f"record {i + 1}" for i in range(len(content))])
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, in which no name may come twice: the earlier sample would vanish."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"{name!r} comes twice in an object")
+        found[name] = value
+    return found
 
 
 def _is_mapping(content: dict[str, Any]) -> bool:
@@ -211,8 +240,8 @@ def _read_lines(path: Path) -> LabelTable:
         if not line.strip():
             continue
         try:
-            records.append(json.loads(line))
-        except (json.JSONDecodeError, RecursionError) as error:
+            records.append(json.loads(line, object_pairs_hook=_unique))
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}, line {number}: not valid JSON: {error}") from error
         places.append(f"line {number}")
     return _records(path, records, places)
@@ -222,7 +251,14 @@ def _read_parquet(path: Path) -> LabelTable:
     pyarrow = needs("pyarrow", "tables", str(path))
     parquet = needs("pyarrow.parquet", "tables", str(path))
     try:
-        table = parquet.read_table(path)
+        with parquet.ParquetFile(path) as file:
+            batches, limit = [], _LARGEST_GROWTH * path.stat().st_size + _LARGEST_TABLE
+            for batch in file.iter_batches(_PARQUET_ROWS):
+                batches.append(batch)
+                limit -= batch.nbytes
+                if limit < 0:
+                    raise ValueError("it unpacks to far more than its size")
+            table = pyarrow.Table.from_batches(batches, file.schema_arrow)
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise ValueError(f"{path} is not readable as Parquet: {str(error).splitlines()[0]}") from error
     columns: dict[str, Any] = {name: table.column(name) for name in table.column_names}
@@ -334,7 +370,7 @@ def class_numbers(
     if class_names is None:
         names = {label for own in labels for label in own}
         whole = all(name.removeprefix("-").isdecimal() for name in names)
-        class_names = tuple(sorted(names, key=int) if whole else sorted(names))
+        class_names = tuple(sorted(sorted(names), key=int) if whole else sorted(names))
     number = {name: i for i, name in enumerate(class_names)}
     found = []
     for row, own in enumerate(labels):

@@ -5,7 +5,15 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["UnreadableFileError", "class_folders", "content_digest", "is_junk", "stat_digest"]
+__all__ = [
+    "UnreadableFileError",
+    "class_folders",
+    "content_digest",
+    "data_files",
+    "is_junk",
+    "part_folders",
+    "stat_digest",
+]
 
 
 class UnreadableFileError(ValueError):
@@ -57,7 +65,7 @@ def class_folders(
         raise ValueError(f"{root} and the training part differ in the classes {different}")
     found: list[tuple[Path, int]] = []
     for label, name in enumerate(names):
-        inside = [(path, label) for path in _walk(root / name) if path.suffix.lower() in suffixes]
+        inside = [(path, label) for path in data_files(root / name, suffixes)]
         if not inside:
             raise ValueError(
                 f"{root / name} has no {kind}s ({', '.join(suffixes)}); fill this class's folder or remove it"
@@ -66,13 +74,56 @@ def class_folders(
     return names, found
 
 
-def _walk(folder: Path) -> list[Path]:
-    """All files below a folder except junk, in order; links to folders are followed."""
+def part_folders(
+    root: Path, kind: str, suffixes: tuple[str, ...]
+) -> tuple[tuple[str, ...], dict[str, list[tuple[Path, int]]]]:
+    """List the files of `root/train`, `root/val` and, where there is one, `root/test`, see `class_folders`.
+
+    Args:
+        root: The folder.
+        kind: What the files are, for messages.
+        suffixes: Endings of the files that count, in lower case.
+
+    Returns:
+        Sorted names of the classes, and each part's files with the index of their class.
+
+    Raises:
+        FileNotFoundError: A folder is missing.
+        ValueError: See `class_folders`.
+    """
+    names: tuple[str, ...] | None = None
+    parts = {}
+    for part in ("train", "val", "test"):
+        folder = root / part
+        if not folder.is_dir():
+            if part == "test":
+                continue
+            raise FileNotFoundError(f"{folder} is missing; expected {root}/{part}/CLASS/{kind.upper()}")
+        names, parts[part] = class_folders(folder, kind, suffixes, names)
+    assert names is not None
+    return names, parts
+
+
+def data_files(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    """All files below a folder that end so, except junk, in order; links to folders are followed.
+
+    Args:
+        folder: The folder.
+        suffixes: Endings of the files, in lower case.
+
+    Raises:
+        ValueError: A link leads to a folder that it is in; its files would come again and again.
+    """
     found = []
     for place, folders, files in os.walk(folder, followlinks=True):
         folders[:] = sorted(name for name in folders if not is_junk(Path(name)))
+        for name in folders:
+            link = Path(place) / name
+            above = (Path(place), *Path(place).parents) if link.is_symlink() else ()
+            if any(parent.resolve().is_relative_to(link.resolve()) for parent in above):
+                raise ValueError(f"{link} is a link to a folder that it is in, {link.resolve()}; remove it")
         found += [Path(place) / name for name in sorted(files) if not is_junk(Path(name))]
-    return found
+    return [path for path in found if path.suffix.lower() in suffixes]
 
 
 def stat_digest(files: Iterable[tuple[Path, int]]) -> str:

@@ -9,14 +9,22 @@ from typing import Any
 import torch
 
 from blockzoo.tasks.core.files import check_output, write_csv
-from blockzoo.tasks.core.labelled_files import is_junk
+from blockzoo.tasks.core.labelled_files import data_files
 from blockzoo.tasks.core.output import print_json, print_table
 
-__all__ = ["class_rows", "classify_files", "files_below", "likely", "print_likeliest", "views_of_files"]
+__all__ = [
+    "check_classes_file",
+    "class_rows",
+    "classify_files",
+    "files_below",
+    "likely",
+    "print_likeliest",
+    "views_of_files",
+]
 
 
 def files_below(paths: list[str], kind: str, suffixes: tuple[str, ...]) -> list[Path]:
-    """List the given files and those in the given folders, in order; hidden files are left out.
+    """List the given files and those in the given folders, in order; see `data_files`.
 
     Args:
         paths: Files and folders.
@@ -33,8 +41,7 @@ def files_below(paths: list[str], kind: str, suffixes: tuple[str, ...]) -> list[
         if not path.is_dir():
             found.append(path)
             continue
-        inside = (file for file in sorted(path.rglob("*")) if file.suffix.lower() in suffixes)
-        found += [file for file in inside if not is_junk(file.relative_to(path))]
+        found += sorted(data_files(path, suffixes))
     if not found:
         raise ValueError(f"no {kind} in {', '.join(paths)}; they end in {', '.join(suffixes)}")
     return found
@@ -73,6 +80,17 @@ def likely(probabilities: Sequence[float], labels: Sequence[str], several: bool 
     return labels[max(range(len(labels)), key=lambda index: probabilities[index])]
 
 
+def check_classes_file(path: str, inputs: Sequence[str]) -> None:
+    """Refuse what `print_likeliest` cannot write, before any work is done; see `check_output`.
+
+    Raises:
+        ValueError: The name does not end in .csv, or the file cannot be written.
+    """
+    if Path(path).suffix != ".csv":
+        raise ValueError(f"--out {path} must end in .csv")
+    check_output(path, inputs)
+
+
 def print_likeliest(kind: str, rows: list[dict[str, Any]], args: argparse.Namespace, several: bool = False) -> None:
     """Print the most likely classes of each sample, or write all probabilities to `--out`, a CSV file.
 
@@ -81,9 +99,6 @@ def print_likeliest(kind: str, rows: list[dict[str, Any]], args: argparse.Namesp
         rows: For each sample its name under `kind`, and "probabilities" by class.
         args: Has `out` and `json`.
         several: Whether a sample may have no class or several.
-
-    Raises:
-        ValueError: `--out` does not end in .csv.
     """
     best = [sorted(row["probabilities"].items(), key=lambda item: -item[1])[:5] for row in rows]
     shown = [
@@ -95,8 +110,6 @@ def print_likeliest(kind: str, rows: list[dict[str, Any]], args: argparse.Namesp
         for row, top in zip(rows, best, strict=True)
     ]
     if args.out:
-        if Path(args.out).suffix != ".csv":
-            raise ValueError(f"--out {args.out} must end in .csv")
         labels = list(rows[0]["probabilities"])
         head = [kind, "label", "probability", *labels]
         write_csv(
@@ -137,7 +150,7 @@ def classify_files(
         ValueError: No file could be read, or `--out` cannot be written.
     """
     if args.out:
-        check_output(args.out, files)
+        check_classes_file(args.out, files)
     labels = list(model.pretrained_cfg.get("label_names") or ())
     if len(labels) != model.num_classes:  # none, or those of the weights before they got other classes
         labels = list(map(str, range(model.num_classes)))

@@ -37,8 +37,8 @@ class RunFolder(Callback):
     without one; averaged weights if the run averages them), `last.safetensors`, `config.json` (so that
     `blockzoo.create_model("local-dir:FOLDER", pretrained=True)` builds the model), `metrics.csv` and `config.yaml` of
     others, `curves.png`, `results.json`, `confusion.csv` of a classifier's test, `skipped.txt` where samples could
-    not be read and were left out, figures and tables of a field model's
-    test, and the model card `README.md`. If a fit fails or is stopped, none of these files is written.
+    not be read and were left out, figures and tables of a field model's test, and the model card `README.md`. If a fit
+    fails or is stopped, none of these files is written.
     """
 
     def __init__(self) -> None:

@@ -15,6 +15,9 @@ def stratified_split(labels: torch.Tensor, fraction: float, seed: int) -> tuple[
 
     Returns:
         Sorted indices of the first and of the second part.
+
+    Raises:
+        ValueError: The share is out of range, or one of the parts would be empty.
     """
     if not 0 <= fraction < 1:
         raise ValueError(f"val_fraction={fraction} must be in [0, 1)")
@@ -24,4 +27,7 @@ def stratified_split(labels: torch.Tensor, fraction: float, seed: int) -> tuple[
         members = (labels == label).nonzero().squeeze(1)
         order = torch.randperm(len(members), generator=generator)
         chosen[members[order[: round(fraction * len(members))]]] = True
+    if fraction and (not chosen.any() or chosen.all()):
+        part = "training" if chosen.any() else "validation"
+        raise ValueError(f"val_fraction={fraction} leaves no {part} sample of {len(labels)}, by class and rounded")
     return (~chosen).nonzero().squeeze(1), chosen.nonzero().squeeze(1)

@@ -9,7 +9,15 @@ from safetensors import SafetensorError, safe_open
 from timm.data import create_transform
 from torch import nn
 
-__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "fit_channels", "image_transform", "input_channels", "wanted_inputs"]
+__all__ = [
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "check_augmentation",
+    "fit_channels",
+    "image_transform",
+    "input_channels",
+    "wanted_inputs",
+]
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -38,6 +46,25 @@ def fit_channels(values: Sequence[float], channels: int, name: str) -> tuple[flo
     if len(values) == 1:
         return tuple(float(values[0]) for _ in range(channels))
     raise ValueError(f"{name}={list(values)} has {len(values)} numbers, the model takes {channels} channels")
+
+
+def check_augmentation(std: Sequence[float] | None, color_jitter: float, scale: Sequence[float] | None) -> None:
+    """Check options that data modules of images and videos share.
+
+    Args:
+        std: Standard deviation of each channel, if it is given.
+        color_jitter: Strength of colour jitter.
+        scale: Least and largest share of the area that a crop takes, if there are such crops.
+
+    Raises:
+        ValueError: One is out of range; the message names it.
+    """
+    if std is not None and not all(value > 0 for value in std):
+        raise ValueError(f"std={list(std)} must be numbers greater than 0")
+    if color_jitter < 0:
+        raise ValueError(f"color_jitter={color_jitter} must be 0 or more")
+    if scale is not None and (len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1):
+        raise ValueError(f"scale={list(scale)} must be the least and the largest share of the area, above 0, at most 1")
 
 
 def image_transform(cfg: Mapping[str, Any], channels: int) -> Any:

@@ -2,6 +2,7 @@
 
 import abc
 import hashlib
+import inspect
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,14 +12,24 @@ import torchvision
 from timm.data import create_transform
 from torch.utils.data import Dataset
 
-from blockzoo.tasks.core.balance import balanced_sampler, class_counts
+from blockzoo.tasks.core.balance import balanced_sampler
+from blockzoo.tasks.core.broken_samples import kept_samples
 from blockzoo.tasks.core.data import ZooData
 from blockzoo.tasks.core.image_files import IMAGE_SUFFIXES, to_channels
-from blockzoo.tasks.core.labelled_files import class_folders
-from blockzoo.tasks.core.transforms import IMAGENET_MEAN, IMAGENET_STD, fit_channels, image_transform
-from blockzoo.tasks.images.records import FileRecords, Records, readable
+from blockzoo.tasks.core.labelled_files import part_folders
+from blockzoo.tasks.core.transforms import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    check_augmentation,
+    fit_channels,
+    image_transform,
+)
+from blockzoo.tasks.images.records import FileRecords, Records, unreadable
 
 __all__ = ["ImageFolder", "Images", "TorchvisionImages"]
+
+
+_INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "lanczos", "box", "hamming", "random")
 
 
 class _Transformed(Dataset[dict[str, torch.Tensor]]):
@@ -83,6 +94,19 @@ class _OfTorchvision:
         return {"content": digest.hexdigest()}
 
 
+def _check_ranges(
+    img_size: int | None, crop_pct: float | None, interpolation: str | None, random_erasing: float
+) -> None:
+    if img_size is not None and img_size < 1:
+        raise ValueError(f"img_size={img_size} must be at least 1")
+    if crop_pct is not None and not 0 < crop_pct <= 1:
+        raise ValueError(f"crop_pct={crop_pct} must be greater than 0, and at most 1")
+    if interpolation not in (None, *_INTERPOLATIONS):
+        raise ValueError(f"interpolation={interpolation!r} must be one of {', '.join(_INTERPOLATIONS)}")
+    if not 0 <= random_erasing <= 1:
+        raise ValueError(f"random_erasing={random_erasing} must be in [0, 1]")
+
+
 class Images(ZooData):
     """What data modules of images share: the transforms for training and evaluation, and what balances classes.
 
@@ -92,7 +116,8 @@ class Images(ZooData):
     Args:
         img_size: Side of the square that the model sees, in pixels; without a model 224.
         crop_pct: In evaluation, that side over the side to which the image is resized first; without a model 0.875.
-        interpolation: "bilinear", "bicubic" or "random" (training); without a model "bicubic".
+        interpolation: "bilinear", "bicubic", "nearest", "lanczos", "box" or "hamming"; or "random" for one of the first
+            two in training, and the model's in evaluation; without a model "bicubic".
         mean: Mean of each channel, on a scale where white is 1; without a model ImageNet's.
         std: Standard deviation of each channel, on that scale; without a model ImageNet's.
         auto_augment: timm's description of RandAugment, AugMix or AutoAugment, for example "rand-m9-mstd0.5-inc1".
@@ -122,8 +147,11 @@ class Images(ZooData):
         num_workers: int = 8,
     ) -> None:
         super().__init__(batch_size, num_workers)
+        _check_ranges(img_size, crop_pct, interpolation, random_erasing)
+        check_augmentation(std, color_jitter, scale)
         given = {"crop_pct": crop_pct, "interpolation": interpolation, "mean": mean, "std": std}
-        self._given = {key: value for key, value in given.items() if value is not None}
+        self._random_interpolation = interpolation == "random"
+        self._given = {key: value for key, value in given.items() if value is not None and value != "random"}
         self._side = img_size
         side, crop, resampling = self.defaults
         self._defaults = {"input_size": (3, side, side), "crop_pct": crop, "interpolation": resampling}
@@ -156,6 +184,8 @@ class Images(ZooData):
         used |= {key: fit_channels(used[key], self.channels, key) for key in ("mean", "std")}
         self.used = used
         shape = {key: used[key] for key in ("input_size", "mean", "std", "interpolation")}
+        if self._random_interpolation:
+            shape["interpolation"] = "random"
         self.train_transform: Any = create_transform(**shape, is_training=True, **self._augmentation)
         self.eval_transform: Any = image_transform(used, self.channels)
 
@@ -197,17 +227,14 @@ class Images(ZooData):
         """The parts without images that cannot be read, which are noted in `skipped`.
 
         Raises:
-            ValueError: No training image of a class is left.
+            ValueError: No image of a part is left, or none of a class in training.
         """
         self.skipped = []
         kept: dict[str, Any] = {}
         for part, records in parts.items():
-            kept[part], broken = readable(records, part)
+            rows, broken = kept_samples(unreadable(records), records.labels, "image", part, self.class_names)
+            kept[part] = records.only(rows)
             self.skipped += broken
-        counts = class_counts(kept["train"].labels, len(self.class_names))
-        if not counts.all():
-            name = self.class_names[int((counts == 0).nonzero()[0])]
-            raise ValueError(f"class {name!r} has no training image that can be read")
         return kept
 
     @property
@@ -239,16 +266,11 @@ class ImageFolder(Images):
         self.root, self.skip_broken = Path(root), skip_broken
 
     def _parts(self) -> dict[str, Any]:
-        found: dict[str, Records] = {}
-        for part in ("train", "val", "test"):
-            folder = self.root / part
-            if not folder.is_dir():
-                if part == "test":
-                    continue
-                raise FileNotFoundError(f"{folder} is missing; expected {self.root}/{part}/CLASS/IMAGE")
-            names = self.class_names if part != "train" else None
-            self.class_names, files = class_folders(folder, "image", IMAGE_SUFFIXES, names)
-            found[part] = FileRecords([path for path, _ in files], [(label,) for _, label in files])
+        self.class_names, parts = part_folders(self.root, "image", IMAGE_SUFFIXES)
+        found: dict[str, Records] = {
+            part: FileRecords([path for path, _ in files], [(label,) for _, label in files])
+            for part, files in parts.items()
+        }
         return self._skipping(found) if self.skip_broken else found
 
     @property
@@ -274,7 +296,7 @@ class TorchvisionImages(Images):
             interpolation "bilinear".
 
     Raises:
-        ValueError: torchvision has no such class.
+        ValueError: torchvision has no such class, or it has not these parts.
     """
 
     defaults = (32, 1.0, "bilinear")
@@ -292,15 +314,19 @@ class TorchvisionImages(Images):
         if not isinstance(getattr(torchvision.datasets, name, None), type):
             known = ", ".join(torchvision.datasets.__all__)
             raise ValueError(f"name={name!r} is no data set of torchvision; they are {known}")
+        takes = inspect.signature(getattr(torchvision.datasets, name)).parameters
+        if "train" not in takes and not {"split", "download"} <= set(takes):
+            raise ValueError(
+                f"name={name!r} is a data set of torchvision without a training and a test part to download"
+            )
         super().__init__(color_jitter=color_jitter, scale=scale, num_workers=num_workers, **kwargs)
         self.dataset, self.root, self.download = name, root, download
 
     def _source(self, train: bool, download: bool) -> Any:
         make = getattr(torchvision.datasets, self.dataset)
-        try:
-            return make(self.root, train=train, download=download)
-        except TypeError:  # those with more than two parts name them
-            return make(self.root, split="train" if train else "test", download=download)
+        takes = inspect.signature(make).parameters
+        part = {"train": train} if "train" in takes else {"split": "train" if train else "test"}
+        return make(self.root, **part, download=download)
 
     def prepare_data(self) -> None:
         """Download if `download` is set; one process of each machine does it."""

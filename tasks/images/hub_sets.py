@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from blockzoo.tasks.core.extras import needs
+from blockzoo.tasks.core.extras import MissingPackageError, needs
 from blockzoo.tasks.core.label_tables import LABEL_COLUMNS, LabelTable, class_numbers, named_label, several_labels
 from blockzoo.tasks.core.labelled_files import UnreadableFileError
 from blockzoo.tasks.images.records import Records
@@ -14,26 +14,62 @@ __all__ = ["HuggingFaceImages"]
 
 _SPLITS = {"train": ("train",), "val": ("validation", "valid", "val", "dev"), "test": ("test",)}
 
+_FIRST_WITHOUT_SCRIPTS = 4
+"""The first major version of `datasets` that never runs code of a data set."""
+
 
 def _library() -> Any:
-    return needs("datasets", "images", "HuggingFaceImages")
+    datasets = needs("datasets", "images", "HuggingFaceImages")
+    if int(datasets.__version__.partition(".")[0]) < _FIRST_WITHOUT_SCRIPTS:
+        raise MissingPackageError(
+            f"datasets {datasets.__version__} runs the scripts of data sets; update it: pip install 'blockzoo[images]'"
+        )
+    return datasets
+
+
+def _folders_of_downloads(cache_dir: str | None) -> list[Path]:
+    """Where the library puts files that it downloads or unpacks."""
+    config = _library().config
+    names = ("HF_DATASETS_CACHE", "DOWNLOADED_DATASETS_PATH", "EXTRACTED_DATASETS_PATH", "HF_HUB_CACHE")
+    given = [getattr(config, name, None) for name in names]
+    return [Path(folder).resolve() for folder in (cache_dir, *given) if folder]
 
 
 class _HubRecords(Records):
-    """The column of images of a split, encoded."""
+    """The column of images of a split, encoded.
+
+    Args:
+        rows: The split.
+        column: Its column of images.
+        where: What messages call it.
+        labels: See `Records`.
+        several: See `Records`.
+        folders: Where files must be that a row names, for a data set that someone else made; None for anywhere.
+    """
 
     def __init__(
-        self, rows: Any, column: str, where: str, labels: Sequence[tuple[int, ...]], several: int | None
+        self,
+        rows: Any,
+        column: str,
+        where: str,
+        labels: Sequence[tuple[int, ...]],
+        several: int | None,
+        folders: list[Path] | None,
     ) -> None:
         super().__init__(labels, several)
-        self.images, self.column, self.where = rows, column, where
+        self.images, self.column, self.where, self.folders = rows, column, where, folders
 
     def _content(self, row: int) -> bytes | Path:
         value = self.images[row][self.column]
         content = value.get("bytes") if isinstance(value, dict) else None
         if content is None and (not isinstance(value, dict) or not value.get("path")):
             raise UnreadableFileError(f"{self._place(row)}: no image in the column {self.column}")
-        return content if content is not None else Path(value["path"])
+        if content is not None:
+            return bytes(content)
+        path = Path(value["path"])
+        if self.folders is not None and not any(path.resolve().is_relative_to(folder) for folder in self.folders):
+            raise UnreadableFileError(f"{self._place(row)}: it names {path}, which is no file of the data set")
+        return path
 
     def _place(self, row: int) -> str:
         return f"{self.where}, row {row + 1}"
@@ -78,16 +114,24 @@ class HuggingFaceImages(SplitImages):
         super().__init__(**kwargs)
         self.path, self.name, self.revision, self.cache_dir = path, name, revision, cache_dir
         self.splits = {"train": train_split, "val": val_split, "test": test_split}
+        self.used_splits: list[str] = []
         self.image_column, self.label_column = image_column, label_column
+
+    @property
+    def _is_local(self) -> bool:
+        return bool(self.path) and Path(self.path).exists()
 
     def _open(self) -> Any:
         datasets = _library()
+        if not self._is_local and "/" not in self.path:  # the library takes such a name for one of its own readers
+            raise ValueError(f"path={self.path!r} is no folder here, and no data set on the hub, which is OWNER/NAME")
+        path = str(Path(self.path).absolute()) if self._is_local else self.path
         saved = ("dataset_dict.json", "dataset_info.json")
         try:
-            if any((Path(self.path) / file).is_file() for file in saved):
-                found = datasets.load_from_disk(self.path)
+            if any((Path(path) / file).is_file() for file in saved):
+                found = datasets.load_from_disk(path)
             else:
-                found = datasets.load_dataset(self.path, self.name, revision=self.revision, cache_dir=self.cache_dir)
+                found = datasets.load_dataset(path, self.name, revision=self.revision, cache_dir=self.cache_dir)
         except Exception as error:  # the library's errors, and those of its readers, have no common base
             first = (str(error).strip().splitlines() or [""])[0]
             raise ValueError(f"path={self.path!r} cannot be loaded: {type(error).__name__}: {first}") from error
@@ -99,6 +143,7 @@ class HuggingFaceImages(SplitImages):
 
     def _parts(self) -> dict[str, Any]:
         opened = self._open()
+        self.used_splits = []
         found: dict[str, Records] = {}
         for part, usual in _SPLITS.items():
             wanted = self.splits[part]
@@ -107,6 +152,7 @@ class HuggingFaceImages(SplitImages):
                 continue
             if split not in opened:
                 raise ValueError(f"{self.path} has no part {split!r}; its parts are {', '.join(map(str, opened))}")
+            self.used_splits.append(split)
             found[part] = self._records(opened[split], split, self.class_names if part != "train" else None)
         return self._held_out(found)
 
@@ -131,10 +177,11 @@ class HuggingFaceImages(SplitImages):
         self.class_names, labels = class_numbers(texts, table.place, names, self.multi_label)
         encoded = rows.select_columns([image]).cast_column(image, datasets.Image(decode=False))
         several = len(self.class_names) if self.multi_label else None
-        return _HubRecords(encoded, image, str(table.path), labels, several)
+        folders = None if self._is_local else _folders_of_downloads(self.cache_dir)
+        return _HubRecords(encoded, image, str(table.path), labels, several, folders)
 
     @property
     def description(self) -> dict[str, str]:
         """See `ZooData.description`."""
-        parts = ", ".join(name for name in self.splits.values() if name)
+        parts = ", ".join(self.used_splits)
         return {"dataset": self.path, "license": "unknown", "split": f"parts {parts}{self._words_of_split}"}

@@ -1,9 +1,8 @@
-"""Labelled images wherever they are stored, and which of them can be read."""
+"""Labelled images wherever they are stored, and why some of them cannot be read."""
 
 import abc
 import copy
 import hashlib
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,17 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import Self
 
 from blockzoo.tasks.core.image_files import load_image
 from blockzoo.tasks.core.label_tables import LabelTable
 from blockzoo.tasks.core.labelled_files import UnreadableFileError, content_digest, stat_digest
 
-__all__ = ["FileRecords", "Records", "TableRecords", "readable"]
-
-_SHOWN = 20
-"""Broken images that are printed at most; all of them are in the run's folder."""
+__all__ = ["FileRecords", "Records", "TableRecords", "unreadable"]
 
 
 class Records(abc.ABC):
@@ -175,21 +170,8 @@ class TableRecords(Records):
         return self.table.place(row)
 
 
-def readable(records: Records, part: str) -> tuple[Records, list[str]]:
-    """The images that can be decoded; the others are named.
-
-    Every image is decoded once, by several threads.
-
-    Args:
-        records: The images.
-        part: What they are, for messages.
-
-    Returns:
-        The images that can be decoded, and one line for each that cannot.
-
-    Raises:
-        ValueError: None can be decoded, or none of a class; the message names it.
-    """
+def unreadable(records: Records) -> list[str | None]:
+    """Decode every image once, by several threads: why it cannot be decoded, or None, for each."""
 
     def wrong(index: int) -> str | None:
         try:
@@ -199,17 +181,4 @@ def readable(records: Records, part: str) -> tuple[Records, list[str]]:
         return None
 
     with ThreadPoolExecutor() as pool:
-        found = list(pool.map(wrong, range(len(records))))
-    broken = [message for message in found if message is not None]
-    kept = records.only([index for index, message in enumerate(found) if message is None])
-    if broken:
-        _report([*broken[:_SHOWN], *([f"and {len(broken) - _SHOWN} more"] if len(broken) > _SHOWN else [])])
-    if not len(kept):
-        raise ValueError(f"none of the {len(records)} images of the {part} part can be read; the first: {broken[0]}")
-    return kept, broken
-
-
-@rank_zero_only
-def _report(messages: list[str]) -> None:
-    for message in messages:
-        print(f"skipped: {message}", file=sys.stderr)
+        return list(pool.map(wrong, range(len(records))))

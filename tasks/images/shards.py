@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from blockzoo.tasks.core.image_files import IMAGE_SUFFIXES
-from blockzoo.tasks.core.label_tables import LABEL_COLUMNS, LabelTable, class_numbers, several_labels
+from blockzoo.tasks.core.label_tables import LABEL_COLUMNS, LabelTable, class_numbers, read_lines, several_labels
 from blockzoo.tasks.images.records import Records
 from blockzoo.tasks.images.tables import SplitImages
 
@@ -51,9 +51,15 @@ def shard_files(given: str) -> list[Path]:
     """
     if span := re.fullmatch(r"(.*)\{(\d+)\.\.(\d+)\}(.*)", given):
         before, low, high, behind = span.groups()
-        names = [f"{before}{number:0{len(low)}}{behind}" for number in range(int(low), int(high) + 1)]
-        if not names:
+        numbers = range(int(low), int(high) + 1)
+        if not numbers:
             raise ValueError(f"{given}: the range ends before it begins")
+        spelt = (f"{before}{number:0{len(low)}}{behind}" for number in numbers)
+        names = []
+        for name in spelt:  # stops at the first that is missing, however long the range is
+            names.append(name)
+            if not Path(name).is_file():
+                break
     elif Path(given).is_dir():
         names = [str(path) for path in sorted(Path(given).glob("*.tar"))]
     elif glob.has_magic(given):
@@ -79,9 +85,13 @@ def _members(path: Path) -> list[tuple[str, dict[str, tarfile.TarInfo]]]:
                 end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
                 matched = _KEY.fullmatch(member.name)
                 hidden = Path(member.name).name.startswith(".")
-                if not member.isfile() or matched is None or hidden:
+                if member.size < 0:
+                    raise ValueError(f"{path} is not a whole tar archive: {member.name!r} has a negative size")
+                if matched is None or hidden or member.isdir():
                     continue
                 key, extension = matched[1], matched[2].lower()
+                if not member.isreg() or member.issparse():
+                    raise ValueError(f"{path}, key {key}: .{extension} is a link, not a file; archive files themselves")
                 if not found or found[-1][0] != key:
                     if key in seen:
                         raise ValueError(f"{path}, key {key}: its files do not lie next to each other")
@@ -101,6 +111,17 @@ def _members(path: Path) -> list[tuple[str, dict[str, tarfile.TarInfo]]]:
             last = f"cut off behind key {found[-1][0]}" if found else "it holds no samples"
             raise ValueError(f"{path} is not a whole tar archive: {last}")
     return found
+
+
+def _listed_classes(path: Path) -> tuple[str, ...]:
+    """Names of classes, one a line."""
+    if not path.is_file():
+        raise FileNotFoundError(f"class_file={path}: no such file")
+    names = [line.strip() for line in read_lines(path) if line.strip()]
+    twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
+    if twice is not None or not names:
+        raise ValueError(f"class_file={path} names {'no classes' if twice is None else f'{twice!r} twice'}")
+    return tuple(names)
 
 
 class ImageShards(SplitImages):
@@ -123,8 +144,8 @@ class ImageShards(SplitImages):
 
     Raises:
         FileNotFoundError: An archive is missing.
-        ValueError: An archive is cut off, or a sample has no image, no label, or an unknown one; the message names the
-            archive and the key.
+        ValueError: An archive is cut off, or a sample has no image, no label, or an unknown one, or is a link; the
+            message names the archive and the key.
     """
 
     def __init__(
@@ -145,10 +166,7 @@ class ImageShards(SplitImages):
         self.label_separator, self.class_file = label_separator, class_file
 
     def _parts(self) -> dict[str, Any]:
-        listed: tuple[str, ...] | None = None
-        if self.class_file is not None:
-            listed = tuple(line.strip() for line in Path(self.class_file).read_text(encoding="utf-8").splitlines())
-            listed = tuple(name for name in listed if name)
+        listed = None if self.class_file is None else _listed_classes(Path(self.class_file))
         found: dict[str, Records] = {}
         for part, given in self.shards.items():
             names = listed if part == "train" else self.class_names
@@ -171,14 +189,16 @@ class ImageShards(SplitImages):
 
         texts = several_labels(table, ["label"], self.label_separator)
         if self.class_file is not None and names is not None:
-            texts = [tuple(self._named(label, names, place(row)) for label in own) for row, own in enumerate(texts)]
+            known = dict.fromkeys(names)
+            texts = [
+                tuple(label if label in known else self._named(label, names, place(row)) for label in own)
+                for row, own in enumerate(texts)
+            ]
         self.class_names, labels = class_numbers(texts, place, names, self.multi_label)
         return _ShardRecords(places, labels, len(self.class_names) if self.multi_label else None)
 
     def _named(self, label: str, names: tuple[str, ...], place: str) -> str:
-        """The class that a label means, by its number or its name."""
-        if label in names:
-            return label
+        """The class that a label means by its number."""
         if not label.isdecimal() or int(label) >= len(names):
             raise ValueError(f"{place}: {label!r} is no class of {self.class_file}, which names {len(names)}")
         return names[int(label)]

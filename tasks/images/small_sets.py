@@ -3,7 +3,6 @@
 import abc
 import gzip
 import hashlib
-import io
 import json
 import tarfile
 from collections.abc import Callable
@@ -13,12 +12,13 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 import torchvision
-from PIL import Image, UnidentifiedImageError
 from torch.utils.data import Dataset
 from torchvision.datasets.utils import download_and_extract_archive
 
 from blockzoo.tasks.core.data import ZooData
 from blockzoo.tasks.core.files import read_bounded, unzipped
+from blockzoo.tasks.core.image_files import load_image
+from blockzoo.tasks.core.labelled_files import UnreadableFileError
 from blockzoo.tasks.core.split import stratified_split
 from blockzoo.tasks.core.transforms import fit_channels
 
@@ -208,7 +208,10 @@ class MemoryImages(ZooData, abc.ABC):
 
 
 def _labels(values: Any, count: int, path: str, num_classes: int) -> torch.Tensor:
-    labels = torch.tensor(values.tolist() if hasattr(values, "tolist") else values, dtype=torch.int64).flatten()
+    try:
+        labels = torch.tensor(values.tolist() if hasattr(values, "tolist") else values, dtype=torch.int64).flatten()
+    except (ValueError, TypeError, RuntimeError) as error:  # words, or lists of different lengths
+        raise ValueError(f"{path} must hold {count} labels from 0 to {num_classes - 1}: {error}") from error
     if len(labels) != count or not ((labels >= 0) & (labels < num_classes)).all():
         raise ValueError(f"{path} must hold {count} labels from 0 to {num_classes - 1}, it holds {len(labels)} values")
     return labels
@@ -295,17 +298,20 @@ class CIFAR10(MemoryImages):
 
         images = []
         for name in names:
+            content = part(f"{name}.png")
             try:
-                pixels = np.asarray(Image.open(io.BytesIO(part(f"{name}.png"))).convert("RGB"))
-            except (UnidentifiedImageError, OSError) as error:
-                if isinstance(error, FileNotFoundError):
-                    raise
+                pixels = np.asarray(load_image(f"{name}.png", content=content))
+            except UnreadableFileError as error:
                 raise ValueError(f"{name}.png in {self.root} is damaged: {error}") from error
             if pixels.shape[1] != 1024:
                 raise ValueError(f"{name}.png must be 1024 pixels wide, one image in each row, not {pixels.shape[1]}")
             images.append(torch.from_numpy(pixels.copy()).reshape(-1, 32, 32, 3).permute(0, 3, 1, 2).contiguous())
         stacked = torch.cat(images)
-        return stacked, _labels(json.loads(part(labels)), len(stacked), labels, 10)
+        try:
+            numbers = json.loads(part(labels))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{labels} in {self.root} is not JSON: {error}") from error
+        return stacked, _labels(numbers, len(stacked), labels, 10)
 
 
 class FashionMNIST(MemoryImages):

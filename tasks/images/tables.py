@@ -55,7 +55,10 @@ class SplitImages(Images):
             fit, held = stratified_split(first, self.val_fraction, self.split_seed)
             train = kept["train"]
             kept["train"], kept["val"] = train.only(fit.tolist()), train.only(held.tolist())
-        return {part: kept[part] for part in ("train", "val", "test") if part in kept and len(kept[part])}
+        empty = next((part for part, records in kept.items() if not len(records)), None)
+        if empty is not None:
+            raise ValueError(f"the {empty} part of {self.description['dataset']} has no images")
+        return {part: kept[part] for part in ("train", "val", "test") if part in kept}
 
     @property
     def _words_of_split(self) -> str:

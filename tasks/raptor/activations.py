@@ -13,8 +13,7 @@ from filelock import FileLock
 from timm.models import VisionTransformer
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from blockzoo import checkpoints, create_model
-from blockzoo._raptor_teacher import load_whole
+from blockzoo._raptor_teacher import load_teacher
 from blockzoo.raptor import teacher_trajectory
 from blockzoo.tasks.core.data import ZooData
 from blockzoo.tasks.core.files import write_text
@@ -40,11 +39,9 @@ def load_vit(
     """
     if checkpoint and not Path(checkpoint).is_file():
         raise FileNotFoundError(f"teacher_checkpoint={checkpoint!r} is no file; train the teacher first")
-    model: Any = create_model(f"timm:{name.removeprefix('timm:')}", pretrained=pretrained, **(kwargs or {}))
+    model = load_teacher(name, pretrained, checkpoint, kwargs or {})
     if not isinstance(model, VisionTransformer):
         raise ValueError(f"teacher={name!r} is a {type(model).__name__}, not a timm VisionTransformer")
-    if checkpoint:
-        load_whole(model, checkpoints.load_state_dict(checkpoint), f"teacher_checkpoint={checkpoint!r}")
     return model.requires_grad_(False).eval()
 
 
@@ -160,8 +157,8 @@ def _content(images: Any, folder: Path) -> str:
     """SHA-256 of the images behind a data set.
 
     A data set's own `fingerprint(known)` gives "content", and may trust the "content" that is known as long as the
-    other entries, such as sizes and times of its files, are as they were. For any other
-    data set the prepared images themselves are hashed.
+    other entries, such as sizes and times of its files, are as they were. For any other data set the prepared images
+    themselves are hashed.
     """
     if not hasattr(images, "fingerprint"):
         digest = hashlib.sha256()
@@ -250,6 +247,8 @@ class TeacherActivations(ZooData):
 
     def _fill(self) -> None:
         self.source.setup("fit")
+        if self.source.preprocessing.get("multi_label"):
+            raise ValueError("the source has multi_label=true; activations are stored with one label an image")
         self.cache_dir.mkdir(parents=True, exist_ok=True)
         weights = fingerprint(self.teacher)
         with FileLock(self.cache_dir / "lock"):

@@ -219,6 +219,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _report(args: argparse.Namespace) -> Path:
     if args.limit < 2:
         raise ValueError(f"--limit {args.limit} must be at least 2")
+    if not isinstance(args.teacher_kwargs, dict):
+        raise ValueError(
+            f'--teacher-kwargs {args.teacher_kwargs!r} must be an object of JSON, for example {{"img_size": 32}}'
+        )
+    if not 0 < args.strength < math.inf:
+        raise ValueError(f"--strength {args.strength} must be a number greater than 0")
     check_output(args.out, folder=True)
     vit = load_vit(args.teacher, args.teacher_kwargs, args.pretrained, args.checkpoint)
     student: Any = None

@@ -1,9 +1,8 @@
 """Segmentation of a network's layers into phases: distances between layers, and where to cut.
 
 Source: "Block-Recurrent Dynamics in Vision Transformers" (2025) and the notebook of the authors' code.
-    `blockzoo.create_model("raptor", boundaries=...)` takes these boundaries: the last layer of each phase but the final
-    one,
-counted from 1.
+`blockzoo.create_model("raptor", boundaries=...)` takes these boundaries: the last layer of each phase but the final
+one, counted from 1.
 """
 
 import heapq

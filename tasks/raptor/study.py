@@ -154,7 +154,7 @@ def _one(kind: str, blocks: int, seed: int, context: dict[str, Any], args: Any, 
 
 
 def _summary(folder: Path, teacher: dict[str, Any]) -> dict[str, Any]:
-    results = [json.loads(path.read_text()) for path in sorted(folder.glob("*_seed*.json"))]
+    results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*_seed*.json"))]
     rows = []
     for kind in KINDS:
         for blocks in sorted({r["blocks"] for r in results if r["kind"] == kind}):

@@ -13,7 +13,7 @@ import torch
 
 from blockzoo.tasks.core.files import check_output, write_table
 from blockzoo.tasks.core.output import print_json, print_table
-from blockzoo.tasks.core.predictions import class_rows, print_likeliest
+from blockzoo.tasks.core.predictions import check_classes_file, class_rows, print_likeliest
 from blockzoo.tasks.series.alarms import choose_threshold, flagged
 from blockzoo.tasks.series.calendar import calendar_seasons, time_freq_of
 from blockzoo.tasks.series.conformal import check_coverages
@@ -375,7 +375,7 @@ def predict_classes(model: Any, files: list[str], args: argparse.Namespace) -> i
         raise ValueError(f"series are read from one file, not {len(files)}")
     path = files[0]
     if args.out:
-        check_output(args.out, files)
+        check_classes_file(args.out, files)
     if Path(path).suffix == ".ts":
         series, names = read_ts(path), None
     else:

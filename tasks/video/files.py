@@ -1,29 +1,29 @@
 """Video files by class: folders, lists and tables, sampled as clips."""
 
 import abc
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-from blockzoo.tasks.core.balance import balanced_sampler, class_counts
+from blockzoo.tasks.core.balance import balanced_sampler
+from blockzoo.tasks.core.broken_samples import kept_samples
 from blockzoo.tasks.core.data import ZooData
 from blockzoo.tasks.core.label_tables import (
     LABEL_COLUMNS,
     TABLE_SUFFIXES,
     LabelTable,
     class_numbers,
+    read_lines,
     read_table,
     several_labels,
 )
-from blockzoo.tasks.core.labelled_files import UnreadableFileError, class_folders
-from blockzoo.tasks.core.transforms import IMAGENET_MEAN, IMAGENET_STD
+from blockzoo.tasks.core.labelled_files import UnreadableFileError, part_folders
+from blockzoo.tasks.core.transforms import IMAGENET_MEAN, IMAGENET_STD, check_augmentation
 from blockzoo.tasks.video.clips import crop_boxes, dense_indices, span_of, uniform_indices, view_starts
 from blockzoo.tasks.video.decoding import VIDEO_SUFFIXES, probe, read_frames, require_pyav
 
@@ -302,6 +302,10 @@ class Videos(ZooData):
             raise ValueError(f"num_clips={num_clips}: uniform sampling has one clip of a video, it must be 1")
         if num_crops not in (1, 3):
             raise ValueError(f"num_crops={num_crops} must be 1 or 3")
+        sides = [] if resize is None else [resize] if isinstance(resize, int) else list(resize)
+        if resize is not None and (len(sides) not in (1, 2) or min(sides) < 1):
+            raise ValueError(f"resize={resize} must be the shorter side, or height and width, in pixels")
+        check_augmentation(std, color_jitter, scale)
         self._num_frames, self._img_size, self._resize = num_frames, img_size, resize
         given = {"frame_stride": stride, "mean": mean, "std": std}
         self._given = {key: value for key, value in given.items() if value is not None}
@@ -341,35 +345,26 @@ class Videos(ZooData):
         found = self._parts()
         require_pyav()
         self.skipped = []
-        for part, videos in found.items():
-            kept = self._readable(part, videos) if self.skip_broken else videos
-            self.datasets[part] = _Clips(self, kept, part == "train")
+        if self.skip_broken:
+            found = {part: self._readable(part, videos) for part, videos in found.items()}
+        self.datasets = {part: _Clips(self, videos, part == "train") for part, videos in found.items()}
 
     @abc.abstractmethod
     def _parts(self) -> dict[str, list[_Video]]:
         """The videos of each part; sets `class_names`."""
 
     def _readable(self, part: str, videos: list[_Video]) -> list[_Video]:
-        """The videos of which a clip can be decoded; the others are named.
-
-        Raises:
-            ValueError: None of a part, or of a class in training, can be.
-        """
-        kept = []
+        """The videos of which a clip can be decoded; the others are noted in `skipped`."""
+        wrong: list[str | None] = []
         for video in videos:
             try:
                 _frames(self.form, video, 0)
-                kept.append(video)
+                wrong.append(None)
             except (ValueError, OSError) as error:
-                self.skipped.append(str(error))
-                rank_zero_only(print)(f"skipped: {error}", file=sys.stderr)
-        if not kept:
-            raise ValueError(f"none of the {len(videos)} videos of the {part} part can be read: {self.skipped[-1]}")
-        counts = class_counts([video.labels for video in kept], len(self.class_names))
-        if part == "train" and not counts.all():
-            name = self.class_names[int((counts == 0).nonzero()[0])]
-            raise ValueError(f"class {name!r} has no training video that can be read")
-        return kept
+                wrong.append(str(error))
+        kept, broken = kept_samples(wrong, [video.labels for video in videos], "video", part, self.class_names)
+        self.skipped += broken
+        return [videos[index] for index in kept]
 
     def sample_names(self, part: str) -> list[str]:
         """Which video each clip of a part is from, in the order of their `index`."""
@@ -419,17 +414,8 @@ class VideoFolder(Videos):
         self.root = Path(root)
 
     def _parts(self) -> dict[str, list[_Video]]:
-        parts = {}
-        for part in ("train", "val", "test"):
-            folder = self.root / part
-            if not folder.is_dir():
-                if part == "test":
-                    continue
-                raise FileNotFoundError(f"{folder} is missing; expected {self.root}/{part}/CLASS/VIDEO")
-            names = self.class_names if part != "train" else None
-            self.class_names, files = class_folders(folder, "video", VIDEO_SUFFIXES, names)
-            parts[part] = [_Video(path, (label,), str(path)) for path, label in files]
-        return parts
+        self.class_names, parts = part_folders(self.root, "video", VIDEO_SUFFIXES)
+        return {part: [_Video(path, (label,), str(path)) for path, label in files] for part, files in parts.items()}
 
     @property
     def description(self) -> dict[str, str]:
@@ -515,7 +501,7 @@ def _read_list(path: Path) -> LabelTable:
         raise FileNotFoundError(f"{path}: no such list of videos")
     columns: dict[str, list[str]] = {"video": [], "label": []}
     places = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         if not line.strip() or line.startswith("#"):
             continue
         name, _, label = line.strip().rpartition(" ")

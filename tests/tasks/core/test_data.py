@@ -73,6 +73,10 @@ def test_splits_are_stratified_disjoint_and_repeatable():
     assert not stratified_split(labels, 0.2, seed=4)[1].equal(second)
     with pytest.raises(ValueError, match="val_fraction=1.0"):
         stratified_split(labels, 1.0, 0)
+    for fraction, part in ((0.01, "validation"), (0.99, "training")):
+        with pytest.raises(ValueError, match=f"val_fraction={fraction} leaves no {part} sample of 90"):
+            stratified_split(labels, fraction, 0)
+    assert len(stratified_split(labels, 0.0, 0)[1]) == 0
 
 
 def test_standardisation_is_fitted_on_the_training_part_alone():

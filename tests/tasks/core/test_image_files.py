@@ -1,11 +1,14 @@
 """Image files of every depth and mode, upright, and what is left out of folders by class."""
 
+import gzip
+
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from blockzoo.tasks.core.image_files import load_image
 from blockzoo.tasks.core.labelled_files import UnreadableFileError, class_folders
+from blockzoo.tasks.core.predictions import files_below
 
 GREY = np.array([[0, 128], [255, 10]], np.uint8)
 
@@ -56,6 +59,31 @@ def test_values_without_a_white_and_huge_images_are_refused_by_name(tmp_path):
             load_image(tmp_path / name)
 
 
+def test_what_a_decoder_of_avif_raises_names_the_file(tmp_path):
+    if "AVIF" not in Image.SAVE and not (Image.init() and "AVIF" in Image.SAVE):
+        pytest.skip("this Pillow writes no AVIF")
+    path = tmp_path / "a.avif"
+    Image.new("RGB", (12, 10), (9, 99, 200)).save(path)
+    whole = path.read_bytes()
+    start = whole.index(b"mdat") + 4
+    path.write_bytes(whole[:start] + bytes(len(whole) - start))
+    with pytest.raises(UnreadableFileError, match="a.avif is not a readable image"):
+        load_image(path)
+
+
+def test_formats_that_start_programs_or_unpack_without_bound_are_not_read(tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *args, **kwargs: started.append(args))
+    Image.fromarray(GREY).save(tmp_path / "a.png", "EPS")
+    cards = ("SIMPLE  = T", "BITPIX  = 8", "NAXIS   = 0", "XTENSION= 'BINTABLE'", "ZBITPIX = 8")
+    cards += ("ZNAXIS  = 2", "ZNAXIS1 = 1", "ZNAXIS2 = 1", "END")
+    (tmp_path / "b.png").write_bytes("".join(card.ljust(80) for card in cards).encode() + gzip.compress(b"0" * 99))
+    for name in ("a.png", "b.png"):
+        with pytest.raises(UnreadableFileError, match=f"{name} is not a readable image: cannot identify"):
+            load_image(tmp_path / name)
+    assert not started
+
+
 def test_junk_is_no_class_and_an_empty_class_is_named(tmp_path):
     for name in ("cat/a.png", "cat/._a.png", "dog/deep/b.PNG", ".ipynb_checkpoints/a.png", "__MACOSX/cat/a.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -65,6 +93,24 @@ def test_junk_is_no_class_and_an_empty_class_is_named(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="empty has no images"):
         class_folders(tmp_path, "image", (".png",))
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path):
+    for name in ("store/a.png", "set/cat/b.png", "set/dog/c.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "set" / "cat" / "more").symlink_to(tmp_path / "store", target_is_directory=True)
+    (tmp_path / "set" / "cat" / "folder.png").mkdir()
+    _, files = class_folders(tmp_path / "set", "image", (".png",))
+    assert [path.name for path, _ in files] == ["b.png", "a.png", "c.png"]
+    assert [path.name for path in files_below([str(tmp_path / "set")], "image", (".png",))] == [
+        "b.png",
+        "a.png",
+        "c.png",
+    ]
+    (tmp_path / "store" / "back").symlink_to(tmp_path / "set" / "cat", target_is_directory=True)
+    with pytest.raises(ValueError, match="more/back is a link to a folder that it is in, .*set/cat; remove it"):
+        class_folders(tmp_path / "set", "image", (".png",))
 
 
 def test_a_workers_traceback_becomes_one_line():

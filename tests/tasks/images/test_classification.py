@@ -248,8 +248,21 @@ def test_mixed_images_have_mixed_labels():
         ({"multi_label": True, "label_smoothing": 0.1}, "label_smoothing=0.1 is for one label a sample"),
         ({"class_weights": [1.0, 2.0]}, r"class_weights=\[1.0, 2.0\] must be 10 numbers"),
         ({"class_weights": [-1.0] + [1.0] * 9}, "must be 10 numbers of 0 or more"),
+        ({"class_weights": (1.0, 2.0)}, r"class_weights=\(1.0, 2.0\) must be 10 numbers"),
+        ({"class_weights": [float("nan")] * 10}, "must be 10 numbers of 0 or more"),
+        ({"class_weights": [0.0] * 10}, "not all 0"),
+        ({"class_weights": "balance"}, "class_weights=balance must be 10 numbers .*; or balanced"),
+        ({"mixup": -1.0}, "mixup=-1.0 must be 0 or more"),
+        ({"cutmix": float("inf")}, "cutmix=inf must be 0 or more"),
+        ({"mixup": 0.2, "mix_prob": 5.0}, r"mix_prob=5.0 must be in \[0, 1\]"),
+        ({"label_smoothing": 2.0}, r"label_smoothing=2.0 must be in \[0, 1\]"),
     ],
 )
-def test_options_that_exclude_each_other_are_named(options, said):
+def test_wrong_options_and_those_that_exclude_each_other_are_named(options, said):
     with pytest.raises(ValueError, match=said):
         task(**options)
+
+
+def test_balanced_weights_need_data_that_tell_their_labels(tmp_path):
+    with pytest.raises(ValueError, match="class_weights='balanced' needs a data module that tells its labels"):
+        train(task(class_weights="balanced"), steps=1, path=tmp_path)

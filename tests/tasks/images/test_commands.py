@@ -71,6 +71,8 @@ def test_shipped_weights_predict_images_from_files(tmp_path, capsys):
     (tmp_path / "broken.png").write_bytes(b"no image")
     assert main(["predict", SHIPPED[0], str(tmp_path)]) != 0
     assert "broken.png is not a readable image" in capsys.readouterr().err
+    assert main(["predict", SHIPPED[0], str(tmp_path / "broken.png"), "--out", str(tmp_path / "classes.txt")]) == 2
+    assert "classes.txt must end in .csv" in capsys.readouterr().err  # said before any file is read
 
 
 def test_saved_bytes_count_storages_once_and_leave_out_what_is_known():

