@@ -25,9 +25,7 @@ from blockzoo.tasks.core import names, rooms
 from blockzoo.tasks.core.evaluation import measure
 from blockzoo.tasks.core.files import check_output
 from blockzoo.tasks.core.output import add_model_args, add_out, parse_model_args
-from blockzoo.tasks.deploy.checking import TOLERANCE, liven
-
-FORMATS = ("safetensors", "torch-export", "onnx", "aoti")
+from blockzoo.tasks.deploy.checking import FORMATS, TOLERANCE, liven
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
