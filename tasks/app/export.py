@@ -21,6 +21,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from blockzoo.checkpoints.hub import WEIGHTS
 from blockzoo.tasks.core import names, rooms
 from blockzoo.tasks.core.evaluation import measure
 from blockzoo.tasks.core.files import check_output
@@ -69,8 +70,9 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--quantize goes with --format onnx, not {args.format}")
     if args.calibration and args.quantize != "static":
         raise ValueError("--calibration goes with --quantize static")
-    check_output(args.out)
     args.name = names.resolve(args.name)
+    source = Path(args.name.removeprefix("local-dir:"))
+    check_output(args.out, [source / file for file in ("config.json", *WEIGHTS)])
     pretrained = names.has_weights(args.name)
     model = names.build(args.name, **parse_model_args(args.arg))
     if not pretrained:
