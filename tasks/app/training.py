@@ -149,7 +149,7 @@ class ZooCLI(LightningCLI):
         command = InterruptGuard(self.command).without_checkpoint()
         lines = [f"the run is in {folder}; next:"]
         lines += [f"  blockzoo test {shlex.quote(folder)}", f"  blockzoo predict {shlex.quote(folder)}"]
-        lines += [f"  blockzoo export {shlex.quote('local-dir:' + folder)}"]
+        lines += [f"  blockzoo export {shlex.quote(folder)} --format torch-export --out model.pt2"]
         if last is not None:
             lines += [f"  {shlex.join(['blockzoo', *command, '--ckpt_path', last])}   (trains on, with more epochs)"]
         rank_zero_only(print)("\n".join(lines))
