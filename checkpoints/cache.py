@@ -7,7 +7,6 @@
 
 import json
 import os
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,9 @@ from filelock import FileLock
 
 from blockzoo.checkpoints.errors import CheckpointError
 from blockzoo.checkpoints.manifest import Artifact
+from blockzoo.checkpoints.whole_file import replacing
 
-__all__ = ["cache_path", "cache_root", "record", "recorded_entry", "with_recorded_hash", "write_whole"]
+__all__ = ["cache_path", "cache_root", "record", "recorded_entry", "with_recorded_hash"]
 
 LOCK_FILE = "published.lock.json"
 
@@ -70,17 +70,5 @@ def record(artifact: Artifact, entry: dict[str, Any], cache_dir: str | Path | No
         file = root / LOCK_FILE
         known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         known[artifact.name] = entry
-        write_whole(file, json.dumps(known, indent=2) + "\n")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a small text file under a name of its own, then give it its name."""
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+        text = json.dumps(known, indent=2) + "\n"
+        replacing(file, lambda temporary: temporary.write_text(text, encoding="utf-8"))

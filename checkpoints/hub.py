@@ -5,14 +5,13 @@ compared, so a damaged or truncated file is never read. HF_ENDPOINT, HF_TOKEN, H
 and BLOCKZOO_OFFLINE apply.
 """
 
-import hashlib
 import re
 from pathlib import Path
 
 from blockzoo.checkpoints.download import is_offline
 from blockzoo.checkpoints.errors import CheckpointError, ChecksumError, DownloadError, OfflineError
 from blockzoo.checkpoints.transfer import UNSTATED_LIMIT, bounded_progress
-from blockzoo.checkpoints.verification import file_text
+from blockzoo.checkpoints.verification import digest_of, file_text
 
 __all__ = ["WEIGHTS", "fetch_hub"]
 
@@ -82,7 +81,7 @@ def _check(path: Path, repo: str, name: str) -> None:
     blob = path.resolve()
     failure: CheckpointError | None = None
     if re.fullmatch("[0-9a-f]{64}", blob.name):
-        digest = hashlib.sha256(blob.read_bytes()).hexdigest()
+        digest = digest_of(blob)
         if digest != blob.name:
             failure = ChecksumError(f"hf-hub:{repo} ({name}) has sha256 {digest}, the hub says {blob.name}")
     what = None if name.endswith(".json") else file_text(blob)

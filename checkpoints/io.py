@@ -1,9 +1,7 @@
 """Reading and writing files of weights: safetensors, and torch files without code in them."""
 
 import argparse
-import os
 import re
-import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from blockzoo.checkpoints.errors import CheckpointError
+from blockzoo.checkpoints.verification import file_text
+from blockzoo.checkpoints.whole_file import replacing
 
 __all__ = ["load_state_dict", "read_metadata", "save_state_dict", "unwrap"]
 
@@ -42,10 +42,12 @@ def load_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
         CheckpointError: The file is something else, is damaged, or would run code when read.
     """
     path = Path(path)
+    what = file_text(path)
+    if what is not None:
+        hint = "; the download link probably asked for confirmation" if what == "a web page" else ""
+        raise CheckpointError(f"{path} is {what}, not weights{hint}")
     with path.open("rb") as file:
-        head = file.read(512)
-    if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
-        raise CheckpointError(f"{path} is a web page, not weights; the download link probably asked for confirmation")
+        head = file.read(9)
     # A safetensors file begins with the length of its JSON header, which may look like the start of a pickle.
     if head[8:9] != b"{" and (head[:2] == b"PK" or head[:1] == b"\x80"):
         return _from_torch(path)
@@ -172,21 +174,5 @@ def save_state_dict(
         path: The file to write.
         metadata: Text by key to store with them.
     """
-    path = Path(path)
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state_dict.items()}
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    os.close(handle)
-    try:
-        save_file(tensors, temporary, metadata=dict(metadata or {}))
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    replacing(path, lambda temporary: save_file(tensors, temporary, metadata=dict(metadata or {})))

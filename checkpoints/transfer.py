@@ -17,6 +17,7 @@ from urllib.request import url2pathname
 
 from blockzoo.checkpoints.errors import ChecksumError, DownloadError
 from blockzoo.checkpoints.manifest import Artifact, Source
+from blockzoo.checkpoints.verification import is_web_page
 
 if TYPE_CHECKING:
     import httpx
@@ -215,9 +216,7 @@ def _receive(response: "httpx.Response", artifact: Artifact, part: Path, have: i
         raise DownloadError(f"the server sent the file in the encoding {encoding!r}, which was not asked for")
     start, total = 0, response.headers.get("content-length", "")
     if response.status_code == 206:
-        match = re.fullmatch(
-            r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18}|\*)", response.headers.get("content-range", "")
-        )
+        match = re.fullmatch(_RANGE, response.headers.get("content-range", ""))
         if match is None or int(match[1]) != have:
             part.unlink(missing_ok=True)
             raise _Passing("the server sent another range than asked for")
@@ -239,7 +238,7 @@ def _receive(response: "httpx.Response", artifact: Artifact, part: Path, have: i
         )
     chunks = response.iter_raw()
     first = next(chunks, b"")
-    if start == 0 and first.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html")):
+    if start == 0 and is_web_page(first[:512]):
         raise DownloadError("the server sent a web page instead of the file")
     received = start
     with part.open("ab" if start else "wb") as file, _progress(artifact, start) as advance:

@@ -10,14 +10,15 @@ import json
 import re
 from pathlib import Path
 
-from blockzoo.checkpoints.cache import write_whole
 from blockzoo.checkpoints.errors import ChecksumError, DownloadError
 from blockzoo.checkpoints.manifest import Artifact
+from blockzoo.checkpoints.whole_file import replacing
 
 __all__ = [
     "digest_of",
     "file_text",
     "is_intact",
+    "is_web_page",
     "refuse_text",
     "set_stamp",
     "stamp_of",
@@ -83,7 +84,8 @@ def stamp_of(path: Path) -> Path:
 
 def set_stamp(artifact: Artifact, path: Path) -> None:
     """Note that a file has just been verified."""
-    write_whole(stamp_of(path), _identity(artifact, path))
+    identity = _identity(artifact, path)
+    replacing(stamp_of(path), lambda temporary: temporary.write_text(identity, encoding="utf-8"))
 
 
 def _identity(artifact: Artifact, path: Path) -> str:
@@ -95,17 +97,22 @@ def file_text(path: Path) -> str | None:
     """What a file is that holds text where weights should be; None for anything that may be weights."""
     with path.open("rb") as file:
         head = file.read(512)
-    start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if head[8:9] == b"{" and head[4:8] == bytes(4):  # a safetensors file: the length of its header comes first
         return None
-    if start.startswith((b"<!doctype", b"<html", b"<head", b"<body", b"<script", b"<?xml", b"<!--")):
+    if is_web_page(head):
         return "a web page"
-    if start.startswith(b"version https://git-lfs"):
+    if head.startswith(b"version https://git-lfs"):
         return "a Git LFS pointer"
     printable = head and all(byte >= 32 or byte in b"\t\r\n" for byte in head)
     with contextlib.suppress(UnicodeDecodeError):
         return f"text ({head[:60].decode(errors='strict')!r}..)" if printable and head.decode() else None
     return None
+
+
+def is_web_page(head: bytes) -> bool:
+    """Whether a file that begins like this is a web page."""
+    start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    return start.startswith((b"<!doctype", b"<html", b"<head", b"<body", b"<script", b"<?xml", b"<!--"))
 
 
 def refuse_text(path: Path) -> None:

@@ -10,6 +10,9 @@ The zoo's largest model has 89 million parameters in 1,700 modules. Drawing the 
 1. Build the model. Its modules are counted as they are made, and tensors before their values are drawn.
 2. Where it passes `_LARGE` numbers, stop, and build it without values, on torch's meta device, up to the limits.
 3. If it keeps to them, build it after all, from the random state of the first attempt.
+
+torch tells three functions of this module about every tensor and module that is made. They are registered once: torch
+cannot make modules in one thread while another changes its table of such functions.
 """
 
 import os
@@ -53,6 +56,8 @@ def build_within_limits(what: str, build: Callable[[], ModelT], trial: Callable[
         ValueError: It has more numbers or modules than the limits allow; the message names the variable that raises the
             limit.
     """
+    if _build.bounds:  # a model inside of another is a part of that one
+        return build()
     limits = {name: _limit(name) for name in _DEFAULTS}
     state = torch.get_rng_state()
     try:
@@ -74,35 +79,47 @@ def build_within_limits(what: str, build: Callable[[], ModelT], trial: Callable[
         ) from None
 
 
+class _Build(threading.local):
+    """The build that is going on in a thread: its counts so far, and its bounds, which are empty outside of a build."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, int] = {}
+        self.bounds: dict[str, int] = {}
+
+
+_build = _Build()
+
+
 @contextmanager
 def _bounded(bounds: dict[str, int]) -> Iterator[None]:
     """Within it, the modules that this thread makes are counted, and a bound that is passed raises `_TooMany`."""
-    counts = dict.fromkeys(bounds, 0)
-    thread = threading.get_ident()
-
-    def count(name: str, number: int) -> None:
-        if threading.get_ident() == thread:
-            counts[name] += number
-            if counts[name] > bounds[name]:
-                raise _TooMany(name)
-
-    def tensor(module: nn.Module, name: str, value: torch.Tensor | None) -> None:
-        if value is not None and not isinstance(value, nn.UninitializedParameter | nn.UninitializedBuffer):
-            count(_NUMBERS, value.numel())
-
-    def layer(module: nn.Module, name: str, value: nn.Module | None) -> None:
-        count(_LAYERS, 1)
-
-    hooks = [
-        register_module_parameter_registration_hook(tensor),
-        register_module_buffer_registration_hook(tensor),
-        register_module_module_registration_hook(layer),
-    ]
+    _build.counts, _build.bounds = dict.fromkeys(bounds, 0), bounds
     try:
         yield
     finally:
-        for hook in hooks:
-            hook.remove()
+        _build.bounds = {}
+
+
+def _count(name: str, number: int) -> None:
+    if not _build.bounds:
+        return
+    _build.counts[name] += number
+    if _build.counts[name] > _build.bounds[name]:
+        raise _TooMany(name)
+
+
+def _count_tensor(module: nn.Module, name: str, value: torch.Tensor | None) -> None:
+    if value is not None and not isinstance(value, nn.UninitializedParameter | nn.UninitializedBuffer):
+        _count(_NUMBERS, value.numel())
+
+
+def _count_layer(module: nn.Module, name: str, value: nn.Module | None) -> None:
+    _count(_LAYERS, 1)
+
+
+register_module_parameter_registration_hook(_count_tensor)
+register_module_buffer_registration_hook(_count_tensor)
+register_module_module_registration_hook(_count_layer)
 
 
 def _limit(name: str) -> int:

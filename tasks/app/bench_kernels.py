@@ -197,7 +197,10 @@ def _read_result(name: str) -> dict[str, Any]:
     path: Any = Path(name) if name else files("blockzoo.kernels").joinpath("measured.json")
     if not path.is_file():
         raise ValueError(f"--table {name!r} is no file; give the kernels.json that --out wrote")
-    result = json.loads(path.read_text())
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"--table {name!r} is not JSON ({error}); give the kernels.json that --out wrote") from error
     if not isinstance(result, dict) or (result and not {"environment", "ceilings", "rows"} <= set(result)):
         raise ValueError(f"--table {name!r} holds no run; give the kernels.json that --out wrote")
     return result

@@ -13,11 +13,12 @@ Examples:
 """
 
 import argparse
-import hashlib
 from pathlib import Path
 from typing import Any
 
 from blockzoo.checkpoints import CheckpointError, adopt, load_manifest
+from blockzoo.checkpoints.verification import digest_of
+from blockzoo.tasks.core.files import check_output
 from blockzoo.tasks.core.output import add_cache_dir, add_model_args, add_out, parse_model_args
 
 __all__ = ["add_arguments", "read_as", "run"]
@@ -88,8 +89,10 @@ def run(args: argparse.Namespace) -> int:
             raise ValueError(f"--as {args.name} names no official weights; give --out, or one of {', '.join(names)}")
         if model_args:
             raise ValueError("--arg goes with --out: weights in the cache have the arguments of their tag")
+    else:
+        check_output(args.out, [path])
     weights = read_as(path, args.name, model_args)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = digest_of(path)
     about = {"format": "pt", "model": args.name, "converted_from_sha256": digest}
     if args.out is not None:
         out = Path(args.out)

@@ -21,13 +21,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from blockzoo.checkpoints.hub import WEIGHTS
 from blockzoo.tasks.core import names, rooms
 from blockzoo.tasks.core.evaluation import measure
 from blockzoo.tasks.core.files import check_output
 from blockzoo.tasks.core.output import add_model_args, add_out, parse_model_args
-from blockzoo.tasks.deploy.checking import TOLERANCE, liven
-
-FORMATS = ("safetensors", "torch-export", "onnx", "aoti")
+from blockzoo.tasks.deploy.checking import FORMATS, TOLERANCE, liven
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,8 +70,9 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--quantize goes with --format onnx, not {args.format}")
     if args.calibration and args.quantize != "static":
         raise ValueError("--calibration goes with --quantize static")
-    check_output(args.out)
     args.name = names.resolve(args.name)
+    source = Path(args.name.removeprefix("local-dir:"))
+    check_output(args.out, [source / file for file in ("config.json", *WEIGHTS)])
     pretrained = names.has_weights(args.name)
     model = names.build(args.name, **parse_model_args(args.arg))
     if not pretrained:

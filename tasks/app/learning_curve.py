@@ -61,6 +61,8 @@ def run(args: argparse.Namespace) -> int:
             stored = json.loads(out.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"{out} is not the JSON of an earlier call ({error}); choose another --out") from error
+        if not isinstance(stored, dict) or not {"config", "seed", "metrics", "runs"} <= set(stored):
+            raise ValueError(f"{out} is not the JSON of an earlier call; choose another --out")
         for key in ("config", "seed", "metrics"):
             if stored[key] != report[key]:
                 raise ValueError(f"{out} is of {key} {stored[key]!r}, not {report[key]!r}; choose another --out")
@@ -73,8 +75,8 @@ def run(args: argparse.Namespace) -> int:
         if any(row["size"] == size for row in report["runs"]):
             continue
         options = [f"--seed_everything={args.seed}", f"--data.init_args.train_size={size}", *length, *args.more]
-        metrics = training.run(["fit", "--config", args.config, *options]).trainer.callback_metrics
-        row = {"size": size, **{name: float(metrics[name]) for name in args.metrics}}
+        trainer = training.run(["fit", "--config", args.config, *options]).trainer
+        row = {"size": size, **training.logged(trainer, args.metrics, "--metrics")}
         report["runs"].append(row)
         write_text(out, json.dumps(report, indent=2) + "\n")
         print(f"{size}: " + ", ".join(f"{name} {row[name]:.4g}" for name in args.metrics), flush=True)

@@ -7,9 +7,9 @@ Examples:
 """
 
 import argparse
-from importlib.resources import files
 from pathlib import Path
 
+from blockzoo.tasks.core.configs import list_configs, packaged_config
 from blockzoo.tasks.core.output import print_json, print_table
 
 
@@ -31,11 +31,7 @@ def run(args: argparse.Namespace) -> int:
         ValueError: No model matches; the message lists the known values.
     """
     if args.configs:
-        root = Path(str(files("blockzoo.configs")))
-        paths = sorted(root.rglob("*.yaml"))
-        rows: list[tuple[str, ...]] = [
-            (path.relative_to(root).with_suffix("").as_posix(), _first_comment(path)) for path in paths
-        ]
+        rows: list[tuple[str, ...]] = [(name, _first_comment(packaged_config(name))) for name in list_configs()]
         columns: tuple[str, ...] = ("config", "about")
     else:
         import blockzoo

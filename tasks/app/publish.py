@@ -8,7 +8,6 @@ of `blockzoo seeds` or `blockzoo baselines`, or any JSON object with "last" (med
 """
 
 import argparse
-import hashlib
 import json
 import math
 import re
@@ -23,6 +22,7 @@ from blockzoo import create_model
 from blockzoo._registry import family_of
 from blockzoo.checkpoints import read_metadata
 from blockzoo.checkpoints.manifest import FORMAT_VERSION
+from blockzoo.checkpoints.verification import digest_of
 from blockzoo.tasks.app.demo_results import TOLERANCE
 from blockzoo.tasks.core.evaluation import measure
 from blockzoo.tasks.core.files import replacing, write_text
@@ -184,7 +184,7 @@ def run(args: argparse.Namespace) -> int:
         manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
     manifest["checkpoints"][args.name] = {
         "file": f"{args.name}.safetensors",
-        "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        "sha256": digest_of(weights),
         "size": weights.stat().st_size,
         "sources": [{"package": f"{args.name}.safetensors"}],
         "license": "Apache-2.0",

@@ -23,7 +23,7 @@ __all__ = ["add_arguments", "run"]
 def _one(config: str, seed: int, metric: str, more: list[str]) -> dict[str, Any]:
     cli = training.run(["fit", "--config", config, f"--seed_everything={seed}", *more])
     folder = Path(str(cli.trainer.log_dir))
-    chosen = float(cli.trainer.callback_metrics[metric])
+    chosen = training.logged(cli.trainer, [metric], "--metric")[metric]
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     cli.model.model.load_state_dict(load_state_dict(folder / "last.safetensors"))
     parts = cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)

@@ -43,7 +43,7 @@ from blockzoo.tasks.core.run_folder import RunFolder
 from blockzoo.tasks.core.save_config import SaveFitConfig
 from blockzoo.tasks.core.task import Task
 
-__all__ = ["ZooCLI", "build", "main", "run"]
+__all__ = ["ZooCLI", "build", "logged", "main", "run"]
 
 
 class ZooCLI(LightningCLI):
@@ -149,7 +149,7 @@ class ZooCLI(LightningCLI):
         command = InterruptGuard(self.command).without_checkpoint()
         lines = [f"the run is in {folder}; next:"]
         lines += [f"  blockzoo test {shlex.quote(folder)}", f"  blockzoo predict {shlex.quote(folder)}"]
-        lines += [f"  blockzoo export {shlex.quote('local-dir:' + folder)}"]
+        lines += [f"  blockzoo export {shlex.quote(folder)} --format torch-export --out model.pt2"]
         if last is not None:
             lines += [f"  {shlex.join(['blockzoo', *command, '--ckpt_path', last])}   (trains on, with more epochs)"]
         rank_zero_only(print)("\n".join(lines))
@@ -181,6 +181,25 @@ def build(config_args: Sequence[str]) -> tuple[Task, ZooData]:
     """
     cli = run(config_args, execute=False)
     return cli.model, cli.datamodule
+
+
+def logged(trainer: Trainer, names: Sequence[str], option: str) -> dict[str, float]:
+    """Metrics of a finished run, by name.
+
+    Args:
+        trainer: The trainer of the run.
+        names: The metrics that a user has asked for.
+        option: The option that named them, for the message.
+
+    Raises:
+        ValueError: The run has not logged one of them; the message lists its test metrics.
+    """
+    found = trainer.callback_metrics
+    for name in names:
+        if name not in found:
+            tested = ", ".join(sorted(known for known in found if known.startswith("test/"))) or "none"
+            raise ValueError(f"{option} {name}: the run has not logged it; its test metrics: {tested}")
+    return {name: float(found[name]) for name in names}
 
 
 def run(args: Sequence[str] | None = None, execute: bool = True) -> ZooCLI:

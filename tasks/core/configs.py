@@ -4,13 +4,22 @@ import difflib
 from importlib.resources import files
 from pathlib import Path
 
-__all__ = ["config_path", "list_configs"]
+__all__ = ["config_path", "list_configs", "packaged_config"]
 
 
 def list_configs() -> list[str]:
     """Names of the packaged configs, as `--config` takes them."""
-    root = Path(str(files("blockzoo.configs")))
+    root = _folder()
     return sorted(path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.yaml"))
+
+
+def packaged_config(name: str) -> Path:
+    """The file of a packaged config, by a name of `list_configs`."""
+    return _folder() / f"{name}.yaml"
+
+
+def _folder() -> Path:
+    return Path(str(files("blockzoo.configs")))
 
 
 def config_path(name: str) -> str:
@@ -23,7 +32,7 @@ def config_path(name: str) -> str:
         return name
     known = list_configs()
     if name.removesuffix(".yaml") in known:
-        return str(Path(str(files("blockzoo.configs"))) / f"{name.removesuffix('.yaml')}.yaml")
+        return str(packaged_config(name.removesuffix(".yaml")))
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
     hint = f"; did you mean {' or '.join(close)}?" if close else ""
     raise FileNotFoundError(

@@ -22,7 +22,7 @@ def draw_curves(
     """
     from matplotlib.figure import Figure  # not pyplot, whose backend belongs to the user
 
-    with metrics.open(newline="") as file:
+    with metrics.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     names = sorted({key.partition("/")[2] for row in rows for key in row if key.startswith(("train/", "val/"))})
     figure = Figure(figsize=(4.2 * max(len(names), 1), 3.4))

@@ -4,11 +4,11 @@ import csv
 import gzip
 import io
 import os
-import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from blockzoo.checkpoints.whole_file import replacing
 from blockzoo.tasks.core.extras import needs
 
 __all__ = [
@@ -50,31 +50,6 @@ def check_output(path: str | Path, inputs: Iterable[str | Path] = (), folder: bo
         raise ValueError(f"{path} cannot be written: there is no folder {home}")
     if not os.access(home, os.W_OK | os.X_OK) or (path.exists() and not os.access(path, os.W_OK)):
         raise ValueError(f"{path} cannot be written: no permission")
-
-
-def replacing(path: str | Path, write: Callable[[Path], Any]) -> None:
-    """Write a file under a temporary name in the same folder, then rename it.
-
-    An earlier file stays until the new one is complete. Several processes may write at once; the last one wins.
-
-    Args:
-        path: The file.
-        write: Writes the file at the path that it is given.
-    """
-    path = Path(path)
-    number, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
-    os.close(number)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(path.stat().st_mode if path.exists() else 0o666 & ~mask)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> None:

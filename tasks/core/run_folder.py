@@ -1,8 +1,5 @@
 """The folder of a finished fit: weights, config, curves and a model card."""
 
-import csv
-import hashlib
-import io
 import json
 import os
 import platform
@@ -19,9 +16,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 
 from blockzoo._model import ZooModel
 from blockzoo.checkpoints import load_state_dict, save_state_dict
+from blockzoo.checkpoints.verification import digest_of
 from blockzoo.tasks.core.curves import draw_curves
 from blockzoo.tasks.core.data import ZooData
-from blockzoo.tasks.core.files import write_text
+from blockzoo.tasks.core.files import write_csv, write_text
 from blockzoo.tasks.core.task import Task
 
 __all__ = ["RunFolder"]
@@ -68,7 +66,7 @@ class RunFolder(Callback):
         config = _hub_config(pl_module, self._facts["preprocessing"])
         metadata = {"format": "pt", "config": json.dumps(config)}
         if (folder / "config.yaml").is_file():
-            metadata["config_sha256"] = hashlib.sha256((folder / "config.yaml").read_bytes()).hexdigest()
+            metadata["config_sha256"] = digest_of(folder / "config.yaml")
         of_best, of_last = ({**results, "weights": which} for which in ("best" if keeper else "last", "last"))
         save_state_dict(best, folder / "model.safetensors", {**metadata, "results": json.dumps(of_best)})
         save_state_dict(last, folder / "last.safetensors", {**metadata, "results": json.dumps(of_last)})
@@ -96,7 +94,8 @@ class RunFolder(Callback):
         counts = getattr(pl_module, "test_confusion", None)
         if counts is not None:
             names = self._facts["preprocessing"].get("label_names") or [str(i) for i in range(len(counts))]
-            write_text(folder / "confusion.csv", _confusion_csv(counts.tolist(), names))
+            rows = ([name, *row] for name, row in zip(names, counts.tolist(), strict=True))
+            write_csv(folder / "confusion.csv", [["true \\ predicted", *names], *rows])
         pl_module.write_report(folder)
 
     def _gather(self, trainer: Trainer, task: Task, keeper: Any | None) -> dict[str, Any]:
@@ -154,14 +153,6 @@ def _hub_config(task: Task, preprocessing: dict[str, Any]) -> dict[str, Any]:
         "pretrained_cfg": {**kept, "tag": None, "license": None, **preprocessing, "model_args": model_args},
         "model_args": model_args,
     }
-
-
-def _confusion_csv(counts: list[list[int]], names: list[str]) -> str:
-    rows: list[list[Any]] = [["true \\ predicted", *names]]
-    rows += [[name, *row] for name, row in zip(names, counts, strict=True)]
-    with io.StringIO(newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows(rows)
-        return file.getvalue()
 
 
 def _numbers(trainer: Trainer, prefix: str) -> dict[str, float]:

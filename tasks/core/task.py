@@ -1,8 +1,6 @@
 """Base class of all tasks: a model of the zoo, its weights, optimiser and schedule."""
 
 import abc
-import csv
-import io
 import re
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +10,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 
 from blockzoo import create_model
-from blockzoo.tasks.core.files import write_text
+from blockzoo.tasks.core.files import write_csv
 from blockzoo.tasks.core.optim import cosine_schedule, halving_schedule, parameter_groups, set_peak
 
 __all__ = ["Task"]
@@ -140,13 +138,10 @@ class Task(LightningModule, abc.ABC):
         columns = {key: torch.cat([batch[key] for batch in batches]) for key in batches[0]}
         cells = {key: value.reshape(len(value), -1).tolist() for key, value in columns.items()}
         names = [key if len(rows[0]) == 1 else f"{key}_{i}" for key, rows in cells.items() for i in range(len(rows[0]))]
-        text = io.StringIO(newline="")
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(names)
-        writer.writerows([value for row in rows for value in row] for rows in zip(*cells.values(), strict=True))
+        rows = ([value for row in rows for value in row] for rows in zip(*cells.values(), strict=True))
         path.parent.mkdir(parents=True, exist_ok=True)
         written = path.with_name(f"{path.name}.csv")
-        write_text(written, text.getvalue())
+        write_csv(written, [names, *rows])
         return written
 
     def write_report(self, folder: Path) -> None:

@@ -1,8 +1,11 @@
-"""Helpers for checks of exported models."""
+"""Formats of exported models, and helpers for checks of them; imports nothing heavy."""
 
 from typing import Any
 
-__all__ = ["TOLERANCE", "liven"]
+__all__ = ["FORMATS", "TOLERANCE", "liven"]
+
+FORMATS = ("safetensors", "torch-export", "onnx", "aoti")
+"""What a model can be written as."""
 
 TOLERANCE = 1e-4
 """Largest difference allowed, in units of the output's standard deviation."""

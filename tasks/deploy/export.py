@@ -21,6 +21,7 @@ import torch
 from torch.export import Dim
 
 from blockzoo.tasks.core import rooms
+from blockzoo.tasks.deploy.checking import FORMATS
 from blockzoo.tasks.deploy.described import description
 
 __all__ = [
@@ -33,7 +34,6 @@ __all__ = [
     "write_onnx",
 ]
 
-FORMATS = ("safetensors", "torch-export", "onnx", "aoti")
 MAX_BATCH = 4096
 MAX_STEPS = 512
 """Largest batch, and largest size in steps, that an exported program takes."""

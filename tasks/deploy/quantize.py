@@ -96,8 +96,11 @@ def calibration_samples(
         count: How many samples, evenly spread.
 
     Raises:
-        ValueError: Nothing is packaged for the data set and no path is given, or the files lack an argument.
+        ValueError: Nothing is packaged for the data set and no path is given, there is nothing at the path or it does
+            not serve here, or the files lack an argument.
     """
+    if path is not None and not Path(path).exists():
+        raise ValueError(f"--calibration {path}: no such file or folder")
     if path is not None and Path(path).suffix == ".safetensors" and Path(path).is_file():
         return _from_file(model, Path(path), count)
     reader = rooms.declared("calibration_files").get(f"{model.modality}/{model.task}")
@@ -143,8 +146,13 @@ def _wanted(model: Any, files: bool) -> str:
 
 def _data_module(model: Any, dataset: str | None, path: str | Path | None, files: bool) -> Any:
     known = None if dataset is None else rooms.declared("calibration").get(dataset)
-    if known is not None and known.packaged:
+    if known is not None and known.packaged and path is None:
         return rooms.load(known.data)(seq_len=model.seq_len)
+    if known is not None and known.packaged:
+        raise ValueError(
+            f"--calibration {path}: the training data of {dataset} are packaged; leave it out, or give "
+            f"{_wanted(model, False)}"
+        )
     if known is not None and path is not None:
         return rooms.load(known.data)(str(path))
     if known is not None:

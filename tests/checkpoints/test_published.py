@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from dataclasses import replace
 
 import pytest
@@ -209,3 +210,14 @@ def test_official_files_adapt_to_classes_and_channels(tmp_path, wrapped):
     adapted = blockzoo.create_model("emov2_cifar", pretrained=True, pretrained_cfg_overlay=overlay, **other)
     torch.testing.assert_close(adapted.stem[0].conv.weight, source.stem[0].conv.weight.sum(1, keepdim=True))
     assert adapted(torch.randn(1, 1, 32, 32)).shape == (1, 5)
+
+
+def test_others_can_read_what_a_shared_cache_records(unhashed, server, cache):
+    mask = os.umask(0o022)
+    try:
+        path = fetch(unhashed())
+        assert is_cached(unhashed())  # leaves a stamp
+    finally:
+        os.umask(mask)
+    for file in (cache / "published.lock.json", path.with_name(f"{path.name}.verified")):
+        assert file.stat().st_mode & 0o777 == 0o644

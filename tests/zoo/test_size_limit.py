@@ -4,6 +4,7 @@ import threading
 
 import pytest
 import torch
+from torch.nn.modules.module import register_module_module_registration_hook
 
 import blockzoo
 from blockzoo import _size_limit
@@ -78,3 +79,45 @@ def test_modules_of_other_threads_are_not_counted():
         thread.start()
         thread.join()
     assert made[0].weight.shape == (9, 9)
+
+
+def test_a_thread_makes_modules_while_another_builds_a_model():
+    def elsewhere(*_):
+        if threading.current_thread() is threading.main_thread():
+            thread = threading.Thread(target=_size_limit.build_within_limits, args=("it", small, small))
+            thread.start()
+            thread.join()
+
+    def small():
+        return torch.nn.Sequential(torch.nn.Linear(2, 2))
+
+    # torch fails if its table of hooks changes while it goes through it.
+    hooks = [register_module_module_registration_hook(hook) for hook in (elsewhere, lambda *_: None)]
+    try:
+        assert len(small()) == 1
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def test_nothing_is_counted_after_a_build_that_fails(monkeypatch):
+    monkeypatch.setenv("BLOCKZOO_MAX_PARAMETERS", "9")
+
+    def failing():
+        torch.nn.Linear(2, 2)
+        raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match="broken"):
+        _size_limit.build_within_limits("it", failing, failing)
+    assert torch.nn.Linear(9, 9).weight.shape == (9, 9)
+
+
+def test_a_model_inside_of_another_counts_as_its_part(monkeypatch):
+    monkeypatch.setenv("BLOCKZOO_MAX_PARAMETERS", "9")
+
+    def outer():
+        torch.nn.Linear(2, 2)
+        return _size_limit.build_within_limits("inner", lambda: torch.nn.Linear(2, 2), lambda: None)
+
+    with pytest.raises(ValueError, match="outer: it would have more than 9 parameters"):
+        _size_limit.build_within_limits("outer", outer, outer)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import blockzoo
 from blockzoo.__main__ import main
 from blockzoo.checkpoints import load_manifest
 from blockzoo.layers.conv.deployed_conv import DeployedConv2d
@@ -207,6 +208,32 @@ def test_outputs_have_one_rule(call, tmp_path, words, out):
 def test_folders_are_made_with_their_parents(call, tmp_path):
     status, _, error = call("bench", "kernels", "--kernel", "residual_norm", "--runs", "1", "--out", "new/folder")
     assert status == 0 and (tmp_path / "new/folder/kernels.json").is_file(), error
+
+
+def test_no_output_replaces_the_weights_that_are_read(call, tmp_path):
+    blockzoo.save_pretrained(blockzoo.create_model("fno1d"), tmp_path / "run")
+    before = (tmp_path / "run/model.safetensors").read_bytes()
+    for words in (["export", "run", "--format", "safetensors"], ["convert", "run/model.safetensors", "--as", "fno1d"]):
+        status, _, error = call(*words, "--out", "run/model.safetensors")
+        assert status == 2 and "model.safetensors is an input too" in error and error.count("\n") == 1, error
+    assert (tmp_path / "run/model.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("command", ["seeds", "learning-curve"])
+def test_a_metric_that_no_run_logs_is_named(call, monkeypatch, command):
+    metrics = {"val/loss": torch.tensor(1.0), "test/mse": torch.tensor(0.5)}
+    ran = argparse.Namespace(trainer=argparse.Namespace(log_dir=".", callback_metrics=metrics))
+    monkeypatch.setattr("blockzoo.tasks.app.training.run", lambda words: ran)
+    own = {"seeds": ["--metric", "test/acc"], "learning-curve": ["--sizes", "9", "--metrics", "test/acc"]}
+    status, _, error = call(command, "--config", "x", *own[command], "--out", "out.json")
+    assert status == 2 and error.endswith(" test/acc: the run has not logged it; its test metrics: test/mse\n"), error
+    assert f"--metric{'s' if command == 'learning-curve' else ''} test/acc: " in error and error.count("\n") == 1
+
+
+def test_a_learning_curve_goes_on_only_from_its_own_report(call, tmp_path):
+    (tmp_path / "out.json").write_text("[]")
+    status, _, error = call("learning-curve", "--config", "x", "--sizes", "9", "--out", "out.json")
+    assert status == 2 and "out.json is not the JSON of an earlier call" in error
 
 
 def test_one_file_that_cannot_be_read_is_one_line(call, tmp_path):
@@ -457,6 +484,9 @@ def test_tables_come_from_results(call, tmp_path):
     _, out, _ = call("bench", "kernels", "--table", str(tmp_path / "kernels.json"))
     assert "| k | s | forward | 3 | 2 | e3nn 9 | 1.25 | 1.60 | 40 % |" in out
     assert "torch 2.14, device Card, driver 600.1; a copy 3000 GB/s, 50 TFLOP/s a product." in out
+    (tmp_path / "empty.json").touch()
+    status, _, error = call("bench", "kernels", "--table", "empty.json")
+    assert status == 2 and "--table 'empty.json' is not JSON" in error and error.count("\n") == 1, error
 
 
 def test_documents_show_the_table_of_the_committed_run():

@@ -84,7 +84,11 @@ def test_the_end_of_a_fit_says_where_it_is_and_what_to_type(zoo, capsys):
     zoo.fit("--trainer.max_epochs=1")
     text = capsys.readouterr().out
     assert f"the run is in {RUN}; next:" in text
-    for line in (f"blockzoo test {RUN}", f"blockzoo predict {RUN}", f"blockzoo export local-dir:{RUN}"):
+    for line in (
+        f"blockzoo test {RUN}",
+        f"blockzoo predict {RUN}",
+        f"blockzoo export {RUN} --format torch-export --out model.pt2",
+    ):
         assert line in text
     assert f"blockzoo fit --config toy.yaml --trainer.max_epochs=1 --ckpt_path {RUN}/checkpoints/" in text
 

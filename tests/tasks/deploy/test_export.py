@@ -258,6 +258,11 @@ def test_int8_refusals(call, tmp_path):
     save_state_dict({"x": torch.randn(4, 3, 16, 16)}, tmp_path / "x.safetensors")
     status, _, error = call("emov2_cifar.cifar10", *args, "static", "--calibration", "x.safetensors")
     assert status == 2 and "has (4, 3, 16, 16) as 'x', expected (N, 3, 32, 32)" in error
+    vowels = ("timesnet_classifier.japanese_vowels", *args, "static", "--calibration")  # their data are packaged
+    status, _, error = call(*vowels, "nothing")
+    assert status == 2 and "--calibration nothing: no such file or folder" in error
+    status, _, error = call(*vowels, ".")
+    assert status == 2 and "the training data of JapaneseVowels are packaged; leave it out" in error
     assert not (tmp_path / "m.onnx").exists()
 
 
