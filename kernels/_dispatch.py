@@ -55,7 +55,7 @@ _TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 _mode = os.environ.get("BLOCKZOO_KERNELS", "auto")
 _trials: dict[str, dict[str, Any]] = {}
-_tuned: dict[str, Any] = json.loads(files("blockzoo.kernels").joinpath("tuned.json").read_text())
+_tuned: dict[str, Any] = json.loads(files("blockzoo.kernels").joinpath("tuned.json").read_text(encoding="utf-8"))
 
 
 def kernel_mode() -> str:

@@ -17,6 +17,8 @@ Examples:
 """
 
 import argparse
+import os
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -99,7 +101,7 @@ def _export(args: argparse.Namespace, model: Any, weights: str) -> int:
     how: dict[str, Any] = {"batch": args.static_batch, "size": _size(args.size), "dynamic_size": args.dynamic_size}
     fresh = model_export.fresh_examples(model, **how)
     out = Path(args.out)
-    temporary = out.with_name(f".{out.name}")
+    temporary = out.with_name(f".{os.getpid()}-{out.name}")  # the suffix matters to the writers
     try:
         model_export.export_model(model, args.format, temporary, **how)
         runner = _rebuilt(args, temporary) if args.format == "safetensors" else None
@@ -152,13 +154,14 @@ def _quantize(args: argparse.Namespace, model: Any) -> int:
         try:
             own = _own_data(args.name) if artifact is None and args.calibration is None else None
             samples = quantize.calibration_samples(model, dataset, args.calibration, own)
-        except (ValueError, OSError):
+        except (ValueError, OSError) as error:
             if args.quantize == "static":
                 raise
+            print(f"blockzoo export: traced on example inputs, not on real ones: {error}", file=sys.stderr)
     inputs = None if samples is None else {key: value[:3] for key, value in samples.items()}
     how: dict[str, Any] = {"batch": args.static_batch, "size": _size(args.size), "dynamic_size": args.dynamic_size}
     out = Path(args.out)
-    temporary = out.with_name(f".{out.name}")
+    temporary = out.with_name(f".{os.getpid()}-{out.name}")  # the suffix matters to the writers
     with tempfile.TemporaryDirectory() as folder:
         plain = Path(folder) / "float.onnx"
         model_export.export_model(model, "onnx", plain, inputs=inputs, **how)

@@ -39,14 +39,12 @@ def run(args: argparse.Namespace) -> int:
     """Predict for each file and print or write the result.
 
     Raises:
-        ValueError: A file is missing, the name has no weights, or nothing reads files for such a model.
+        ValueError: A file is missing, there is no such model, the name has no weights, or nothing reads files for such a model.
     """
     if args.batch_size is not None and args.batch_size < 1:
         raise ValueError(f"--batch-size {args.batch_size} must be at least 1")
     device = checked_device(args.device)
-    resolved = names.resolve(args.name)
-    if not names.has_weights(resolved):
-        raise ValueError(f"{args.name} has no weights; name a tag (blockzoo list --pretrained), a run or a repository")
+    names.with_weights(args.name)
     for file in args.file:
         if not Path(file).exists():
             raise ValueError(f"{file}: no such file or folder")

@@ -6,7 +6,7 @@ A name is `name`, `name.tag`, `local-dir:FOLDER`, `hf-hub:OWNER/NAME`, `timm:NAM
 from pathlib import Path
 from typing import Any
 
-__all__ = ["build", "has_weights", "is_run_folder", "resolve"]
+__all__ = ["build", "has_weights", "is_run_folder", "resolve", "with_weights"]
 
 SOURCES = ("hf-hub:", "hf_hub:", "local-dir:")
 """Prefixes of names that stand for weights."""
@@ -37,6 +37,24 @@ def resolve(name: str) -> str:
 def has_weights(name: str) -> bool:
     """Whether a resolved name asks for weights: it has a tag, or is a folder or a repository."""
     return name.startswith(SOURCES) or "." in name.rpartition(":")[2]
+
+
+def with_weights(name: str) -> str:
+    """Convert a name as `resolve` does, for commands that need trained weights.
+
+    Raises:
+        ValueError: There is no such model, or the name does not say which weights.
+    """
+    import blockzoo
+
+    resolved = resolve(name)
+    if not has_weights(resolved):
+        if not resolved.startswith("timm:"):
+            blockzoo.model_entrypoint(resolved)
+        raise ValueError(
+            f"{name} has no weights; name a tag (blockzoo list --pretrained), a run's folder or a repository"
+        )
+    return resolved
 
 
 def build(name: str, pretrained: bool | None = None, **kwargs: Any) -> Any:

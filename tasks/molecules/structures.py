@@ -151,7 +151,7 @@ def composition(structures: Sequence[Structure]) -> tuple[torch.Tensor, torch.Te
 
 def count_elements(numbers: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     """As `composition`, from the atomic numbers (n,) of each structure."""
-    elements = torch.cat(numbers).unique()
+    elements = torch.cat(list(numbers)).unique()
     counts = torch.stack([(row.unsqueeze(1) == elements).sum(0) for row in numbers])
     return elements, counts.double()
 

@@ -98,8 +98,7 @@ def run(args: argparse.Namespace) -> int:
     if not Path(args.data).is_file():
         raise FileNotFoundError(f"--data {args.data}: no such file")
     wanted = _statistical_methods(args.methods)
-    if not names.has_weights(names.resolve(args.name)):
-        raise ValueError(f"{args.name} has no weights; name a tag (blockzoo list --pretrained) or a run's folder")
+    names.with_weights(args.name)
     model = names.build(args.name, cache_dir=args.cache_dir).to(checked_device(args.device))
     if getattr(model, "task", None) != "forecast":
         raise ValueError(

@@ -92,6 +92,7 @@ def test_every_command_explains_itself(call, name):
         ),
         (["lst"], "unknown command 'lst'; did you mean 'list'?"),
         (["info", "timesnet_forcast"], "did you mean timesnet_forecast"),
+        (["predict", "timesnet_forcast", "x.csv"], "unknown model 'timesnet_forcast'; did you mean timesnet_forecast"),
         (["download"], "name the weights to fetch, or use --all"),
         (["download", "nothing"], "no weights named 'nothing'; there are "),
         (["demo", "--only", "nothing"], "not a shipped checkpoint"),
