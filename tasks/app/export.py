@@ -154,10 +154,10 @@ def _quantize(args: argparse.Namespace, model: Any) -> int:
         try:
             own = _own_data(args.name) if artifact is None and args.calibration is None else None
             samples = quantize.calibration_samples(model, dataset, args.calibration, own)
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError) as missing:
             if args.quantize == "static":
                 raise
-            print(f"blockzoo export: traced on example inputs, not on real ones: {error}", file=sys.stderr)
+            print(f"blockzoo export: traced on example inputs, not on real ones: {missing}", file=sys.stderr)
     inputs = None if samples is None else {key: value[:3] for key, value in samples.items()}
     how: dict[str, Any] = {"batch": args.static_batch, "size": _size(args.size), "dynamic_size": args.dynamic_size}
     out = Path(args.out)
