@@ -39,8 +39,7 @@ def run(args: argparse.Namespace) -> int:
     """Predict for each file and print or write the result.
 
     Raises:
-        ValueError: A file is missing, there is no such model, the name has no weights, or nothing reads files for such a
-            model.
+        ValueError: A file or model is missing, the name has no weights, or nothing reads files for such a model.
     """
     if args.batch_size is not None and args.batch_size < 1:
         raise ValueError(f"--batch-size {args.batch_size} must be at least 1")
