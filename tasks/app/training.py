@@ -283,7 +283,7 @@ def main(args: Sequence[str] | None = None) -> int:
             raise
         # What Lightning refuses is a mistake in the call; of errors from anywhere, the hint says how to see more.
         mistake = isinstance(error, UsageError | FileNotFoundError | MisconfigurationException)
-        text = str(error) if mistake else one_line(error)
+        text = str(error) if mistake and not isinstance(error, OSError) else one_line(error)
         if isinstance(error, RecursionError):
             text = f"a config is nested too deeply ({text})"
         hint = "" if mistake or "BLOCKZOO_DEBUG" in text else " (BLOCKZOO_DEBUG=1 shows the traceback)"

@@ -42,6 +42,15 @@ def test_unknown_config_is_answered_in_one_line_with_near_names_and_where_the_li
     assert [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()[1:]] == list_configs()
 
 
+def test_a_missing_file_of_data_is_named_first(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert (
+        blockzoo_main(["fit", "--config", "timesnet/forecast", "--data.path=gone.csv", "--trainer.accelerator=cpu"])
+        == 2
+    )
+    assert capsys.readouterr().err.splitlines()[-1] == "blockzoo: gone.csv: No such file or directory"
+
+
 @pytest.mark.parametrize("name", list_configs())
 def test_packaged_config_is_accepted_and_names_its_own_run_folder(zoo, name):
     config = zoo.printed("--config", name)
